@@ -1,0 +1,132 @@
+//! The seam between a log and the operating system.
+//!
+//! [`Disk`] and [`DiskFile`] are the few things a log asks of a file system, in a form that another implementation can
+//! take over: real files here ([`OsDisk`]), a simulated disk that can be killed and have its power cut later. Nothing
+//! above this crate calls `std::fs`.
+//!
+//! What each call promises about a crash is part of its contract, because that is what a log is built from:
+//!
+//! * Bytes written are durable only after [`DiskFile::sync_data`] returned Ok.
+//! * A name created, renamed or removed is durable only after [`Disk::sync_dir`] of its directory returned Ok.
+//! * After a failed `sync_data` nothing is known about any byte written since the last one that succeeded: Linux
+//!   reports the error once and marks the pages clean, so the next sync succeeds without having written them. Nobody may
+//!   call it again and believe the answer.
+//!
+//! ```
+//! use duramen_disk::{Disk, OsDisk};
+//! # let dir = tempfile::tempdir()?;
+//! # let dir = dir.path();
+//! let disk = OsDisk::new();
+//! let file = disk.create(&dir.join("hello"))?;
+//! file.write_all_at(b"durable", 0)?;
+//! file.sync_data()?; // the bytes
+//! disk.sync_dir(dir)?; // the name
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod os;
+
+use std::io;
+use std::path::Path;
+
+pub use os::OsDisk;
+
+/// What a log asks of a file system: names.
+///
+/// Every method takes full paths. Errors are plain [`io::Error`]s; callers add the operation and the path.
+pub trait Disk: Send + Sync + 'static {
+    /// Creates `dir` and its missing parents, and makes their names durable. No error if it exists.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// Lists the names in `dir`, sorted; without `.` and `..`.
+    ///
+    /// A name that is not UTF-8 is listed with replacement characters, so that a caller who looks for strangers sees it.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Creates a new file and opens it for reading and writing.
+    ///
+    /// `AlreadyExists` if the name is taken. The name is durable only after [`sync_dir`](Disk::sync_dir).
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Renames `from` to `to` in the same directory, replacing `to`: after a crash `to` is the old file or the new one,
+    /// whole. Durable only after [`sync_dir`](Disk::sync_dir).
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file's name. Durable only after [`sync_dir`](Disk::sync_dir).
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes all names created, renamed or removed in `dir` durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Locks `dir` for this process until the returned guard is dropped or the process ends, however it ends.
+    ///
+    /// Does not wait: `WouldBlock` if somebody holds it. Leaves a file named [`LOCK_FILE`] in `dir`.
+    fn lock(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
+}
+
+/// What a log asks of a file system: bytes. Reads and writes name their offset; there is no cursor.
+pub trait DiskFile: Send + Sync {
+    /// The length of the file in bytes.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Reads up to `buf.len()` bytes at `offset`, says how many; 0 only at the end of the file or for an empty `buf`.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes up to `buf.len()` bytes at `offset`, says how many. Not durable before [`sync_data`](DiskFile::sync_data).
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Sets the length of the file: cuts it off, or extends it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Makes every byte written so far durable, and the length needed to read it back. Never to be repeated after an
+    /// error (see the crate's documentation).
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Reads exactly `buf.len()` bytes at `offset`; `UnexpectedEof` if the file ends before. Goes on after a short read
+    /// and after `Interrupted`.
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_at(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    buf = &mut buf[n..];
+                    offset += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `buf` at `offset`. Goes on after a short write and after `Interrupted`. After an error any part of
+    /// `buf` may have been written.
+    fn write_all_at(&self, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.write_at(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    buf = &buf[n..];
+                    offset += n as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Holds a directory's lock until it is dropped.
+pub trait DirLock: Send + Sync {}
+
+/// The name of the file that [`Disk::lock`] leaves in the directory it locks.
+pub const LOCK_FILE: &str = "LOCK";

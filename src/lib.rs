@@ -1,0 +1,1 @@
+//! Duramen: the durable core of a Raft log.

@@ -1,0 +1,222 @@
+//! What can go wrong, with the numbers.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::types::{GroupId, Index, Term};
+
+/// The result of an operation on the log.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an operation on the log did not happen.
+///
+/// Cloneable, so that everybody who waits on a poisoned log is told the same cause.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused. Nothing is known to be damaged.
+    #[error("cannot {op} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+
+    /// No space left. The log is as it was; the same write may be tried again when there is space.
+    #[error("no space left to write {}: free some, then write again", path.display())]
+    Full {
+        /// The file that could not grow.
+        path: PathBuf,
+    },
+
+    /// A write or a sync failed before, so nothing more is written: what reached the disk is not known. Open the log
+    /// again to find out.
+    #[error("the log takes no writes since an earlier one failed; open it again. It was: {cause}")]
+    Poisoned {
+        /// The first failure.
+        cause: Arc<Error>,
+    },
+
+    /// Bytes on disk are not what was written there. Nothing was changed.
+    #[error("damaged: {} at offset {offset}: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The offset of what was being read, in bytes.
+        offset: u64,
+        /// What was seen.
+        reason: Damage,
+    },
+
+    /// A segment file is missing from the sequence.
+    #[error("segment missing: {} is not there, but others are", path.display())]
+    MissingSegment {
+        /// The file that should be there.
+        path: PathBuf,
+    },
+
+    /// Another process has the log open.
+    #[error("{} is in use by another process", path.display())]
+    Locked {
+        /// The log's directory.
+        path: PathBuf,
+    },
+
+    /// The directory holds no log. `open` never makes one: an emptied directory is not a new log.
+    #[error("{} holds no log; `create` makes one", path.display())]
+    NotALog {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// `create` wants an empty directory.
+    #[error("cannot create a log in {}: it holds {found:?}", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// A name that was found in it.
+        found: String,
+    },
+
+    /// The directory of a log holds a file that is not part of one.
+    #[error("{} does not belong to the log: move it away", path.display())]
+    Foreign {
+        /// The stranger.
+        path: PathBuf,
+    },
+
+    /// The file was written by another version of this crate.
+    #[error("{} has format version {found}, this program reads version {expected}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version it claims.
+        found: u32,
+        /// The version this program reads.
+        expected: u32,
+    },
+
+    /// The caller broke a rule of the log. Nothing was written.
+    #[error("group {group}: {misuse}")]
+    Misuse {
+        /// The group.
+        group: GroupId,
+        /// Which rule.
+        misuse: Misuse,
+    },
+
+    /// More than the log is configured to take. Nothing was written.
+    #[error("a batch of {bytes} bytes is over the limit of {bytes_max}")]
+    TooLarge {
+        /// The size of the batch.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+}
+
+/// What was seen where something else was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Damage {
+    /// A checksum does not match.
+    Checksum,
+    /// The file ends too early.
+    Short,
+    /// A segment does not start with the magic of this format.
+    Magic,
+    /// A segment of another log, or under another segment's name.
+    Stranger,
+    /// A frame or segment that does not follow the one before it.
+    Order,
+    /// The checksum is right and the content makes no sense: a bug, here or in the writer.
+    Content,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Damage::Checksum => "the checksum does not match",
+            Damage::Short => "the file ends too early",
+            Damage::Magic => "not a segment of a log",
+            Damage::Stranger => "a segment of another log, or under another's name",
+            Damage::Order => "does not follow what is before it",
+            Damage::Content => "the checksum is right, the content is not",
+        })
+    }
+}
+
+/// Which rule of the log a caller broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Misuse {
+    /// Entries have consecutive indexes.
+    Gap {
+        /// The index that was given.
+        index: Index,
+        /// The log's last index at that point.
+        last: Index,
+    },
+    /// The terms in a log never go down, nor does the current term.
+    TermBack {
+        /// The term that was given.
+        term: Term,
+        /// The term before it.
+        before: Term,
+    },
+    /// The index is not in the log.
+    NoSuchEntry {
+        /// The index that was asked for.
+        index: Index,
+        /// The log's last index.
+        last: Index,
+    },
+}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Misuse::Gap { index, last } => {
+                write!(f, "entry {index} does not follow the last one, {last}")
+            }
+            Misuse::TermBack { term, before } => write!(f, "term {term} after term {before}"),
+            Misuse::NoSuchEntry { index, last } => {
+                write!(f, "no entry {index}: the last one is {last}")
+            }
+        }
+    }
+}
+
+impl Error {
+    /// An error of the operating system, with what was tried on which path.
+    pub(crate) fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Io {
+            op,
+            path: path.to_owned(),
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn damaged(path: &Path, offset: u64, reason: Damage) -> Error {
+        Error::Damaged {
+            path: path.to_owned(),
+            offset,
+            reason,
+        }
+    }
+
+    pub(crate) fn misuse(group: GroupId, misuse: Misuse) -> Error {
+        Error::Misuse { group, misuse }
+    }
+}
+
+/// Whether the operating system says that there is no space, rather than that something broke.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}

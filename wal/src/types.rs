@@ -1,0 +1,97 @@
+//! The words of the Raft paper, as types. They are defined here once, for the log and for the core.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+/// A term: Raft's logical clock (paper, section 5.1). 0 is before the first election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Term(pub u64);
+
+/// The index of an entry in a Raft log (paper, section 5.3). The first entry has index 1; 0 is before the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Index(pub u64);
+
+impl Index {
+    /// The index after this one.
+    ///
+    /// # Panics
+    /// At `u64::MAX`. Indexes that come from a peer or from disk are checked before they get here.
+    pub fn next(self) -> Index {
+        Index(self.0.checked_add(1).expect("an index below u64::MAX"))
+    }
+
+    /// The index before this one; 0 stays 0.
+    pub fn prev(self) -> Index {
+        Index(self.0.saturating_sub(1))
+    }
+}
+
+/// A Raft group: one log among the many that one [`Wal`](crate::Wal) holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct GroupId(pub u64);
+
+/// A member of a Raft group, as its peers call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+/// The position of an entry and the term it was made in. Two logs that share a LogId are equal up to it (paper,
+/// section 5.3, Log Matching).
+///
+/// The order is that of "up-to-date" in section 5.4.1: the later term first, then the longer log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct LogId {
+    /// The term of the leader that made the entry.
+    pub term: Term,
+    /// Its index.
+    pub index: Index,
+}
+
+/// One entry of a Raft log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is, and the term it was made in.
+    pub id: LogId,
+    /// The caller's bytes.
+    pub payload: Bytes,
+}
+
+/// What a Raft node must not forget beside its log: figure 2's `currentTerm` and `votedFor`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HardState {
+    /// The latest term the node has seen.
+    pub term: Term,
+    /// Whom it voted for in that term.
+    pub voted_for: Option<NodeId>,
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for LogId {
+    /// `term.index`, as `3.17`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.term, self.index)
+    }
+}
