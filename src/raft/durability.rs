@@ -1,0 +1,167 @@
+//! What of the core's state is durable.
+//!
+//! The core hands out writes ([`Write`]) and is told when each is durable, in order. Meanwhile it goes on, and may
+//! truncate and rewrite entries that an earlier write still carries.
+//!
+//! Invariants:
+//! * `last <= issued`, and entries up to `last` are on disk as they are in the log.
+//! * An index counts as durable only when the latest write that touched it is: a truncation takes the index back from
+//!   every write under way, so a write of overwritten entries that completes late says nothing about the new ones.
+
+use std::collections::VecDeque;
+
+use duramen_wal::types::{Entry, HardState, Index};
+
+use super::log::Log;
+
+/// A write, in the order of issue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct WriteId(pub u64);
+
+/// What is to be made durable: one batch. The entries replace what the log holds from the first of them on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// To be given back through [`Raft::durable`](super::Raft::durable).
+    pub id: WriteId,
+    /// The term and vote, if they changed.
+    pub hard_state: Option<HardState>,
+    /// Entries, consecutive.
+    pub entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+pub(super) struct Durability {
+    latest: WriteId,
+    issued_hard_state: HardState,
+    issued: Index,
+    under_way: VecDeque<UnderWay>,
+    hard_state: HardState,
+    last: Index,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    id: WriteId,
+    hard_state: HardState,
+    last: Index,
+}
+
+impl Durability {
+    /// All of what was read back from disk is durable.
+    pub(super) fn new(hard_state: HardState, last: Index) -> Durability {
+        Durability {
+            latest: WriteId(0),
+            issued_hard_state: hard_state,
+            issued: last,
+            under_way: VecDeque::new(),
+            hard_state,
+            last,
+        }
+    }
+
+    pub(super) fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// The last durable index.
+    pub(super) fn last(&self) -> Index {
+        self.last
+    }
+
+    /// The log was cut off before `from`.
+    pub(super) fn truncated(&mut self, from: Index) {
+        let kept = from.prev();
+        self.issued = self.issued.min(kept);
+        self.last = self.last.min(kept);
+        for write in &mut self.under_way {
+            write.last = write.last.min(kept);
+        }
+    }
+
+    /// What is to be written next, if anything.
+    pub(super) fn issue(&mut self, hard_state: HardState, log: &Log) -> Option<Write> {
+        let last = log.last().index;
+        let hard_state_changed = hard_state != self.issued_hard_state;
+        if !hard_state_changed && last == self.issued {
+            return None;
+        }
+        let entries = log.range(self.issued.next(), last).to_vec();
+        self.latest = WriteId(self.latest.0 + 1);
+        self.issued_hard_state = hard_state;
+        self.issued = last;
+        self.under_way.push_back(UnderWay {
+            id: self.latest,
+            hard_state,
+            last,
+        });
+        Some(Write {
+            id: self.latest,
+            hard_state: hard_state_changed.then_some(hard_state),
+            entries,
+        })
+    }
+
+    /// The write `id` and all before it are durable.
+    pub(super) fn durable(&mut self, id: WriteId) {
+        assert!(
+            id <= self.latest,
+            "write {} is durable, only {} were issued",
+            id.0,
+            self.latest.0
+        );
+        while let Some(write) = self.under_way.front().filter(|write| write.id <= id) {
+            self.hard_state = write.hard_state;
+            self.last = self.last.max(write.last);
+            self.under_way.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use duramen_wal::types::{LogId, Term};
+
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        let id = LogId {
+            term: Term(term),
+            index: Index(index),
+        };
+        Entry {
+            id,
+            payload: Bytes::new(),
+        }
+    }
+
+    /// The ABA of FAULTS: index 2 is written, truncated and written anew; the first write completes late.
+    #[test]
+    fn a_late_write_of_overwritten_entries_makes_nothing_durable() {
+        let hard_state = HardState {
+            term: Term(2),
+            voted_for: None,
+        };
+        let mut durability = Durability::new(hard_state, Index(0));
+        let mut log = Log::new(vec![entry(1, 1), entry(2, 1)]);
+        let first = durability.issue(hard_state, &log).unwrap();
+        assert_eq!(first.entries.len(), 2);
+        log.truncate(Index(2));
+        durability.truncated(Index(2));
+        log.push(entry(2, 2));
+        log.push(entry(3, 2));
+        let second = durability.issue(hard_state, &log).unwrap();
+        assert_eq!(second.entries, [entry(2, 2), entry(3, 2)]);
+        durability.durable(first.id);
+        assert_eq!(durability.last(), Index(1));
+        durability.durable(second.id);
+        assert_eq!(durability.last(), Index(3));
+    }
+
+    #[test]
+    fn nothing_new_is_no_write() {
+        let mut durability = Durability::new(HardState::default(), Index(1));
+        let log = Log::new(vec![entry(1, 1)]);
+        assert_eq!(durability.issue(HardState::default(), &log), None);
+    }
+}

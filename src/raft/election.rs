@@ -1,0 +1,125 @@
+//! Leader election (section 5.2) and its restriction (section 5.4.1).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use duramen_wal::types::{HardState, LogId, NodeId, Term};
+
+use super::message::Message;
+use super::progress::Progress;
+use super::read::Reads;
+use super::{Ignored, Leadership, Raft, Role};
+
+impl Raft {
+    /// A new random timeout at each reset, so that split votes are rare and do not repeat.
+    pub(super) fn reset_election_timer(&mut self) {
+        let ticks = self.config.election_ticks;
+        self.election_elapsed = 0;
+        self.election_timeout = self.rng.u32(ticks..=2 * ticks);
+    }
+
+    /// Goes back to being a follower. A newer term comes with no vote yet; within a term the vote stays what it is.
+    pub(super) fn become_follower(&mut self, term: Term) {
+        assert!(
+            term >= self.hard_state.term,
+            "term goes back: {} then {term}",
+            self.hard_state.term
+        );
+        if term > self.hard_state.term {
+            self.hard_state = HardState {
+                term,
+                voted_for: None,
+            };
+            self.leader = None;
+        }
+        if let Role::Leader(leadership) = std::mem::replace(&mut self.role, Role::Follower) {
+            self.refuse_reads(leadership.reads);
+            self.reset_election_timer();
+        }
+    }
+
+    /// Starts an election: a new term, a vote for itself, and a request to everybody else. The requests leave when the
+    /// vote is durable, and the vote counts only then.
+    pub(super) fn campaign(&mut self) {
+        let Some(term) = self.hard_state.term.0.checked_add(1) else {
+            return; // A hostile peer can bring us to the last term. There is no election after it.
+        };
+        self.hard_state = HardState {
+            term: Term(term),
+            voted_for: Some(self.config.id),
+        };
+        self.role = Role::Candidate {
+            votes: BTreeMap::new(),
+        };
+        self.leader = None;
+        self.reset_election_timer();
+        let last = self.log.last();
+        for peer in self.peers() {
+            self.reply(peer, Message::RequestVote { last });
+        }
+    }
+
+    pub(super) fn on_request_vote(&mut self, from: NodeId, last: LogId) -> Result<(), Ignored> {
+        let free = self
+            .hard_state
+            .voted_for
+            .is_none_or(|voted_for| voted_for == from);
+        let granted = free && last >= self.log.last(); // 5.4.1: at least as up-to-date
+        if granted {
+            self.hard_state.voted_for = Some(from);
+            self.reset_election_timer();
+        }
+        self.reply(from, Message::Vote { granted });
+        Ok(())
+    }
+
+    pub(super) fn on_vote(&mut self, from: NodeId, granted: bool) -> Result<(), Ignored> {
+        let Role::Candidate { votes } = &mut self.role else {
+            return Err(Ignored::Stale);
+        };
+        votes.insert(from, granted);
+        self.count_votes();
+        Ok(())
+    }
+
+    /// The candidate's own vote counts from when it is durable.
+    pub(super) fn count_own_vote(&mut self) {
+        if let Role::Candidate { votes } = &mut self.role
+            && self.durability.hard_state() == self.hard_state
+        {
+            votes.insert(self.config.id, true);
+            self.count_votes();
+        }
+    }
+
+    fn count_votes(&mut self) {
+        let Role::Candidate { votes } = &self.role else {
+            return;
+        };
+        // Without its own vote a candidate is not elected, whoever else voted for it.
+        let own = votes.contains_key(&self.config.id);
+        let granted = votes.values().filter(|&&granted| granted).count();
+        if own && granted >= self.majority() {
+            self.become_leader();
+        }
+    }
+
+    /// The new leader appends a blank entry: only with an entry of its own term can it commit (5.4.2), and only then does
+    /// it know which entries are committed (section 8).
+    fn become_leader(&mut self) {
+        let last = self.log.last().index;
+        let peers = self.peers();
+        self.leader = Some(self.config.id);
+        self.role = Role::Leader(Leadership {
+            followers: peers
+                .into_iter()
+                .map(|peer| (peer, Progress::new(last)))
+                .collect(),
+            term_start: last.next(),
+            heartbeat_elapsed: 0,
+            heartbeat_due: true,
+            reads: Reads::default(),
+        });
+        self.append_own(Bytes::new());
+    }
+}

@@ -1,0 +1,86 @@
+//! What nodes say to each other: the two RPCs of figure 2 and their replies.
+
+use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
+
+/// A message on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Who sends it.
+    pub from: NodeId,
+    /// Who is to receive it.
+    pub to: NodeId,
+    /// The sender's term.
+    pub term: Term,
+    /// What it says.
+    pub message: Message,
+}
+
+/// What a message says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// RequestVote (section 5.2).
+    RequestVote {
+        /// The candidate's last entry (section 5.4.1).
+        last: LogId,
+    },
+    /// The reply to `RequestVote`.
+    Vote {
+        /// Whether the sender voted for the candidate.
+        granted: bool,
+    },
+    /// AppendEntries (section 5.3). Without entries it is a heartbeat.
+    Append {
+        /// The entry right before `entries`.
+        prev: LogId,
+        /// Entries to store, consecutive from `prev` on.
+        entries: Vec<Entry>,
+        /// The leader's commit index.
+        commit: Index,
+        /// The leader's latest round of reads (section 8). The reply repeats it.
+        round: Round,
+    },
+    /// The reply to `Append`.
+    AppendReply {
+        /// What the follower made of it.
+        outcome: AppendOutcome,
+        /// The round of the `Append`.
+        round: Round,
+    },
+}
+
+/// What a follower made of an `Append`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// The follower's log equals the leader's up to this index: `prev` and the entries sent, never more.
+    Matched(Index),
+    /// The follower's log does not hold `prev`.
+    Conflict {
+        /// The index of the `prev` that was refused.
+        prev: Index,
+        /// The term of the follower's entry there; 0 if it has none.
+        term: Term,
+        /// The first index the follower stores for that term; if it has no entry there, the one after its last.
+        first: Index,
+    },
+}
+
+/// Counts a leader's rounds of reads. Only compared within one term, and a node leads a term only once, without a
+/// restart in between; so no round is mistaken for an older one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Round(pub u64);
+
+impl Envelope {
+    /// Whether the numbers in it agree with each other. Peers are not trusted to.
+    pub(super) fn is_sane(&self) -> bool {
+        let Message::Append { prev, entries, .. } = &self.message else {
+            return true;
+        };
+        let mut before = *prev;
+        entries.iter().all(|entry| {
+            let follows = before.index.0.checked_add(1) == Some(entry.id.index.0);
+            let sane = follows && before.term <= entry.id.term && entry.id.term <= self.term;
+            before = entry.id;
+            sane
+        })
+    }
+}

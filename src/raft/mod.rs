@@ -1,0 +1,419 @@
+//! The Raft core: the extended paper's algorithm and nothing else.
+//!
+//! It is pure: no I/O, no clock, no threads, no randomness but a given seed. A driver feeds it messages
+//! ([`step`](Raft::step)), time ([`tick`](Raft::tick)), commands ([`propose`](Raft::propose)) and reads
+//! ([`read`](Raft::read)), and carries out what [`ready`](Raft::ready) asks for. The same calls in the same order give
+//! the same state.
+//!
+//! ```
+//! # use duramen::raft::{Config, Raft};
+//! # use duramen::wal::{Entry, HardState, Index, NodeId};
+//! let mut raft = Raft::new(Config::new(NodeId(1), [NodeId(1)]), HardState::default(), Vec::new());
+//! while raft.leader().is_none() {
+//!     raft.tick();
+//!     let ready = raft.ready();
+//!     if let Some(write) = ready.write {
+//!         // Make write.hard_state and write.entries durable here. Then:
+//!         raft.durable(write.id);
+//!     }
+//! }
+//! let id = raft.propose("set x 1".into())?;
+//! let write = raft.ready().write.expect("the entry is to be written");
+//! raft.durable(write.id);
+//! let committed = raft.ready().committed;
+//! assert_eq!(committed.last().map(|entry| entry.id), Some(id));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Three words, never mixed: an entry is *durable* when it is on this node's disk, *committed* when it is durable on a
+//! majority in a way that no later leader can undo (section 5.4), *applied* when the state machine has executed it.
+//!
+//! # Invariants
+//!
+//! * Term, vote and entries are made durable before any message leaves that tells of them, with one exception: a leader
+//!   sends new entries while it writes them itself, and counts itself only when they are durable (thesis, 10.2.1).
+//! * `term` never goes down; `voted_for` changes only from nobody to somebody within a term.
+//! * `commit` never goes down, and nothing at or below it is ever truncated.
+//! * What is handed out as committed is durable on this node too.
+//!
+//! # Where the paper is
+//!
+//! | paper | here |
+//! |---|---|
+//! | 5.2 leader election, 5.4.1 election restriction | `election.rs` |
+//! | 5.3 log replication, 5.4.2 committing entries from previous terms | `replication.rs`, `progress.rs`, `log.rs` |
+//! | 8 linearizable reads | `read.rs` |
+//! | figure 2, the messages | `message.rs` |
+//! | figure 2, persistent state | `durability.rs` |
+
+mod durability;
+mod election;
+mod log;
+mod message;
+mod progress;
+mod read;
+mod replication;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
+
+pub use durability::{Write, WriteId};
+pub use message::{AppendOutcome, Envelope, Message, Round};
+pub use read::{ReadId, ReadReply};
+
+use durability::Durability;
+use log::Log;
+use progress::Progress;
+use read::Reads;
+
+/// What a node must know before it starts.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// The node itself.
+    pub id: NodeId,
+    /// All nodes that vote, itself included.
+    pub voters: BTreeSet<NodeId>,
+    /// A leader says that it is there after this many ticks. Default 5.
+    pub heartbeat_ticks: u32,
+    /// A follower that has heard nothing campaigns after this many ticks, or up to twice as many: the timeout is random
+    /// (section 5.2). Default 25.
+    pub election_ticks: u32,
+    /// The payload of one `Append`, in bytes, is at most this, or one entry. Default 1 MiB.
+    pub append_bytes_max: usize,
+    /// How many entries may be under way to a follower. Default 4096.
+    pub window_entries: u64,
+    /// Of the random timeouts. Nodes should not share it.
+    pub seed: u64,
+}
+
+impl Config {
+    /// The defaults, for node `id` of `voters`.
+    pub fn new(id: NodeId, voters: impl IntoIterator<Item = NodeId>) -> Config {
+        Config {
+            id,
+            voters: voters.into_iter().collect(),
+            heartbeat_ticks: 5,
+            election_ticks: 25,
+            append_bytes_max: 1 << 20,
+            window_entries: 4096,
+            seed: id.0,
+        }
+    }
+}
+
+/// A node of a Raft group, without disk, network and clock. See the [module's documentation](self).
+#[derive(Debug)]
+pub struct Raft {
+    config: Config,
+    rng: fastrand::Rng,
+    hard_state: HardState,
+    log: Log,
+    durability: Durability,
+    /// Known to be committed up to here.
+    commit: Index,
+    /// Handed out as committed up to here.
+    handed_out: Index,
+    role: Role,
+    /// The leader of this term, if known.
+    leader: Option<NodeId>,
+    /// Ticks since the election timer was reset, and how many start an election.
+    election_elapsed: u32,
+    election_timeout: u32,
+    send_now: Vec<Envelope>,
+    send_when_durable: Vec<Envelope>,
+    read_replies: Vec<ReadReply>,
+}
+
+#[derive(Debug)]
+enum Role {
+    Follower,
+    Candidate {
+        /// What each node that answered said.
+        votes: BTreeMap<NodeId, bool>,
+    },
+    Leader(Leadership),
+}
+
+/// What only a leader has (figure 2, "Volatile state on leaders").
+#[derive(Debug)]
+struct Leadership {
+    followers: BTreeMap<NodeId, Progress>,
+    /// The blank entry of the term (section 8).
+    term_start: Index,
+    heartbeat_elapsed: u32,
+    /// Whether each follower is to be sent something, be it empty.
+    heartbeat_due: bool,
+    reads: Reads,
+}
+
+/// What the driver has to do, in any order but for what is said at each part.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Ready {
+    /// Messages that may leave at once.
+    pub send_now: Vec<Envelope>,
+    /// What is to be made durable, and then reported through [`Raft::durable`]. Writes are carried out in order.
+    pub write: Option<Write>,
+    /// Messages that leave when `write`, and all writes before it, are durable.
+    pub send_when_durable: Vec<Envelope>,
+    /// Entries to apply, in order. An entry without payload is a leader's blank one.
+    pub committed: Vec<Entry>,
+    /// Decided reads.
+    pub reads: Vec<ReadReply>,
+}
+
+impl Ready {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.send_now.is_empty()
+            && self.write.is_none()
+            && self.send_when_durable.is_empty()
+            && self.committed.is_empty()
+            && self.reads.is_empty()
+    }
+}
+
+/// Only a leader can do that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the leader")]
+pub struct NotLeader {
+    /// Who is, as far as this node knows.
+    pub leader: Option<NodeId>,
+}
+
+/// Why a message was not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// It is for another node.
+    NotForMe,
+    /// Its sender is not of this group.
+    Stranger,
+    /// It is of an earlier term, or answers a question that is no longer open.
+    Stale,
+    /// Its numbers contradict each other, or what a correct node can say.
+    Nonsense,
+}
+
+/// How many committed entries one [`Ready`] hands out.
+const COMMITTED_ENTRIES_MAX: usize = 1024;
+
+impl Raft {
+    /// A node with what it had made durable before: nothing at its first start.
+    ///
+    /// # Panics
+    /// If the node is not among the voters, or `log` is not consecutive from index 1 with terms that never go down.
+    pub fn new(config: Config, hard_state: HardState, log: Vec<Entry>) -> Raft {
+        assert!(
+            config.voters.contains(&config.id),
+            "node {} is not among the voters",
+            config.id
+        );
+        assert!(
+            config.election_ticks > config.heartbeat_ticks,
+            "an election waits for more than one heartbeat"
+        );
+        let log = Log::new(log);
+        let mut raft = Raft {
+            rng: fastrand::Rng::with_seed(config.seed),
+            durability: Durability::new(hard_state, log.last().index),
+            config,
+            hard_state,
+            log,
+            commit: Index(0),
+            handed_out: Index(0),
+            role: Role::Follower,
+            leader: None,
+            election_elapsed: 0,
+            election_timeout: 0,
+            send_now: Vec::new(),
+            send_when_durable: Vec::new(),
+            read_replies: Vec::new(),
+        };
+        raft.reset_election_timer();
+        raft
+    }
+
+    /// Who this node is.
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// The current term.
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// The leader of the current term, if known.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// Whether this node is the leader, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// The commit index.
+    pub fn commit(&self) -> Index {
+        self.commit
+    }
+
+    /// The last entry of the log, durable or not.
+    pub fn last(&self) -> LogId {
+        self.log.last()
+    }
+
+    /// One unit of time has passed.
+    pub fn tick(&mut self) {
+        if let Role::Leader(leadership) = &mut self.role {
+            leadership.heartbeat_elapsed += 1;
+            if leadership.heartbeat_elapsed >= self.config.heartbeat_ticks {
+                leadership.heartbeat_elapsed = 0;
+                leadership.heartbeat_due = true;
+            }
+            return;
+        }
+        self.election_elapsed += 1;
+        if self.election_elapsed >= self.election_timeout {
+            self.campaign();
+        }
+    }
+
+    /// Takes in a message of a peer. A message that makes no sense changes nothing.
+    pub fn step(&mut self, envelope: Envelope) -> Result<(), Ignored> {
+        if envelope.to != self.config.id {
+            return Err(Ignored::NotForMe);
+        }
+        if envelope.from == self.config.id || !self.config.voters.contains(&envelope.from) {
+            return Err(Ignored::Stranger);
+        }
+        if !envelope.is_sane() {
+            return Err(Ignored::Nonsense);
+        }
+        if envelope.term > self.hard_state.term {
+            self.become_follower(envelope.term); // figure 2, "All servers"
+        }
+        let Envelope {
+            from,
+            term,
+            message,
+            ..
+        } = envelope;
+        if term < self.hard_state.term {
+            return self.answer_stale(from, message);
+        }
+        match message {
+            Message::RequestVote { last } => self.on_request_vote(from, last),
+            Message::Vote { granted } => self.on_vote(from, granted),
+            Message::Append {
+                prev,
+                entries,
+                commit,
+                round,
+            } => self.on_append(from, prev, entries, commit, round),
+            Message::AppendReply { outcome, round } => self.on_append_reply(from, outcome, round),
+        }
+    }
+
+    /// Appends a command to the leader's log. Returns where: if an entry of another term is committed at that index, or
+    /// an entry of a later term at a lower one, the command will never be applied.
+    ///
+    /// # Panics
+    /// If `command` is empty: that is the mark of a blank entry.
+    pub fn propose(&mut self, command: Bytes) -> Result<LogId, NotLeader> {
+        assert!(!command.is_empty(), "a command is not empty");
+        match self.role {
+            Role::Leader(_) => Ok(self.append_own(command)),
+            _ => Err(NotLeader {
+                leader: self.leader,
+            }),
+        }
+    }
+
+    /// The write `id`, and all before it, are durable.
+    ///
+    /// # Panics
+    /// If no such write was asked for.
+    pub fn durable(&mut self, id: WriteId) {
+        self.durability.durable(id);
+        self.count_own_vote();
+        self.advance_commit();
+    }
+
+    /// What is to be done now. Call it after any of the other calls, until it is empty.
+    pub fn ready(&mut self) -> Ready {
+        self.send_appends();
+        self.decide_reads();
+        Ready {
+            send_now: std::mem::take(&mut self.send_now),
+            write: self.durability.issue(self.hard_state, &self.log),
+            send_when_durable: std::mem::take(&mut self.send_when_durable),
+            committed: self.hand_out_committed(),
+            reads: std::mem::take(&mut self.read_replies),
+        }
+    }
+
+    fn hand_out_committed(&mut self) -> Vec<Entry> {
+        let up_to = self.commit.min(self.durability.last());
+        if self.handed_out >= up_to {
+            return Vec::new();
+        }
+        let all = self.log.range(self.handed_out.next(), up_to);
+        let committed = all[..all.len().min(COMMITTED_ENTRIES_MAX)].to_vec();
+        self.handed_out = Index(self.handed_out.0 + committed.len() as u64);
+        committed
+    }
+
+    /// A message of an earlier term: its sender is told the present one. Replies are not answered.
+    fn answer_stale(&mut self, from: NodeId, message: Message) -> Result<(), Ignored> {
+        match message {
+            Message::RequestVote { .. } => self.reply(from, Message::Vote { granted: false }),
+            Message::Append { prev, round, .. } => {
+                let outcome = self.conflict(prev.index);
+                self.reply(from, Message::AppendReply { outcome, round });
+            }
+            Message::Vote { .. } | Message::AppendReply { .. } => {}
+        }
+        Err(Ignored::Stale)
+    }
+
+    /// Replies tell of the term, the vote or the log, so they leave when those are durable.
+    fn reply(&mut self, to: NodeId, message: Message) {
+        let envelope = self.envelope(to, message);
+        self.send_when_durable.push(envelope);
+    }
+
+    fn envelope(&self, to: NodeId, message: Message) -> Envelope {
+        Envelope {
+            from: self.config.id,
+            to,
+            term: self.hard_state.term,
+            message,
+        }
+    }
+
+    fn peers(&self) -> Vec<NodeId> {
+        let voters = self.config.voters.iter().copied();
+        voters.filter(|&id| id != self.config.id).collect()
+    }
+
+    /// How many voters are a majority.
+    fn majority(&self) -> usize {
+        self.config.voters.len() / 2 + 1
+    }
+
+    /// The largest value that a majority has reached.
+    fn reached_by_majority<T: Ord + Copy>(&self, mut values: Vec<T>) -> T {
+        assert!(
+            values.len() == self.config.voters.len(),
+            "one value for each voter"
+        );
+        values.sort_unstable();
+        values[values.len() - self.majority()]
+    }
+}

@@ -1,0 +1,239 @@
+//! Log replication (section 5.3) and the commit rule (section 5.4.2).
+
+use bytes::Bytes;
+use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
+
+use super::log::Log;
+use super::message::{AppendOutcome, Envelope, Message, Round};
+use super::progress::{Mode, Progress};
+use super::{Config, Ignored, Raft, Role};
+
+/// The follower's side.
+impl Raft {
+    pub(super) fn on_append(
+        &mut self,
+        from: NodeId,
+        prev: LogId,
+        entries: Vec<Entry>,
+        commit: Index,
+        round: Round,
+    ) -> Result<(), Ignored> {
+        if self.is_leader() {
+            return Err(Ignored::Nonsense); // Two leaders in one term.
+        }
+        if !self.log.holds(prev) {
+            self.follow(from);
+            let outcome = self.conflict(prev.index);
+            self.reply(from, Message::AppendReply { outcome, round });
+            return Ok(());
+        }
+        let new_from = entries.iter().position(|entry| !self.log.holds(entry.id));
+        if let Some(at) = new_from
+            && entries[at].id.index <= self.commit
+        {
+            return Err(Ignored::Nonsense); // It would take back what is committed.
+        }
+        self.follow(from);
+        let matched = Index(prev.index.0 + entries.len() as u64);
+        if let Some(at) = new_from {
+            self.store(entries, at);
+        }
+        // Figure 2, AppendEntries 5: min with the last entry that is known to be the leader's, not with our last one.
+        self.commit = self.commit.max(commit.min(matched));
+        let outcome = AppendOutcome::Matched(matched);
+        self.reply(from, Message::AppendReply { outcome, round });
+        Ok(())
+    }
+
+    /// Whoever sends a valid `Append` in the current term is its leader.
+    fn follow(&mut self, leader: NodeId) {
+        self.become_follower(self.hard_state.term);
+        self.leader = Some(leader);
+        self.reset_election_timer();
+    }
+
+    /// Stores `entries` from position `at` on. Entries that conflict with them go (figure 2, AppendEntries 3); entries
+    /// that equal them stay, with all after them: the message may be an old one (4).
+    fn store(&mut self, entries: Vec<Entry>, at: usize) {
+        let first = entries[at].id.index;
+        if first <= self.log.last().index {
+            assert!(first > self.commit, "{first} is committed");
+            self.log.truncate(first);
+            self.durability.truncated(first);
+        }
+        for entry in entries.into_iter().skip(at) {
+            self.log.push(entry);
+        }
+    }
+
+    /// Tells the leader where to try next (end of section 5.3).
+    pub(super) fn conflict(&self, prev: Index) -> AppendOutcome {
+        match self.log.term_at(prev) {
+            Some(term) => AppendOutcome::Conflict {
+                prev,
+                term,
+                first: self.log.first_of(term),
+            },
+            None => AppendOutcome::Conflict {
+                prev,
+                term: Term(0),
+                first: self.log.last().index.next(),
+            },
+        }
+    }
+}
+
+/// The leader's side.
+impl Raft {
+    /// Appends an entry of the leader's own term.
+    pub(super) fn append_own(&mut self, payload: Bytes) -> LogId {
+        let id = LogId {
+            term: self.hard_state.term,
+            index: self.log.last().index.next(),
+        };
+        self.log.push(Entry { id, payload });
+        id
+    }
+
+    /// Sends each follower what it lacks, or a heartbeat if one is due. Entries leave before they are durable here.
+    pub(super) fn send_appends(&mut self) {
+        let Role::Leader(leadership) = &mut self.role else {
+            return;
+        };
+        let heartbeat =
+            std::mem::take(&mut leadership.heartbeat_due) | leadership.reads.start_round();
+        let mut sender = Sender {
+            log: &self.log,
+            config: &self.config,
+            term: self.hard_state.term,
+            commit: self.commit,
+            round: leadership.reads.round(),
+            messages: &mut self.send_now,
+        };
+        for (&id, follower) in &mut leadership.followers {
+            sender.send(id, follower, heartbeat);
+        }
+    }
+
+    pub(super) fn on_append_reply(
+        &mut self,
+        from: NodeId,
+        outcome: AppendOutcome,
+        round: Round,
+    ) -> Result<(), Ignored> {
+        let last = self.log.last().index;
+        let Role::Leader(leadership) = &mut self.role else {
+            return Err(Ignored::Stale);
+        };
+        let sane_round = round <= leadership.reads.round();
+        let sane_index = !matches!(outcome, AppendOutcome::Matched(index) if index > last);
+        let Some(follower) = leadership
+            .followers
+            .get_mut(&from)
+            .filter(|_| sane_round && sane_index)
+        else {
+            return Err(Ignored::Nonsense);
+        };
+        // Also a rejection says that its sender took us for the leader of this term.
+        follower.round = follower.round.max(round);
+        match outcome {
+            AppendOutcome::Matched(index) => {
+                follower.matched(index);
+                self.advance_commit();
+            }
+            AppendOutcome::Conflict { prev, term, first } => {
+                if !follower.is_fresh_rejection(prev) {
+                    return Err(Ignored::Stale);
+                }
+                // If we hold entries of the conflicting term, the logs may agree up to the last of them.
+                let next = self.log.last_of(term).map_or(first, Index::next);
+                follower.rejected(prev, next);
+            }
+        }
+        Ok(())
+    }
+
+    /// Figure 2, "Leaders", the last rule: what a majority holds durably is committed, if it is of this term. Entries of
+    /// earlier terms are committed by what follows them, never by counting (figure 8).
+    pub(super) fn advance_commit(&mut self) {
+        let Role::Leader(leadership) = &self.role else {
+            return;
+        };
+        let mut matched = vec![self.durability.last()];
+        matched.extend(
+            leadership
+                .followers
+                .values()
+                .map(|follower| follower.match_index),
+        );
+        let index = self.reached_by_majority(matched);
+        if index > self.commit && self.log.term_at(index) == Some(self.hard_state.term) {
+            self.commit = index;
+        }
+    }
+}
+
+/// Makes the `Append`s to the followers.
+struct Sender<'a> {
+    log: &'a Log,
+    config: &'a Config,
+    term: Term,
+    commit: Index,
+    round: Round,
+    messages: &'a mut Vec<Envelope>,
+}
+
+impl Sender<'_> {
+    fn send(&mut self, to: NodeId, follower: &mut Progress, mut heartbeat: bool) {
+        loop {
+            let entries = match follower.mode {
+                Mode::Probe { sent: true } => Vec::new(),
+                Mode::Probe { sent: false } | Mode::Replicate => self.entries(follower),
+            };
+            let probe = follower.mode == Mode::Probe { sent: false };
+            if entries.is_empty() && !heartbeat && !probe {
+                return;
+            }
+            heartbeat = false;
+            let prev_index = follower.next_index.prev();
+            let prev = LogId {
+                term: self
+                    .log
+                    .term_at(prev_index)
+                    .expect("next_index is at most one past the end"),
+                index: prev_index,
+            };
+            match follower.mode {
+                Mode::Probe { .. } => follower.mode = Mode::Probe { sent: true },
+                Mode::Replicate => {
+                    follower.next_index = Index(follower.next_index.0 + entries.len() as u64)
+                }
+            }
+            self.messages.push(Envelope {
+                from: self.config.id,
+                to,
+                term: self.term,
+                message: Message::Append {
+                    prev,
+                    entries,
+                    commit: self.commit,
+                    round: self.round,
+                },
+            });
+        }
+    }
+
+    /// The next entries for a follower, as far as the window is open.
+    fn entries(&self, follower: &Progress) -> Vec<Entry> {
+        let under_way = follower.next_index.0 - follower.match_index.next().0;
+        let room = match follower.mode {
+            Mode::Replicate => self.config.window_entries.saturating_sub(under_way),
+            Mode::Probe { .. } => self.config.window_entries,
+        };
+        self.log.slice(
+            follower.next_index,
+            room as usize,
+            self.config.append_bytes_max,
+        )
+    }
+}

@@ -1,0 +1,270 @@
+//! Tests of the core: a few nodes in memory, with messages that the test delivers, drops or holds back.
+
+mod election;
+mod figure8;
+mod reads;
+mod replication;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
+
+use super::{Config, Envelope, Raft, ReadReply, Ready, Write};
+
+pub(super) fn id(term: u64, index: u64) -> LogId {
+    LogId {
+        term: Term(term),
+        index: Index(index),
+    }
+}
+
+pub(super) fn entry(term: u64, index: u64, payload: &'static str) -> Entry {
+    Entry {
+        id: id(term, index),
+        payload: Bytes::from_static(payload.as_bytes()),
+    }
+}
+
+/// A node with what is on its disk and what it applied.
+struct TestNode {
+    raft: Option<Raft>,
+    hard_state: HardState,
+    log: Vec<Entry>,
+    applied: Vec<Entry>,
+    reads: Vec<ReadReply>,
+}
+
+impl TestNode {
+    fn raft(&mut self) -> &mut Raft {
+        self.raft.as_mut().expect("the node is up")
+    }
+
+    fn write(&mut self, write: &Write) {
+        if let Some(hard_state) = write.hard_state {
+            self.hard_state = hard_state;
+        }
+        if let Some(first) = write.entries.first() {
+            self.log.truncate((first.id.index.0 - 1) as usize);
+            self.log.extend(write.entries.iter().cloned());
+        }
+    }
+}
+
+/// Nodes 1 to n. A node that is down, and a link that is cut, loses its messages.
+pub(super) struct Cluster {
+    nodes: BTreeMap<u64, TestNode>,
+    down: BTreeSet<u64>,
+    /// Links that are cut, as (from, to).
+    cut: BTreeSet<(u64, u64)>,
+    queue: VecDeque<Envelope>,
+    /// The leader that each term has had: never two (5.2, Election Safety).
+    leaders: BTreeMap<Term, u64>,
+}
+
+impl Cluster {
+    pub(super) fn new(nodes: u64) -> Cluster {
+        let logs = (1..=nodes).map(|node| (node, Vec::new()));
+        Cluster::with_logs(logs)
+    }
+
+    /// Nodes that start with these logs, each in the term of its last entry.
+    pub(super) fn with_logs(logs: impl IntoIterator<Item = (u64, Vec<Entry>)>) -> Cluster {
+        let nodes = logs.into_iter().map(|(node, log)| {
+            let term = log.last().map_or(Term(0), |entry: &Entry| entry.id.term);
+            let node_state = TestNode {
+                raft: None,
+                hard_state: HardState {
+                    term,
+                    voted_for: None,
+                },
+                log,
+                applied: Vec::new(),
+                reads: Vec::new(),
+            };
+            (node, node_state)
+        });
+        let mut cluster = Cluster {
+            nodes: nodes.collect(),
+            down: BTreeSet::new(),
+            cut: BTreeSet::new(),
+            queue: VecDeque::new(),
+            leaders: BTreeMap::new(),
+        };
+        for node in cluster.ids() {
+            cluster.start(node);
+        }
+        cluster
+    }
+
+    pub(super) fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    pub(super) fn start(&mut self, node: u64) {
+        let config = Config::new(NodeId(node), self.ids().into_iter().map(NodeId));
+        let state = self.nodes.get_mut(&node).unwrap();
+        state.applied.clear();
+        state.raft = Some(Raft::new(config, state.hard_state, state.log.clone()));
+        self.down.remove(&node);
+    }
+
+    /// Everything in memory is gone; what was durable stays.
+    pub(super) fn crash(&mut self, node: u64) {
+        self.nodes.get_mut(&node).unwrap().raft = None;
+        self.down.insert(node);
+    }
+
+    /// Cuts a node off from all others, or connects it again.
+    pub(super) fn connect(&mut self, node: u64, connected: bool) {
+        for other in self.ids() {
+            for link in [(node, other), (other, node)] {
+                match connected {
+                    true => self.cut.remove(&link),
+                    false => self.cut.insert(link),
+                };
+            }
+        }
+    }
+
+    pub(super) fn raft(&mut self, node: u64) -> &mut Raft {
+        self.nodes.get_mut(&node).unwrap().raft()
+    }
+
+    pub(super) fn log(&self, node: u64) -> &[Entry] {
+        &self.nodes[&node].log
+    }
+
+    pub(super) fn applied(&self, node: u64) -> Vec<&str> {
+        let applied = self.nodes[&node].applied.iter();
+        let payloads = applied.map(|entry| std::str::from_utf8(&entry.payload).unwrap());
+        payloads.filter(|payload| !payload.is_empty()).collect()
+    }
+
+    pub(super) fn reads(&self, node: u64) -> &[ReadReply] {
+        &self.nodes[&node].reads
+    }
+
+    /// Does what a node asks for: makes its write durable, queues its messages.
+    pub(super) fn settle(&mut self, node: u64) {
+        loop {
+            let ready = self.raft(node).ready();
+            if ready.is_empty() {
+                break;
+            }
+            self.carry_out(node, ready);
+        }
+        let raft = self.raft(node);
+        if raft.is_leader() {
+            let term = raft.term();
+            let leader = *self.leaders.entry(term).or_insert(node);
+            assert_eq!(leader, node, "two leaders in term {term}");
+        }
+    }
+
+    fn carry_out(&mut self, node: u64, ready: Ready) {
+        self.queue.extend(ready.send_now);
+        let state = self.nodes.get_mut(&node).unwrap();
+        if let Some(write) = &ready.write {
+            state.write(write);
+            state.raft().durable(write.id);
+        }
+        state.applied.extend(ready.committed);
+        state.reads.extend(ready.reads);
+        self.queue.extend(ready.send_when_durable);
+        self.check_applied();
+    }
+
+    /// Figure 3, State Machine Safety.
+    fn check_applied(&self) {
+        for (a, one) in &self.nodes {
+            for (b, other) in &self.nodes {
+                let both = one.applied.iter().zip(&other.applied);
+                both.for_each(|(x, y)| {
+                    assert_eq!(x, y, "nodes {a} and {b} applied different entries")
+                });
+            }
+        }
+    }
+
+    /// Delivers messages until none is left.
+    pub(super) fn deliver(&mut self) {
+        for node in self.up() {
+            self.settle(node);
+        }
+        while let Some(envelope) = self.queue.pop_front() {
+            self.deliver_one(envelope);
+        }
+    }
+
+    fn deliver_one(&mut self, envelope: Envelope) {
+        let (from, to) = (envelope.from.0, envelope.to.0);
+        if self.down.contains(&to) || self.cut.contains(&(from, to)) {
+            return;
+        }
+        let _ = self.raft(to).step(envelope);
+        self.settle(to);
+    }
+
+    /// The messages that are under way. They are lost.
+    pub(super) fn take_messages(&mut self) -> Vec<Envelope> {
+        self.queue.drain(..).collect()
+    }
+
+    fn up(&self) -> Vec<u64> {
+        let ids = self.ids().into_iter();
+        ids.filter(|node| !self.down.contains(node)).collect()
+    }
+
+    /// Lets time pass for one node until it campaigns, and delivers the messages.
+    pub(super) fn elect(&mut self, node: u64) {
+        let term = self.raft(node).term();
+        while self.raft(node).term() == term {
+            self.raft(node).tick();
+        }
+        self.deliver();
+        assert!(self.raft(node).is_leader(), "node {node} was not elected");
+    }
+
+    /// Lets one unit of time pass for all nodes, and delivers the messages.
+    pub(super) fn tick(&mut self) {
+        for node in self.up() {
+            self.raft(node).tick();
+        }
+        self.deliver();
+    }
+
+    /// Lets time pass until there is one leader that all connected nodes follow.
+    pub(super) fn leader(&mut self) -> u64 {
+        for _ in 0..1000 {
+            self.tick();
+            let leaders: Vec<u64> = self
+                .up()
+                .into_iter()
+                .filter(|&node| self.raft(node).is_leader())
+                .collect();
+            if let [leader] = leaders[..] {
+                return leader;
+            }
+        }
+        panic!("no leader after 1000 ticks");
+    }
+
+    /// Proposes at a leader and delivers the messages, then lets the followers learn of the commit.
+    pub(super) fn propose(&mut self, leader: u64, command: &'static str) -> LogId {
+        let id = self
+            .raft(leader)
+            .propose(Bytes::from_static(command.as_bytes()))
+            .unwrap();
+        self.deliver();
+        id
+    }
+
+    /// Lets a heartbeat go round.
+    pub(super) fn heartbeat(&mut self, leader: u64) {
+        for _ in 0..5 {
+            self.raft(leader).tick();
+        }
+        self.deliver();
+    }
+}
