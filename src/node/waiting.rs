@@ -1,0 +1,234 @@
+//! The clients that wait for an answer.
+//!
+//! A command is decided when its index is applied, or when an entry of a later term is applied at a lower index: terms
+//! never go down along a log, so the command's entry, of an earlier term, cannot follow. Losing the leadership decides
+//! nothing: the next leader may hold the entry and commit it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use duramen_wal::{Index, LogId, NodeId, Term};
+
+use super::{NotDone, OnApplied, Query, StateMachine};
+use crate::raft::{NotLeader, ReadId, ReadReply};
+
+pub(super) struct Waiting<S: StateMachine> {
+    /// By index and term. Two terms may have an open proposal at one index: of the terms in which this node led.
+    commands: BTreeMap<(Index, Term), Waiter<OnApplied<S>>>,
+    /// Reads that the core has not decided.
+    undecided: BTreeMap<ReadId, Waiter<Query<S>>>,
+    /// Reads that may be served when this index is applied.
+    unapplied: BTreeMap<(Index, ReadId), Waiter<Query<S>>>,
+    next_read: u64,
+    /// The term of the last entry that was applied.
+    term: Term,
+    /// No deadline is over before this one.
+    next_deadline: Duration,
+}
+
+struct Waiter<T> {
+    answer: T,
+    deadline: Duration,
+}
+
+impl<S: StateMachine> Default for Waiting<S> {
+    fn default() -> Waiting<S> {
+        Waiting {
+            commands: BTreeMap::new(),
+            undecided: BTreeMap::new(),
+            unapplied: BTreeMap::new(),
+            next_read: 0,
+            term: Term(0),
+            next_deadline: Duration::MAX,
+        }
+    }
+}
+
+impl From<NotLeader> for NotDone {
+    fn from(refused: NotLeader) -> NotDone {
+        let leader = refused.leader;
+        NotDone::NotLeader { leader }
+    }
+}
+
+impl<S: StateMachine> Waiting<S> {
+    /// A command waits for the entry it became.
+    pub(super) fn command(&mut self, id: LogId, answer: OnApplied<S>, deadline: Duration) {
+        self.next_deadline = self.next_deadline.min(deadline);
+        let before = self
+            .commands
+            .insert((id.index, id.term), Waiter { answer, deadline });
+        assert!(before.is_none(), "two commands became entry {id}");
+    }
+
+    pub(super) fn next_read_id(&mut self) -> ReadId {
+        self.next_read += 1;
+        ReadId(self.next_read)
+    }
+
+    /// A read waits for the core.
+    pub(super) fn read(&mut self, id: ReadId, answer: Query<S>, deadline: Duration) {
+        self.next_deadline = self.next_deadline.min(deadline);
+        self.undecided.insert(id, Waiter { answer, deadline });
+    }
+
+    /// The core has decided a read. One that has run out of time is no longer here.
+    pub(super) fn read_decided(&mut self, reply: ReadReply, state: &S, applied: Index) {
+        let Some(waiter) = self.undecided.remove(&reply.id) else {
+            return;
+        };
+        match reply.index {
+            Err(refused) => (waiter.answer)(Err(refused.into())),
+            Ok(index) if index <= applied => (waiter.answer)(Ok(state)),
+            Ok(index) => {
+                self.unapplied.insert((index, reply.id), waiter);
+            }
+        }
+    }
+
+    /// The entry `id` has been applied; `output` is what it gave, none for a blank entry.
+    pub(super) fn applied(
+        &mut self,
+        id: LogId,
+        mut output: Option<S::Output>,
+        leader: Option<NodeId>,
+        state: &S,
+    ) {
+        let lost = NotDone::NotLeader { leader };
+        while let Some(first) = self
+            .commands
+            .first_entry()
+            .filter(|first| first.key().0 <= id.index)
+        {
+            let is_own = *first.key() == (id.index, id.term);
+            let answer = first.remove().answer;
+            answer(output.take_if(|_| is_own).ok_or(lost));
+        }
+        if id.term > self.term {
+            self.term = id.term;
+            for waiter in take_all(&mut self.commands, |key, _| key.1 < id.term) {
+                (waiter.answer)(Err(lost));
+            }
+        }
+        while let Some(first) = self
+            .unapplied
+            .first_entry()
+            .filter(|first| first.key().0 <= id.index)
+        {
+            (first.remove().answer)(Ok(state));
+        }
+    }
+
+    /// Answers those whose time is over.
+    pub(super) fn expire(&mut self, now: Duration) {
+        if now < self.next_deadline {
+            return;
+        }
+        for waiter in take_all(&mut self.commands, |_, waiter| waiter.deadline <= now) {
+            (waiter.answer)(Err(NotDone::Unknown));
+        }
+        let reads = take_all(&mut self.undecided, |_, waiter| waiter.deadline <= now);
+        let confirmed = take_all(&mut self.unapplied, |_, waiter| waiter.deadline <= now);
+        for waiter in reads.into_iter().chain(confirmed) {
+            (waiter.answer)(Err(NotDone::Unknown));
+        }
+        let commands = self.commands.values().map(|waiter| waiter.deadline);
+        let reads = self.undecided.values().chain(self.unapplied.values());
+        let earliest = commands.chain(reads.map(|waiter| waiter.deadline)).min();
+        self.next_deadline = earliest.unwrap_or(Duration::MAX);
+    }
+}
+
+/// Removes what `is_wanted` says, in order.
+fn take_all<K: Ord + Copy, V>(
+    map: &mut BTreeMap<K, V>,
+    is_wanted: impl Fn(&K, &V) -> bool,
+) -> Vec<V> {
+    let keys: Vec<K> = map
+        .iter()
+        .filter(|(key, value)| is_wanted(key, value))
+        .map(|(&key, _)| key)
+        .collect();
+    keys.iter().filter_map(|key| map.remove(key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// A state machine without state.
+    struct Nothing;
+
+    impl StateMachine for Nothing {
+        type Output = &'static str;
+
+        fn apply(&mut self, _: &[u8]) -> &'static str {
+            "applied"
+        }
+    }
+
+    type Answers = Arc<Mutex<Vec<(u64, Result<&'static str, NotDone>)>>>;
+
+    fn wait(waiting: &mut Waiting<Nothing>, answers: &Answers, term: u64, index: u64, name: u64) {
+        let answers = answers.clone();
+        let answer = move |answer| answers.lock().unwrap().push((name, answer));
+        waiting.command(id(term, index), Box::new(answer), Duration::from_secs(name));
+    }
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId {
+            term: Term(term),
+            index: Index(index),
+        }
+    }
+
+    const LOST: Result<&str, NotDone> = Err(NotDone::NotLeader { leader: None });
+
+    #[test]
+    fn a_waiter_is_answered_by_its_own_entry_only() {
+        let (mut waiting, answers) = (Waiting::default(), Answers::default());
+        wait(&mut waiting, &answers, 2, 5, 1);
+        wait(&mut waiting, &answers, 2, 6, 2);
+        waiting.applied(id(1, 4), Some("applied"), None, &Nothing);
+        assert!(answers.lock().unwrap().is_empty());
+        waiting.applied(id(2, 5), Some("applied"), None, &Nothing);
+        // Another leader's entry at index 6: this one was lost.
+        waiting.applied(id(3, 6), Some("applied"), None, &Nothing);
+        assert_eq!(*answers.lock().unwrap(), [(1, Ok("applied")), (2, LOST)]);
+    }
+
+    #[test]
+    fn an_entry_of_an_earlier_term_at_the_index_decides_too() {
+        // Figure 8: the leader of term 2 lost its entry 5 to one of term 1, committed by a later leader.
+        let (mut waiting, answers) = (Waiting::default(), Answers::default());
+        wait(&mut waiting, &answers, 2, 5, 1);
+        waiting.applied(id(1, 5), Some("applied"), None, &Nothing);
+        assert_eq!(*answers.lock().unwrap(), [(1, LOST)]);
+    }
+
+    #[test]
+    fn a_later_term_at_a_lower_index_decides_what_cannot_follow_it() {
+        let (mut waiting, answers) = (Waiting::default(), Answers::default());
+        wait(&mut waiting, &answers, 2, 9, 1);
+        wait(&mut waiting, &answers, 4, 6, 2);
+        waiting.applied(id(4, 5), None, None, &Nothing);
+        assert_eq!(*answers.lock().unwrap(), [(1, LOST)]);
+        waiting.applied(id(4, 6), Some("applied"), None, &Nothing);
+        assert_eq!(*answers.lock().unwrap(), [(1, LOST), (2, Ok("applied"))]);
+    }
+
+    #[test]
+    fn losing_the_leadership_decides_nothing_but_the_deadline_does() {
+        let (mut waiting, answers) = (Waiting::default(), Answers::default());
+        wait(&mut waiting, &answers, 2, 5, 10);
+        wait(&mut waiting, &answers, 2, 6, 20);
+        waiting.expire(Duration::from_secs(9));
+        assert!(answers.lock().unwrap().is_empty());
+        waiting.expire(Duration::from_secs(10));
+        assert_eq!(*answers.lock().unwrap(), [(10, Err(NotDone::Unknown))]);
+        waiting.expire(Duration::from_secs(20));
+        assert_eq!(answers.lock().unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,336 @@
+//! The Redis protocol, RESP2: requests in, replies out.
+//!
+//! A request is an array of bulk strings, or a line of words ("inline", for people with telnet). It is parsed piece by
+//! piece as it arrives, each byte once, and its arguments share the memory of the read buffer. Lengths are checked
+//! against limits and never allocated for.
+
+use std::borrow::Cow;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// A command with its arguments. Never empty.
+pub(super) type Request = Vec<Bytes>;
+
+/// Why the bytes of a client are no request. Redis answers `-ERR Protocol error: ..` and closes.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ProtocolError {
+    #[error("too big inline request")]
+    InlineTooBig,
+    #[error("too big mbulk count string")]
+    CountTooBig,
+    #[error("invalid multibulk length")]
+    BadCount,
+    #[error("too big bulk count string")]
+    LengthTooBig,
+    #[error("invalid bulk length")]
+    BadLength,
+    #[error("expected '$', got '{}'", char::from(*.0).escape_default())]
+    NoBulk(u8),
+    #[error("a bulk string does not end in CRLF")]
+    NoEnd,
+    #[error("a request of more than {REQUEST_BYTES_MAX} bytes")]
+    TooBig,
+}
+
+/// An argument, and all of a request, in bytes. A command has to fit in one entry of the log.
+pub(super) const BULK_BYTES_MAX: usize = 16 << 20;
+const REQUEST_BYTES_MAX: usize = 32 << 20;
+const ARGUMENTS_MAX: i64 = 64 << 10;
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// A line with a length: a byte, digits, CRLF.
+const LENGTH_LINE_BYTES_MAX: usize = 32;
+
+/// Parses requests. Keeps what it has of an unfinished one.
+#[derive(Debug, Default)]
+pub(super) struct RequestDecoder {
+    array: Option<Array>,
+}
+
+/// An array that is under way.
+#[derive(Debug)]
+struct Array {
+    missing: usize,
+    /// The length of the bulk string that comes next, once its line has been read.
+    bulk_bytes: Option<usize>,
+    request: Request,
+    request_bytes: usize,
+}
+
+impl RequestDecoder {
+    /// Takes a request off the front of `buf`, if there is a whole one. After an error the connection is of no use.
+    pub(super) fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Request>, ProtocolError> {
+        loop {
+            if let Some(array) = &mut self.array {
+                if !array.fill(buf)? {
+                    return Ok(None);
+                }
+                let request = self.array.take().map_or(Vec::new(), |array| array.request);
+                return Ok(Some(request));
+            }
+            match buf.first() {
+                None => return Ok(None),
+                Some(b'*') => {
+                    let Some(line) =
+                        take_line(buf, LENGTH_LINE_BYTES_MAX, ProtocolError::CountTooBig)?
+                    else {
+                        return Ok(None);
+                    };
+                    let count = parse_length(&line[1..]).filter(|count| *count <= ARGUMENTS_MAX);
+                    let count = count.ok_or(ProtocolError::BadCount)?;
+                    // Empty and null arrays are passed over, as Redis does.
+                    self.array = (count > 0).then(|| Array::new(count as usize));
+                }
+                Some(_) => {
+                    let Some(line) = take_line(buf, INLINE_BYTES_MAX, ProtocolError::InlineTooBig)?
+                    else {
+                        return Ok(None);
+                    };
+                    let words = line
+                        .split(u8::is_ascii_whitespace)
+                        .filter(|word| !word.is_empty());
+                    let request: Request = words.map(|word| line.slice_ref(word)).collect();
+                    if !request.is_empty() {
+                        return Ok(Some(request));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Array {
+    fn new(missing: usize) -> Array {
+        Array {
+            missing,
+            bulk_bytes: None,
+            request: Vec::new(),
+            request_bytes: 0,
+        }
+    }
+
+    /// Takes bulk strings until the array is complete. Says whether it is.
+    fn fill(&mut self, buf: &mut BytesMut) -> Result<bool, ProtocolError> {
+        while self.missing > 0 {
+            let Some(len) = self.next_length(buf)? else {
+                return Ok(false);
+            };
+            if buf.len() < len + 2 {
+                return Ok(false);
+            }
+            self.bulk_bytes = None;
+            self.missing -= 1;
+            self.request.push(buf.split_to(len).freeze());
+            if &buf[..2] != b"\r\n" {
+                return Err(ProtocolError::NoEnd);
+            }
+            buf.advance(2);
+        }
+        Ok(true)
+    }
+
+    /// The length of the next bulk string, from its line, which is read once.
+    fn next_length(&mut self, buf: &mut BytesMut) -> Result<Option<usize>, ProtocolError> {
+        if self.bulk_bytes.is_some() {
+            return Ok(self.bulk_bytes);
+        }
+        match buf.first() {
+            None => return Ok(None),
+            Some(b'$') => {}
+            Some(&other) => return Err(ProtocolError::NoBulk(other)),
+        }
+        let Some(line) = take_line(buf, LENGTH_LINE_BYTES_MAX, ProtocolError::LengthTooBig)? else {
+            return Ok(None);
+        };
+        let len = parse_length(&line[1..]).and_then(|len| usize::try_from(len).ok());
+        let len = len
+            .filter(|len| *len <= BULK_BYTES_MAX)
+            .ok_or(ProtocolError::BadLength)?;
+        self.request_bytes += len;
+        if self.request_bytes > REQUEST_BYTES_MAX {
+            return Err(ProtocolError::TooBig);
+        }
+        self.bulk_bytes = Some(len);
+        Ok(self.bulk_bytes)
+    }
+}
+
+/// Takes a line off the front of `buf`, without its end. A line that is longer than `bytes_max` is an error before it is
+/// complete.
+fn take_line(
+    buf: &mut BytesMut,
+    bytes_max: usize,
+    too_big: ProtocolError,
+) -> Result<Option<Bytes>, ProtocolError> {
+    let window = &buf[..buf.len().min(bytes_max)];
+    let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
+        return if window.len() == bytes_max {
+            Err(too_big)
+        } else {
+            Ok(None)
+        };
+    };
+    let mut line = buf.split_to(end + 1).freeze();
+    line.truncate(end);
+    if line.last() == Some(&b'\r') {
+        line.truncate(end - 1);
+    }
+    Ok(Some(line))
+}
+
+fn parse_length(digits: &[u8]) -> Option<i64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reply {
+    Simple(&'static str),
+    /// Starts with the kind of error, in capitals.
+    Error(Cow<'static, str>),
+    Integer(i64),
+    Bulk(Bytes),
+    Nil,
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    pub(super) const OK: Reply = Reply::Simple("OK");
+
+    pub(super) fn error(text: impl Into<Cow<'static, str>>) -> Reply {
+        Reply::Error(text.into())
+    }
+
+    pub(super) fn bulk(bytes: impl Into<Bytes>) -> Reply {
+        Reply::Bulk(bytes.into())
+    }
+
+    pub(super) fn encode(&self, buf: &mut BytesMut) {
+        match self {
+            Reply::Simple(text) => put_line(buf, b'+', text.as_bytes()),
+            Reply::Error(text) => {
+                // Parts of it may come from the client: a line end would begin a reply of the client's making.
+                let text = text.replace(['\r', '\n'], " ");
+                put_line(buf, b'-', text.as_bytes());
+            }
+            Reply::Integer(integer) => put_line(buf, b':', integer.to_string().as_bytes()),
+            Reply::Nil => buf.put_slice(b"$-1\r\n"),
+            Reply::Bulk(bytes) => {
+                put_line(buf, b'$', bytes.len().to_string().as_bytes());
+                buf.put_slice(bytes);
+                buf.put_slice(b"\r\n");
+            }
+            Reply::Array(replies) => {
+                put_line(buf, b'*', replies.len().to_string().as_bytes());
+                replies.iter().for_each(|reply| reply.encode(buf));
+            }
+        }
+    }
+}
+
+fn put_line(buf: &mut BytesMut, kind: u8, text: &[u8]) {
+    buf.put_u8(kind);
+    buf.put_slice(text);
+    buf.put_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode_all(bytes: &[u8]) -> Result<Vec<Request>, ProtocolError> {
+        let mut buf = BytesMut::from(bytes);
+        let mut decoder = RequestDecoder::default();
+        let mut requests = Vec::new();
+        while let Some(request) = decoder.decode(&mut buf)? {
+            requests.push(request);
+        }
+        Ok(requests)
+    }
+
+    fn encode(request: &[Vec<u8>]) -> BytesMut {
+        let mut buf = BytesMut::new();
+        let arguments = request.iter().cloned().map(Reply::bulk).collect();
+        Reply::Array(arguments).encode(&mut buf);
+        buf
+    }
+
+    proptest! {
+        #[test]
+        fn requests_are_read_however_they_are_cut(
+            requests in vec(vec(vec(any::<u8>(), 0..30), 1..5), 1..4),
+            piece in 1..40_usize,
+        ) {
+            let bytes: Vec<u8> = requests.iter().flat_map(|request| encode(request)).collect();
+            let mut decoder = RequestDecoder::default();
+            let mut buf = BytesMut::new();
+            let mut read = Vec::new();
+            for piece in bytes.chunks(piece) {
+                buf.extend_from_slice(piece);
+                while let Some(request) = decoder.decode(&mut buf).unwrap() {
+                    read.push(request.iter().map(|argument| argument.to_vec()).collect::<Vec<_>>());
+                }
+            }
+            prop_assert_eq!(read, requests);
+        }
+
+        #[test]
+        fn any_bytes_are_requests_or_an_error(bytes in vec(prop_oneof![any::<u8>(), Just(b'*'), Just(b'$'), Just(b'\n'), Just(b'1')], 0..100)) {
+            for request in decode_all(&bytes).into_iter().flatten() {
+                prop_assert!(!request.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn people_may_type() {
+        let requests = decode_all(b"\r\n  \r\nSET  a 1\r\nget a\n").unwrap();
+        assert_eq!(requests, [vec!["SET", "a", "1"], vec!["get", "a"]]);
+    }
+
+    #[test]
+    fn empty_arrays_are_passed_over() {
+        assert_eq!(
+            decode_all(b"*0\r\n*-1\r\n*1\r\n$4\r\nPING\r\n").unwrap(),
+            [["PING"]]
+        );
+    }
+
+    #[test]
+    fn what_is_no_request_is_named_as_redis_does() {
+        for (bytes, error) in [
+            (&b"*x\r\n"[..], "invalid multibulk length"),
+            (b"*99999999\r\n", "invalid multibulk length"),
+            (
+                b"*11111111111111111111111111111111111111",
+                "too big mbulk count string",
+            ),
+            (b"*1\r\n:1\r\n", "expected '$', got ':'"),
+            (b"*1\r\n$-1\r\n", "invalid bulk length"),
+            (b"*1\r\n$99999999999\r\n", "invalid bulk length"),
+            (b"*1\r\n$1\r\nabc", "a bulk string does not end in CRLF"),
+            (b"*3\r\n$16777216\r\n", "none"),
+            (&[b'a'; 65536], "too big inline request"),
+        ] {
+            let found =
+                decode_all(bytes).map_or_else(|error| error.to_string(), |_| "none".to_owned());
+            assert_eq!(found, error, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn replies_are_these_bytes() {
+        let mut buf = BytesMut::new();
+        let replies = vec![
+            Reply::OK,
+            Reply::error("ERR a\r\n+b"),
+            Reply::Integer(-1),
+            Reply::bulk("x"),
+            Reply::Nil,
+        ];
+        Reply::Array(replies).encode(&mut buf);
+        assert_eq!(buf, "*5\r\n+OK\r\n-ERR a  +b\r\n:-1\r\n$1\r\nx\r\n$-1\r\n");
+    }
+}
