@@ -1,4 +1,27 @@
-//! Duramen: the durable core of a Raft log.
+//! Duramen: the durable core of a Raft log, and a replicated state machine on it.
+//!
+//! The parts, bottom to top; each can be used without those above it:
+//!
+//! * [`disk`]: the seam to the operating system (crate `duramen-disk`)
+//! * [`wal`]: the log engine (crate `duramen-wal`)
+//! * [`raft`]: the Raft core, without I/O
+//! * [`storage`], [`transport`], [`node`]: a complete node (feature `node`)
+//! * [`kv`], [`server`]: a key/value store and its Redis face (feature `server`)
+//!
+//! # The way of one write
+//!
+//! ```text
+//! client -> server (RESP) -> node: propose -> raft -> Ready
+//!    Ready -> storage: append, one fdatasync for all that queued   \  at the same time
+//!          -> transport: AppendEntries to the peers                /
+//!    storage: durable -> raft ; peers: success -> raft -> commit advances
+//!    Ready.committed -> kv.apply -> reply to the client
+//! ```
+//!
+//! # Features
+//!
+//! `node` (no async runtime), `server` (`node`, tokio), `sim` (`node`), `cli` (all of them, and the program). The default is
+//! `cli`.
 
 #[cfg(feature = "node")]
 pub mod kv;

@@ -70,12 +70,12 @@ impl Cluster {
 
     /// A directory that was made by a cluster of another size is not started: the nodes would count other majorities.
     fn check_directory(&self) -> Outcome {
-        if !self.data.is_dir() {
-            return Ok(());
-        }
-        let names = OsDisk::new().list(&self.data);
-        let names =
-            names.map_err(|error| format!("cannot list {}: {error}", self.data.display()))?;
+        let names = match OsDisk::new().list(&self.data) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            names => {
+                names.map_err(|error| format!("cannot list {}: {error}", self.data.display()))?
+            }
+        };
         let nodes = names
             .iter()
             .filter(|name| name.starts_with("node-"))

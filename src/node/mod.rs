@@ -29,6 +29,7 @@ use crate::raft::{Config, Envelope, Raft, Ready};
 use crate::storage::{self, Storage};
 use crate::transport::Network;
 
+pub use crate::transport::ClientAddresses;
 pub use driver::{Handle, spawn};
 use waiting::Waiting;
 

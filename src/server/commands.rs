@@ -39,6 +39,7 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec { name: "client",  arity: -2, flags: &["loading", "stale", "fast"],   keys: NO_KEYS,    plan: client },
     Spec { name: "cluster", arity: -2, flags: &["stale"],                      keys: NO_KEYS,    plan: cluster::plan },
     Spec { name: "command", arity: -1, flags: &["loading", "stale"],           keys: NO_KEYS,    plan: command },
+    Spec { name: "config",  arity: -2, flags: &["loading", "stale"],           keys: NO_KEYS,    plan: config },
     Spec { name: "decr",    arity: 2,  flags: &["write", "denyoom", "fast"],   keys: ONE_KEY,    plan: decr },
     Spec { name: "decrby",  arity: 3,  flags: &["write", "denyoom", "fast"],   keys: ONE_KEY,    plan: decrby },
     Spec { name: "del",     arity: -2, flags: &["write"],                      keys: (1, -1, 1), plan: del },
@@ -275,6 +276,14 @@ fn command(_: &Server, _: &mut Session, request: &[Bytes]) -> Plan {
             Plan::Reply(Reply::Array(described.collect()))
         }
         Some(_) => unknown_subcommand("COMMAND", &request[1]),
+    }
+}
+
+/// Tools ask for settings of Redis that do not exist here.
+fn config(_: &Server, _: &mut Session, request: &[Bytes]) -> Plan {
+    match request[1].eq_ignore_ascii_case(b"get") && request.len() > 2 {
+        true => Plan::Reply(Reply::Array(Vec::new())),
+        false => unknown_subcommand("CONFIG", &request[1]),
     }
 }
 

@@ -25,8 +25,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use crate::kv::{Command, Kv, Output};
-use crate::node::{Handle, NotDone, Status};
-use crate::transport::ClientAddresses;
+use crate::node::{ClientAddresses, Handle, NotDone, Status};
 use connection::Connection;
 use resp::Reply;
 

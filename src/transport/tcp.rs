@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,39 +15,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
-use super::Network;
 use super::codec::{
     BODY_BYTES_MAX, HELLO_BYTES_MAX, Hello, VERSION, Welcome, decode_handshake, decode_message,
     put_handshake, put_message, take_frame,
 };
+use super::{ClientAddresses, Network};
 use crate::raft::Envelope;
 
 /// The nodes of a cluster, with the addresses at which they listen for each other.
 pub type Peers = BTreeMap<NodeId, String>;
-
-/// Where clients reach the nodes, as each node says in its handshake.
-#[derive(Debug, Clone, Default)]
-pub struct ClientAddresses(Arc<RwLock<BTreeMap<NodeId, String>>>);
-
-impl ClientAddresses {
-    /// Where clients reach `node`, if it has said so.
-    pub fn find(&self, node: NodeId) -> Option<String> {
-        self.all().remove(&node)
-    }
-
-    /// All that are known.
-    pub fn all(&self) -> BTreeMap<NodeId, String> {
-        self.0.read().expect("no one panics with the lock").clone()
-    }
-
-    /// Where clients reach `node`.
-    pub fn insert(&self, node: NodeId, address: String) {
-        self.0
-            .write()
-            .expect("no one panics with the lock")
-            .insert(node, address);
-    }
-}
 
 /// Who this node is to its peers.
 #[derive(Debug, Clone)]

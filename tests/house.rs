@@ -1,0 +1,277 @@
+//! The rules of the house: who may import whom, how long a file may be, and that nothing but the crate `disk` touches the
+//! file system.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each module of the crate `duramen` may import from the others. Top to bottom: nobody imports upwards.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("server", &["kv", "session", "node"]),
+    ("sim", &["kv", "session", "node"]),
+    ("kv", &["session", "node"]),
+    ("session", &["node"]),
+    ("node", &["raft", "storage", "transport"]),
+    ("storage", &["raft"]),
+    ("transport", &["raft"]),
+    ("raft", &[]),
+];
+
+/// What each crate may depend on. The log engine alone needs no async runtime.
+const MAY_DEPEND: &[(&str, &[&str])] = &[
+    ("disk", &["fastrand", "fs2", "memmap2", "rustix"]),
+    (
+        "wal",
+        &[
+            "duramen-disk",
+            "bincode",
+            "byteorder",
+            "bytes",
+            "crc32fast",
+            "getrandom",
+            "serde",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+    (
+        "snapshot",
+        &[
+            "duramen-disk",
+            "bincode",
+            "blake3",
+            "byteorder",
+            "bytes",
+            "fastcdc",
+            "serde",
+            "thiserror",
+            "tracing",
+        ],
+    ),
+];
+
+const LINES_MAX: usize = 600;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All Rust files below `dir`, with their text.
+fn sources(dir: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            found.push((path, text));
+        }
+    }
+    assert!(!found.is_empty(), "no sources in {}", dir.display());
+    found
+}
+
+fn all_sources() -> Vec<(PathBuf, String)> {
+    ["disk/src", "wal/src", "snapshot/src", "src"]
+        .iter()
+        .flat_map(|dir| sources(&root().join(dir)))
+        .collect()
+}
+
+/// The part of a file that is not its tests, without comments.
+fn product(text: &str) -> String {
+    let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let lines = product
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The names that follow `prefix` in a text.
+fn names_after<'a>(text: &'a str, prefix: &str) -> BTreeSet<&'a str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let rests = text.split(prefix).skip(1);
+    rests
+        .map(|rest| rest.split(|c| !is_name(c)).next().unwrap())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn modules_import_only_what_is_below_them() {
+    for (module, allowed) in MAY_IMPORT {
+        for (path, text) in sources(&root().join("src").join(module)) {
+            let product = product(&text);
+            assert!(
+                !product.contains("crate::{"),
+                "{}: import from one module at a time",
+                path.display()
+            );
+            for imported in names_after(&product, "crate::") {
+                let fine = imported == *module || allowed.contains(&imported);
+                assert!(
+                    fine,
+                    "{} imports {imported}; {module} may import {allowed:?}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_module_has_its_rule() {
+    let listed: BTreeSet<&str> = MAY_IMPORT.iter().map(|(module, _)| *module).collect();
+    for entry in fs::read_dir(root().join("src")).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let is_module = entry.path().is_dir() && name != "cli"; // The program may import everything.
+        assert!(
+            !is_module || listed.contains(&name[..]),
+            "src/{name} is not in MAY_IMPORT"
+        );
+    }
+}
+
+#[test]
+fn the_core_is_pure() {
+    for (path, text) in sources(&root().join("src/raft")) {
+        let product = product(&text);
+        for impure in [
+            "std::fs",
+            "std::io",
+            "std::net",
+            "std::thread",
+            "std::time",
+            "std::sync",
+            "tokio",
+            "tracing",
+        ] {
+            assert!(
+                !product.contains(impure),
+                "{} uses {impure}",
+                path.display()
+            );
+        }
+        for imported in names_after(&product, "duramen_wal::") {
+            assert_eq!(
+                imported,
+                "types",
+                "{} imports more of the log than its types",
+                path.display()
+            );
+        }
+        assert!(
+            !product.contains("duramen_disk"),
+            "{} uses the disk",
+            path.display()
+        );
+        let random: BTreeSet<&str> = names_after(&product, "fastrand::");
+        assert!(
+            random.iter().all(|name| *name == "Rng"),
+            "{} draws from a seed that was not given",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn only_the_crate_disk_touches_the_file_system() {
+    for (path, text) in all_sources() {
+        if path.starts_with(root().join("disk")) {
+            continue;
+        }
+        let product = product(&text);
+        for call in [
+            "std::fs",
+            "tokio::fs",
+            "fs::File",
+            ".is_dir()",
+            ".is_file()",
+            ".exists()",
+            ".canonicalize()",
+        ] {
+            assert!(!product.contains(call), "{} calls {call}", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_transport_server_and_program_know_the_async_runtime() {
+    for (path, text) in all_sources() {
+        let fine = ["src/transport", "src/server", "src/cli"]
+            .iter()
+            .any(|dir| path.starts_with(root().join(dir)));
+        assert!(
+            fine || !product(&text).contains("tokio"),
+            "{} uses tokio",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are() {
+    for (path, text) in all_sources() {
+        let lines = product(&text)
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .count();
+        assert!(
+            lines <= LINES_MAX,
+            "{}: {lines} lines, the limit is {LINES_MAX}",
+            path.display()
+        );
+        assert!(
+            text.starts_with("//!"),
+            "{} does not begin with what it is",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn crates_depend_on_little_and_say_why() {
+    for (name, allowed) in MAY_DEPEND {
+        let manifest = fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
+        let Some((_, section)) = manifest.split_once("[dependencies]\n") else {
+            continue;
+        };
+        for line in section
+            .split("\n[")
+            .next()
+            .unwrap()
+            .lines()
+            .filter(|line| line.contains('='))
+        {
+            let dependency = line.split('=').next().unwrap().trim();
+            assert!(
+                allowed.contains(&dependency),
+                "{name} depends on {dependency}"
+            );
+            let own = dependency.starts_with("duramen-");
+            assert!(
+                own || line.contains(" # "),
+                "{name}: no reason beside {dependency}"
+            );
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_and_unwrap_are_denied_everywhere() {
+    for manifest in [
+        "Cargo.toml",
+        "disk/Cargo.toml",
+        "wal/Cargo.toml",
+        "snapshot/Cargo.toml",
+    ] {
+        let text = fs::read_to_string(root().join(manifest)).unwrap();
+        assert!(
+            text.contains("[lints]\nworkspace = true"),
+            "{manifest} does not take the workspace's lints"
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! Real nodes in real processes, and a client that follows the leader.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{FromRedisValue, RedisError, ServerErrorKind};
+
+/// The program under test.
+pub(crate) const DURAMEN: &str = env!("CARGO_BIN_EXE_duramen");
+
+/// Waits until something is there. Panics after a deadline that only a fault can reach.
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited 30 s for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A range of ports that nobody uses: `base + 1..=base + 19`. Below those that the system gives to outgoing connections.
+pub(crate) fn free_base_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let process = (std::process::id() % 400) as u16;
+    loop {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let base = 12_000 + (process * 40 + next * 20) % 18_000;
+        if (1..20).all(|port| TcpListener::bind(("127.0.0.1", base + port)).is_ok()) {
+            return base;
+        }
+    }
+}
+
+/// Three nodes, each a process.
+pub(crate) struct Nodes {
+    dir: tempfile::TempDir,
+    base_port: u16,
+    running: BTreeMap<u16, Child>,
+}
+
+impl Nodes {
+    pub(crate) fn start() -> Nodes {
+        let mut nodes = Nodes {
+            dir: tempfile::tempdir().unwrap(),
+            base_port: free_base_port(),
+            running: BTreeMap::new(),
+        };
+        for id in nodes.ids() {
+            nodes.start_one(id);
+        }
+        nodes
+    }
+
+    pub(crate) fn ids(&self) -> [u16; 3] {
+        [1, 2, 3]
+    }
+
+    pub(crate) fn start_one(&mut self, id: u16) {
+        let child = self.command(id).spawn().unwrap();
+        self.running.insert(id, child);
+    }
+
+    fn command(&self, id: u16) -> Command {
+        self.command_on(id, &self.data(id))
+    }
+
+    /// Node `id` on this directory.
+    pub(crate) fn command_on(&self, id: u16, data: &Path) -> Command {
+        let peers = self
+            .ids()
+            .map(|id| format!("{id}=127.0.0.1:{}", self.base_port + 10 + id));
+        let mut command = Command::new(DURAMEN);
+        command.args(["serve", "--id", &id.to_string(), "--end-with-stdin"]);
+        command.arg("--data").arg(data);
+        command.args(["--resp", &self.address(id), "--peers", &peers.join(",")]);
+        command.stdin(Stdio::piped()).env("DURAMEN_TRACE", "warn");
+        command
+    }
+
+    pub(crate) fn data(&self, id: u16) -> PathBuf {
+        self.dir.path().join(format!("node-{id}"))
+    }
+
+    /// The file that a node writes its log to.
+    pub(crate) fn last_segment(&self, id: u16) -> PathBuf {
+        last_segment(&self.data(id).join("log"))
+    }
+
+    pub(crate) fn address(&self, id: u16) -> String {
+        format!("127.0.0.1:{}", self.base_port + id)
+    }
+
+    pub(crate) fn kill_9(&mut self, id: u16) {
+        let mut child = self.running.remove(&id).expect("the node is running");
+        child.kill().unwrap(); // SIGKILL
+        child.wait().unwrap();
+    }
+
+    pub(crate) fn kill_9_all(&mut self) {
+        // All at once, then wait.
+        self.running
+            .values_mut()
+            .for_each(|child| child.kill().unwrap());
+        self.running.values_mut().for_each(|child| {
+            child.wait().unwrap();
+        });
+        self.running.clear();
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client {
+            addresses: self.ids().map(|id| self.address(id)).to_vec(),
+            connections: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// The leader, as it says itself.
+    pub(crate) fn leader(&self) -> u16 {
+        wait_for("a leader", || {
+            self.running.keys().copied().find(|&id| {
+                let info: Option<String> = ask(&self.address(id), &["INFO"]).ok();
+                info.is_some_and(|info| info.contains("role:master"))
+            })
+        })
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        self.kill_9_all();
+    }
+}
+
+pub(crate) fn last_segment(log: &Path) -> PathBuf {
+    let names = std::fs::read_dir(log)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let segments =
+        names.filter(|path| path.extension().is_some_and(|extension| extension == "wal"));
+    segments.max().expect("a log has a segment")
+}
+
+/// Asks one node, without following anybody.
+pub(crate) fn ask<T: FromRedisValue>(address: &str, command: &[&str]) -> Result<T, RedisError> {
+    request(command).query(&mut connect(address)?)
+}
+
+fn request(command: &[&str]) -> redis::Cmd {
+    let mut cmd = redis::Cmd::new();
+    command.iter().for_each(|word| {
+        cmd.arg(word);
+    });
+    cmd
+}
+
+fn connect(address: &str) -> Result<redis::Connection, RedisError> {
+    let client = redis::Client::open(format!("redis://{address}"))?;
+    let connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
+    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(connection)
+}
+
+/// A client that follows `-MOVED`, and knows what it does not know.
+pub(crate) struct Client {
+    addresses: Vec<String>,
+    connections: BTreeMap<String, redis::Connection>,
+    next: usize,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) enum Outcome<T> {
+    /// It was applied.
+    Acknowledged(T),
+    /// It was certainly not applied.
+    Refused,
+    /// Nobody can tell.
+    Unknown,
+}
+
+impl Client {
+    /// Sends a command once; follows the leader.
+    pub(crate) fn once<T: FromRedisValue>(&mut self, command: &[&str]) -> Outcome<T> {
+        let mut address = self.addresses[self.next].clone();
+        for _ in 0..5 {
+            let error = match self.send(&address, command) {
+                Ok(reply) => return Outcome::Acknowledged(reply),
+                Err(None) => break,
+                Err(Some(error)) => error,
+            };
+            match (error.kind(), error.redirect_node()) {
+                (redis::ErrorKind::Server(ServerErrorKind::Moved), Some((to, _))) => {
+                    address = to.to_owned()
+                }
+                (
+                    redis::ErrorKind::Server(
+                        ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown,
+                    ),
+                    _,
+                ) => {
+                    break;
+                }
+                (redis::ErrorKind::Server(ServerErrorKind::ResponseError), _) => {
+                    assert!(error.to_string().contains("outcome unknown"), "{error}");
+                    return Outcome::Unknown;
+                }
+                _ => {
+                    // The connection broke with the command on its way.
+                    self.connections.clear();
+                    self.try_another();
+                    return Outcome::Unknown;
+                }
+            }
+        }
+        self.try_another();
+        Outcome::Refused
+    }
+
+    /// Sends a command until it is acknowledged. It may be applied more than once.
+    pub(crate) fn until_done<T: FromRedisValue>(&mut self, command: &[&str]) -> T {
+        wait_for(&format!("{command:?}"), || match self.once(command) {
+            Outcome::Acknowledged(reply) => Some(reply),
+            Outcome::Refused | Outcome::Unknown => None,
+        })
+    }
+
+    /// `Err(None)` if there was no connection to send it on.
+    fn send<T: FromRedisValue>(
+        &mut self,
+        address: &str,
+        command: &[&str],
+    ) -> Result<T, Option<RedisError>> {
+        if !self.connections.contains_key(address) {
+            let connection = connect(address).map_err(|_| None)?;
+            self.connections.insert(address.to_owned(), connection);
+        }
+        let connection = self
+            .connections
+            .get_mut(address)
+            .expect("it was just inserted");
+        request(command).query(connection).map_err(Some)
+    }
+
+    fn try_another(&mut self) {
+        self.next = (self.next + 1) % self.addresses.len();
+    }
+}
