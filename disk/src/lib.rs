@@ -1,8 +1,8 @@
 //! The seam between a log and the operating system.
 //!
 //! [`Disk`] and [`DiskFile`] are the few things a log asks of a file system, in a form that another implementation can
-//! take over: real files here ([`OsDisk`]), a simulated disk that can be killed and have its power cut later. Nothing
-//! above this crate calls `std::fs`.
+//! take over: real files ([`OsDisk`]), or a simulated disk that can be killed and have its power cut ([`SimDisk`]).
+//! Nothing above this crate calls `std::fs`.
 //!
 //! What each call promises about a crash is part of its contract, because that is what a log is built from:
 //!
@@ -25,11 +25,13 @@
 //! ```
 
 mod os;
+mod sim;
 
 use std::io;
 use std::path::Path;
 
 pub use os::OsDisk;
+pub use sim::SimDisk;
 
 /// What a log asks of a file system: names.
 ///
