@@ -43,7 +43,7 @@ pub enum Message {
     AppendReply {
         /// What the follower made of it.
         outcome: AppendOutcome,
-        /// The round of the `Append`.
+        /// The round of the `Append`; 0 if that was of an earlier term.
         round: Round,
     },
 }

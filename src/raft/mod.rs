@@ -373,8 +373,11 @@ impl Raft {
     fn answer_stale(&mut self, from: NodeId, message: Message) -> Result<(), Ignored> {
         match message {
             Message::RequestVote { .. } => self.reply(from, Message::Vote { granted: false }),
-            Message::Append { prev, round, .. } => {
+            Message::Append { prev, .. } => {
                 let outcome = self.conflict(prev.index);
+                // The round is of the earlier term, and the reply of the present one: repeated, it would confirm reads
+                // that its receiver, elected meanwhile, asked about later.
+                let round = Round::default();
                 self.reply(from, Message::AppendReply { outcome, round });
             }
             Message::Vote { .. } | Message::AppendReply { .. } => {}

@@ -69,6 +69,32 @@ fn an_answer_to_an_earlier_message_confirms_no_read() {
 }
 
 #[test]
+fn an_answer_to_a_message_of_an_earlier_term_confirms_no_read() {
+    // Each term counts its rounds anew, so round 1 of an earlier term must not pass for round 1 of this one.
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.raft(1).read(ReadId(1)).unwrap();
+    cluster.settle(1);
+    let late = cluster.take_messages().swap_remove(0);
+    assert_eq!(late.to, NodeId(2));
+    cluster.elect(2);
+    cluster.elect(1);
+    // Node 2 answers the message of the earlier term, in the present one. The answer takes its time.
+    let _ = cluster.raft(2).step(late);
+    cluster.settle(2);
+    let answer = cluster.take_messages().swap_remove(0);
+    assert_eq!(answer.term, cluster.raft(1).term());
+    // Now the others may elect another leader, and node 1 has to ask them before it serves a read.
+    let before = cluster.reads(1).len();
+    cluster.raft(1).read(ReadId(2)).unwrap();
+    cluster.settle(1);
+    let _ = cluster.take_messages();
+    let _ = cluster.raft(1).step(answer);
+    cluster.settle(1);
+    assert_eq!(cluster.reads(1).len(), before);
+}
+
+#[test]
 fn a_read_before_the_first_commit_of_the_term_waits_for_it() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
