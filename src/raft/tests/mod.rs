@@ -2,6 +2,7 @@
 
 mod election;
 mod figure8;
+mod random;
 mod reads;
 mod replication;
 

@@ -1,0 +1,449 @@
+//! Random schedules: everything that Raft must bear, drawn from a seed, with the promises checked after every step.
+//!
+//! Messages are dropped, doubled, delayed and reordered, links are cut one way, writes become durable late and several at
+//! once, nodes crash with what was not reported durable, in part or whole, and start again. At the end all is mended, and
+//! all nodes must agree soon.
+//!
+//! `RAFT_SEED=7` replays one seed, `RAFT_SEEDS=100000` runs more of them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
+
+use crate::raft::{Config, Envelope, Message, Raft, ReadId, Ready, Write};
+
+#[test]
+fn random_schedules_break_no_promise() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let seeds = match number("RAFT_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RAFT_SEEDS").unwrap_or(SEEDS),
+    };
+    let (many, mut seen) = (seeds.end - seeds.start >= SEEDS, Seen::default());
+    for seed in seeds {
+        let sim = std::panic::catch_unwind(|| Sim::run(seed)).unwrap_or_else(|panic| {
+            eprintln!("replay: RAFT_SEED={seed} cargo test -p duramen --lib random_schedules");
+            std::panic::resume_unwind(panic)
+        });
+        seen.elections += sim.leaders.len();
+        seen.commits += sim.history.len();
+        seen.truncations += sim.seen.truncations;
+        seen.reads += sim.seen.reads;
+    }
+    // A schedule in which nothing happens breaks nothing.
+    assert!(
+        !many || seen.each_at_least(SEEDS as usize / 4),
+        "too quiet: {seen:?}"
+    );
+}
+
+const SEEDS: u64 = 1000;
+const STEPS: usize = 3000;
+/// In a cluster without faults: an election, perhaps a split vote or two, and a few heartbeats.
+const MEND_TICKS: usize = 500;
+const IN_FLIGHT_MAX: usize = 100;
+
+#[derive(Debug, Default)]
+struct Seen {
+    elections: usize,
+    commits: usize,
+    truncations: usize,
+    reads: usize,
+}
+
+impl Seen {
+    fn each_at_least(&self, least: usize) -> bool {
+        let all = [self.elections, self.commits, self.truncations, self.reads];
+        all.iter().all(|&count| count >= least)
+    }
+}
+
+/// A node, what its disk holds, and what is on its way to the disk with the messages that wait for it.
+#[derive(Default)]
+struct SimNode {
+    raft: Option<Raft>,
+    hard_state: HardState,
+    log: Vec<Entry>,
+    writes: VecDeque<(Option<Write>, Vec<Envelope>)>,
+    commit: Index,
+    applied: Index,
+    /// Open reads, with what had been committed when each was asked.
+    reads: BTreeMap<ReadId, Index>,
+}
+
+impl SimNode {
+    fn holds(&self, id: LogId) -> bool {
+        let at = self.log.get(id.index.0 as usize - 1);
+        at.is_some_and(|entry| entry.id == id)
+    }
+
+    fn persist(&mut self, write: &Write) -> bool {
+        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        let Some(first) = write.entries.first() else {
+            return false;
+        };
+        let kept = first.id.index.0 as usize - 1;
+        assert!(kept <= self.log.len(), "a gap on disk before {}", first.id);
+        let truncates = kept < self.log.len();
+        self.log.truncate(kept);
+        self.log.extend(write.entries.iter().cloned());
+        truncates
+    }
+}
+
+struct Sim {
+    rng: fastrand::Rng,
+    nodes: BTreeMap<NodeId, SimNode>,
+    network: Vec<Envelope>,
+    cut: BTreeSet<(NodeId, NodeId)>,
+    /// How likely each kind of fault is, in percent; `crash` in thirds of one. Each seed has its own.
+    drop: u32,
+    reorder: u32,
+    slow_disk: u32,
+    crash: u32,
+    leaders: BTreeMap<Term, NodeId>,
+    /// What was ever known to be committed, by anybody.
+    history: Vec<Entry>,
+    /// Each entry that was ever written, with the one before it.
+    written: BTreeMap<LogId, (Bytes, LogId)>,
+    proposals: u64,
+    seen: Seen,
+}
+
+impl Sim {
+    fn run(seed: u64) -> Sim {
+        let mut sim = Sim::new(seed);
+        for _ in 0..STEPS {
+            sim.step();
+        }
+        sim.mend();
+        sim
+    }
+
+    fn new(seed: u64) -> Sim {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let nodes = if rng.bool() { 3 } else { 5 };
+        let ids = (1..=nodes).map(NodeId);
+        let mut sim = Sim {
+            nodes: ids.map(|id| (id, SimNode::default())).collect(),
+            network: Vec::new(),
+            cut: BTreeSet::new(),
+            drop: [0, 5, 30][rng.usize(..3)],
+            reorder: [0, 20, 100][rng.usize(..3)],
+            slow_disk: [0, 50, 90][rng.usize(..3)],
+            crash: [0, 1, 3][rng.usize(..3)],
+            leaders: BTreeMap::new(),
+            history: Vec::new(),
+            written: BTreeMap::new(),
+            proposals: 0,
+            seen: Seen::default(),
+            rng,
+        };
+        for id in sim.ids() {
+            sim.start(id);
+        }
+        sim
+    }
+
+    fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    fn node(&mut self, id: NodeId) -> &mut SimNode {
+        self.nodes.get_mut(&id).unwrap()
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        self.rng.u32(..100) < percent
+    }
+
+    fn some_writes(&mut self, id: NodeId) -> usize {
+        let all = self.node(id).writes.len();
+        self.rng.usize(..=all)
+    }
+
+    fn start(&mut self, id: NodeId) {
+        let mut config = Config::new(id, self.ids());
+        (config.heartbeat_ticks, config.election_ticks) = (2, 8);
+        (config.append_bytes_max, config.window_entries) = (30, 6);
+        config.seed = self.rng.u64(..);
+        let node = self.node(id);
+        node.raft = Some(Raft::new(config, node.hard_state, node.log.clone()));
+    }
+
+    /// What is under way to the disk may have reached it, as far as chance wants it, and nobody has been told.
+    fn crash(&mut self, id: NodeId) {
+        let reached = self.some_writes(id);
+        let node = self.node(id);
+        let under_way = std::mem::take(&mut node.writes).into_iter().take(reached);
+        for write in under_way.filter_map(|(write, _)| write) {
+            node.persist(&write);
+        }
+        node.raft = None;
+        (node.commit, node.applied) = (Index(0), Index(0));
+        node.reads.clear();
+    }
+
+    fn step(&mut self) {
+        let ids = self.ids();
+        let id = ids[self.rng.usize(..ids.len())];
+        if self.node(id).raft.is_none() {
+            if self.chance(5) {
+                self.start(id);
+            }
+            return;
+        }
+        match self.rng.u32(..100) {
+            0 if self.crash > self.rng.u32(..3) => self.crash(id),
+            1 if self.drop > 0 => self.cut_or_heal(id),
+            2..=24 => self.node(id).raft.as_mut().unwrap().tick(),
+            25..=30 => self.propose(id),
+            31..=35 => self.read(id),
+            36..=48 if !self.chance(self.slow_disk) => {
+                let some = self.some_writes(id);
+                self.complete(id, some);
+            }
+            49..=99 => self.deliver_any(),
+            _ => {}
+        }
+        // Several inputs may share a Ready.
+        if self.chance(80) {
+            self.carry_out(id);
+        }
+    }
+
+    /// Cuts one link one way, or all of a node's, or heals everything.
+    fn cut_or_heal(&mut self, id: NodeId) {
+        let ids = self.ids();
+        match self.rng.u32(..6) {
+            0 => drop(self.cut.insert((id, ids[self.rng.usize(..ids.len())]))),
+            1 => {
+                let links = |&other| [(id, other), (other, id)];
+                self.cut.extend(ids.iter().flat_map(links));
+            }
+            2 => self.cut.clear(),
+            _ => {}
+        }
+    }
+
+    fn propose(&mut self, id: NodeId) {
+        self.proposals += 1;
+        let command = Bytes::from(format!("command {}", self.proposals));
+        let _ = self.node(id).raft.as_mut().unwrap().propose(command);
+    }
+
+    fn read(&mut self, id: NodeId) {
+        self.proposals += 1;
+        let (read, floor) = (ReadId(self.proposals), Index(self.history.len() as u64));
+        let node = self.node(id);
+        if node.raft.as_mut().unwrap().read(read).is_ok() {
+            node.reads.insert(read, floor);
+        }
+    }
+
+    fn deliver_any(&mut self) {
+        if self.network.is_empty() {
+            return;
+        }
+        let any = self.rng.usize(..self.network.len());
+        let at = if self.chance(self.reorder) { any } else { 0 };
+        let envelope = match self.chance(self.drop / 3) {
+            true => self.network[at].clone(), // Comes again.
+            false => self.network.remove(at),
+        };
+        if !self.chance(self.drop) && !self.cut.contains(&(envelope.from, envelope.to)) {
+            self.deliver(envelope);
+        }
+    }
+
+    fn deliver(&mut self, envelope: Envelope) {
+        let to = envelope.to;
+        if let Some(raft) = &mut self.node(to).raft {
+            let _ = raft.step(envelope);
+            self.check(to);
+            self.carry_out(to);
+        }
+    }
+
+    fn carry_out(&mut self, id: NodeId) {
+        while let Some(raft) = &mut self.node(id).raft {
+            let Ready {
+                send_now,
+                write,
+                send_when_durable,
+                committed,
+                reads,
+            } = raft.ready();
+            let idle = send_now.is_empty() && committed.is_empty() && write.is_none();
+            if let Some(write) = &write {
+                self.check_log_matching(id, write);
+            }
+            self.send(id, send_now);
+            let node = self.node(id);
+            if write.is_some() || !send_when_durable.is_empty() {
+                node.writes.push_back((write, send_when_durable));
+            }
+            for entry in committed {
+                assert_eq!(entry.id.index, node.applied.next(), "{id} skips or repeats");
+                assert!(node.holds(entry.id), "{id} applies what is not on its disk");
+                node.applied = entry.id.index;
+            }
+            for reply in reads {
+                let floor = self.node(id).reads.remove(&reply.id);
+                let floor = floor.expect("one answer to a read");
+                if let Ok(index) = reply.index {
+                    assert!(index >= floor, "{id} reads at {index}, {floor} was known");
+                    self.seen.reads += 1;
+                }
+            }
+            if self.slow_disk == 0 {
+                let all = self.node(id).writes.len();
+                self.complete(id, all);
+            }
+            self.check(id);
+            if idle {
+                return;
+            }
+        }
+    }
+
+    /// The first `count` writes are durable, and the core is told of them all at once.
+    fn complete(&mut self, id: NodeId, count: usize) {
+        let node = self.node(id);
+        let (mut last, mut released, mut truncations) = (None, Vec::new(), 0);
+        for (write, messages) in node.writes.drain(..count).collect::<Vec<_>>() {
+            if let Some(write) = write {
+                truncations += usize::from(node.persist(&write));
+                last = Some(write.id);
+            }
+            released.extend(messages);
+        }
+        if let Some(last) = last {
+            node.raft.as_mut().unwrap().durable(last);
+        }
+        self.seen.truncations += truncations;
+        self.send(id, released);
+        self.check(id);
+    }
+
+    /// No message tells of a term or a vote that is not on disk (5.2: a crash would let the node vote twice).
+    fn send(&mut self, id: NodeId, messages: Vec<Envelope>) {
+        let disk = self.node(id).hard_state;
+        for envelope in messages {
+            let vote = match envelope.message {
+                Message::RequestVote { .. } => Some(id),
+                Message::Vote { granted: true } => Some(envelope.to),
+                _ => None,
+            };
+            let same_term = envelope.term == disk.term;
+            assert!(
+                envelope.term < disk.term
+                    || same_term && (vote.is_none() || vote == disk.voted_for),
+                "{id} has {disk:?} on disk and says {envelope:?}"
+            );
+            self.network.push(envelope);
+        }
+        while self.network.len() > IN_FLIGHT_MAX {
+            let any = self.rng.usize(..self.network.len());
+            self.network.remove(any);
+        }
+    }
+
+    /// Figure 3, Log Matching: who holds an entry holds the same one before it.
+    fn check_log_matching(&mut self, id: NodeId, write: &Write) {
+        for entry in &write.entries {
+            let index = entry.id.index.prev();
+            let term = self.nodes[&id].raft.as_ref().unwrap().log.term_at(index);
+            let before = LogId {
+                term: term.expect("no gaps"),
+                index,
+            };
+            let this = (entry.payload.clone(), before);
+            let known = self.written.entry(entry.id).or_insert_with(|| this.clone());
+            assert_eq!(*known, this, "{id} writes another {}", entry.id);
+        }
+    }
+
+    /// The rest of figure 3.
+    fn check(&mut self, id: NodeId) {
+        let node = &self.nodes[&id];
+        let raft = node.raft.as_ref().unwrap();
+        let (before, commit) = (node.commit, raft.commit());
+        assert!(commit >= before, "{id} goes back from {before} to {commit}");
+        for entry in raft.log.range(before.next(), commit) {
+            match self.history.get(entry.id.index.0 as usize - 1) {
+                Some(known) => assert_eq!(known, entry, "State Machine Safety, at {id}"),
+                None => self.history.push(entry.clone()),
+            }
+        }
+        if commit > before {
+            let last = self.history[commit.0 as usize - 1].id;
+            let own_term = !raft.is_leader() || last.term == raft.term();
+            assert!(own_term, "{id} counts an entry of an earlier term: {last}");
+            let holders = self.nodes.values().filter(|node| node.holds(last));
+            let holders = holders.count();
+            assert!(
+                2 * holders > self.nodes.len(),
+                "{id} commits {last}, {holders} have it on disk"
+            );
+        }
+        if raft.is_leader() {
+            let leader = *self.leaders.entry(raft.term()).or_insert_with(|| {
+                let has = |entry: &Entry| raft.log.holds(entry.id);
+                assert!(self.history.iter().all(has), "Leader Completeness: {id}");
+                id
+            });
+            assert_eq!(leader, id, "Election Safety, term {}", raft.term());
+        }
+        self.node(id).commit = commit;
+    }
+
+    /// No more faults: soon there is a leader, and what it is given reaches everybody.
+    fn mend(&mut self) {
+        self.cut.clear();
+        (self.drop, self.slow_disk) = (0, 0);
+        for id in self.ids() {
+            if self.node(id).raft.is_none() {
+                self.start(id);
+            }
+        }
+        for _ in 0..MEND_TICKS {
+            for id in self.ids() {
+                self.node(id).raft.as_mut().unwrap().tick();
+                self.carry_out(id);
+            }
+            for envelope in std::mem::take(&mut self.network) {
+                self.deliver(envelope);
+            }
+            if self.agrees() {
+                return;
+            }
+            let leader = self.ids().into_iter().find(|id| self.leads(*id));
+            if let Some(leader) = leader.filter(|_| self.rng.u8(..20) == 0) {
+                self.propose(leader);
+                self.read(leader);
+            }
+        }
+        let states = self.nodes.values().map(|node| &node.raft);
+        panic!(
+            "no agreement after {MEND_TICKS} ticks: {:#?}",
+            states.collect::<Vec<_>>()
+        );
+    }
+
+    fn leads(&self, id: NodeId) -> bool {
+        self.nodes[&id].raft.as_ref().is_some_and(Raft::is_leader)
+    }
+
+    /// All have applied the same, with a leader's own entry, and no read is open.
+    fn agrees(&self) -> bool {
+        let all = Index(self.history.len() as u64);
+        let last = self.history.last().map_or(Term(0), |entry| entry.id.term);
+        self.nodes.values().all(|node| {
+            let raft = node.raft.as_ref().unwrap();
+            let done = node.applied == all && node.log.len() as u64 == all.0;
+            done && raft.term() == last && raft.leader().is_some() && node.reads.is_empty()
+        })
+    }
+}
