@@ -130,6 +130,26 @@ fn a_vote_of_others_does_not_elect_before_the_own_one_is_durable() {
 }
 
 #[test]
+fn an_earlier_write_does_not_make_the_own_vote_durable() {
+    let mut raft = Raft::new(
+        Config::new(NodeId(1), [NodeId(1)]),
+        HardState::default(),
+        Vec::new(),
+    );
+    let mut campaign = |term| {
+        while raft.term() < Term(term) {
+            raft.tick();
+        }
+        raft.ready().write.unwrap()
+    };
+    let (first, second) = (campaign(1), campaign(2));
+    raft.durable(first.id);
+    assert!(!raft.is_leader(), "the vote of term 2 is not durable");
+    raft.durable(second.id);
+    assert!(raft.is_leader());
+}
+
+#[test]
 fn one_vote_per_term_first_come_first_served() {
     let mut raft = node_1_of_3(HardState::default(), Vec::new());
     assert_eq!(
@@ -148,6 +168,33 @@ fn one_vote_per_term_first_come_first_served() {
         reply(&mut raft, request_vote(3, 2, id(0, 0))),
         Message::Vote { granted: true }
     );
+}
+
+#[test]
+fn who_gives_a_vote_waits_for_the_winner_and_who_refuses_one_does_not() {
+    for (granted, term) in [(true, 1), (false, 2)] {
+        let log = vec![entry(1, 1, "a")];
+        let mut raft = node_1_of_3(
+            HardState {
+                term: Term(1),
+                voted_for: None,
+            },
+            log,
+        );
+        let last = if granted { id(1, 1) } else { id(0, 0) };
+        // More ticks than any timeout, none of them in a row that is as long as the shortest.
+        for _ in 0..4 {
+            let vote = reply(&mut raft, request_vote(2, 1, last));
+            assert_eq!(vote, Message::Vote { granted });
+            for _ in 0..20 {
+                raft.tick();
+            }
+            if raft.term() > Term(1) {
+                break;
+            }
+        }
+        assert_eq!(raft.term(), Term(term), "granted: {granted}");
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Figure 8: an entry of an earlier term may be on a majority and still be overwritten, so it is never committed by
 //! counting (section 5.4.2). The steps (a) to (e) of the figure, with five nodes.
 
-use duramen_wal::types::{Entry, Index, Term};
+use duramen_wal::types::{Entry, Index, NodeId, Term};
 
-use super::{Cluster, entry};
+use super::{Cluster, entry, id};
+use crate::raft::{Envelope, Message, Round};
 
 /// The state of the figure at (c), before the leader of term 4 replicates: S1 has entry 2 of term 2, S5 has entry 2 of
 /// term 3, and S2 has S1's.
@@ -44,19 +45,27 @@ fn figure_8_d_an_entry_on_a_majority_is_not_committed_and_may_be_overwritten() {
     assert!(cluster.raft(1).is_leader());
     cluster.settle(1);
     let _ = cluster.take_messages();
-    let replicated = crate::raft::Envelope {
-        from: duramen_wal::types::NodeId(1),
-        to: duramen_wal::types::NodeId(3),
+    // What reaches S2 says that it has entry 2 too: without its answer the leader would not count it.
+    let append = |to, prev, entries| Envelope {
+        from: NodeId(1),
+        to: NodeId(to),
         term: Term(4),
-        message: crate::raft::Message::Append {
-            prev: super::id(1, 1),
-            entries: vec![entry(2, 2, "2")],
+        message: Message::Append {
+            prev,
+            entries,
             commit: Index(0),
-            round: crate::raft::Round(0),
+            round: Round(0),
         },
     };
-    cluster.raft(3).step(replicated).unwrap();
-    cluster.settle(3);
+    let appends = [
+        append(2, id(2, 2), vec![]),
+        append(3, id(1, 1), vec![entry(2, 2, "2")]),
+    ];
+    for message in appends {
+        let to = message.to.0;
+        cluster.raft(to).step(message).unwrap();
+        cluster.settle(to);
+    }
     for reply in cluster.take_messages() {
         cluster.raft(1).step(reply).unwrap();
     }

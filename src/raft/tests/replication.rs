@@ -4,6 +4,7 @@ use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 
 use super::{Cluster, entry, id};
+use crate::raft::progress::Progress;
 use crate::raft::{AppendOutcome, Config, Envelope, Ignored, Message, Raft, Round};
 
 fn append(term: u64, prev: LogId, entries: Vec<Entry>, commit: u64) -> Envelope {
@@ -247,6 +248,11 @@ fn a_success_counts_though_next_index_has_moved_on_and_stale_rejections_do_not()
     assert_eq!(cluster.raft(1).step(reply(stale)), Err(Ignored::Stale));
     let unsent = AppendOutcome::Matched(last.index.next());
     assert_eq!(cluster.raft(1).step(reply(unsent)), Err(Ignored::Nonsense));
+    let mut unasked = reply(AppendOutcome::Matched(last.index));
+    if let Message::AppendReply { round, .. } = &mut unasked.message {
+        *round = Round(99);
+    }
+    assert_eq!(cluster.raft(1).step(unasked), Err(Ignored::Nonsense));
     cluster
         .raft(1)
         .step(reply(AppendOutcome::Matched(first.index)))
@@ -254,6 +260,34 @@ fn a_success_counts_though_next_index_has_moved_on_and_stale_rejections_do_not()
     cluster.propose(1, "c");
     cluster.heartbeat(1);
     assert_eq!(cluster.applied(2), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_success_that_was_overtaken_takes_nothing_back() {
+    let mut follower = Progress::new(Index(9));
+    follower.matched(Index(9));
+    follower.matched(Index(7));
+    assert_eq!(follower.match_index, Index(9));
+    assert_eq!(follower.next_index, Index(10));
+}
+
+#[test]
+fn no_more_than_the_window_is_under_way_to_a_follower() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    let window = Config::new(NodeId(1), [NodeId(1)]).window_entries as usize;
+    for _ in 0..window + 10 {
+        let command = Bytes::from_static(b"x");
+        cluster.raft(1).propose(command).unwrap();
+    }
+    cluster.settle(1);
+    let mut under_way = 0;
+    for envelope in cluster.take_messages() {
+        if let (NodeId(2), Message::Append { entries, .. }) = (envelope.to, envelope.message) {
+            under_way += entries.len();
+        }
+    }
+    assert_eq!(under_way, window);
 }
 
 #[test]
