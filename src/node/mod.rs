@@ -18,6 +18,8 @@
 //!   is at its end.
 
 mod driver;
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 use std::time::Duration;

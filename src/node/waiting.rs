@@ -220,6 +220,33 @@ mod tests {
     }
 
     #[test]
+    fn a_read_waits_until_its_index_is_applied() {
+        let (mut waiting, answers) = (Waiting::default(), Answers::default());
+        let (early, late) = (ReadId(1), ReadId(2));
+        for read in [early, late] {
+            let answers = answers.clone();
+            let answer = move |state: Result<&Nothing, NotDone>| {
+                answers
+                    .lock()
+                    .unwrap()
+                    .push((read.0, state.map(|_| "served")));
+            };
+            waiting.read(read, Box::new(answer), Duration::from_secs(9));
+        }
+        let served_at = |id, index| ReadReply {
+            id,
+            index: Ok(Index(index)),
+        };
+        waiting.read_decided(served_at(early, 4), &Nothing, Index(4));
+        assert_eq!(*answers.lock().unwrap(), [(1, Ok("served"))]);
+        waiting.read_decided(served_at(late, 6), &Nothing, Index(4));
+        waiting.applied(id(1, 5), Some("applied"), None, &Nothing);
+        assert_eq!(answers.lock().unwrap().len(), 1);
+        waiting.applied(id(1, 6), Some("applied"), None, &Nothing);
+        assert_eq!(answers.lock().unwrap()[1..], [(2, Ok("served"))]);
+    }
+
+    #[test]
     fn losing_the_leadership_decides_nothing_but_the_deadline_does() {
         let (mut waiting, answers) = (Waiting::default(), Answers::default());
         wait(&mut waiting, &answers, 2, 5, 10);
