@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use duramen_wal::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::codec::{
@@ -148,6 +148,7 @@ impl TcpTransport {
         deliver: impl Fn(Envelope) + Clone + Send + 'static,
     ) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let latest = Latest::default();
         loop {
             let place = places
                 .clone()
@@ -162,9 +163,9 @@ impl TcpTransport {
                     continue;
                 }
             };
-            let (transport, deliver) = (self.clone(), deliver.clone());
+            let (transport, deliver, latest) = (self.clone(), deliver.clone(), latest.clone());
             tokio::spawn(async move {
-                if let Err(error) = transport.receive(stream, deliver).await {
+                if let Err(error) = transport.receive(stream, deliver, &latest).await {
                     tracing::debug!(%from, %error, "closed a connection of a peer");
                 }
                 drop(place);
@@ -172,7 +173,12 @@ impl TcpTransport {
         }
     }
 
-    async fn receive(&self, mut stream: TcpStream, deliver: impl Fn(Envelope)) -> io::Result<()> {
+    async fn receive(
+        &self,
+        mut stream: TcpStream,
+        deliver: impl Fn(Envelope),
+        latest: &Latest,
+    ) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let mut buf = BytesMut::new();
         let hello = timeout(
@@ -192,6 +198,7 @@ impl TcpTransport {
             }
         };
         self.client_addresses.insert(from, hello.client_address);
+        let mut replaced = latest.replace(from);
         let client_address = self.client_address.clone();
         write_handshake(&mut stream, &Welcome::Accepted { client_address }).await?;
         loop {
@@ -204,7 +211,11 @@ impl TcpTransport {
                 deliver(envelope);
             }
             buf.reserve(READ_BYTES);
-            if stream.read_buf(&mut buf).await? == 0 {
+            let read = tokio::select! {
+                read = stream.read_buf(&mut buf) => read?,
+                _ = &mut replaced => return Err(io::Error::other("the peer has connected anew")),
+            };
+            if read == 0 {
                 return Ok(());
             }
         }
@@ -236,6 +247,21 @@ impl TcpTransport {
             return Err(format!("node {from} is not a peer of node {}", self.id));
         }
         Ok(from)
+    }
+}
+
+/// The latest connection of each peer. A peer uses one at a time. An earlier one that is still here has lost its other end
+/// without a word, as when the machine lost power, and would be here for ever.
+#[derive(Clone, Default)]
+struct Latest(Arc<Mutex<BTreeMap<NodeId, oneshot::Sender<()>>>>);
+
+impl Latest {
+    /// Ends the connection that `from` had, and gives what ends when the new one is replaced.
+    fn replace(&self, from: NodeId) -> oneshot::Receiver<()> {
+        let (here, replaced) = oneshot::channel();
+        let mut latest = self.0.lock().expect("no one panics with the lock");
+        latest.insert(from, here);
+        replaced
     }
 }
 
@@ -346,6 +372,19 @@ mod tests {
             one.client_addresses.find(NodeId(2)).as_deref(),
             Some("client-of-2")
         );
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_connects_anew_leaves_no_connection_behind() {
+        let (listener, peers) = listener().await;
+        let address = peers[&NodeId(2)].clone();
+        let (one, two) = (transport("c", 1, &peers), transport("c", 2, &peers));
+        tokio::spawn(two.listen(listener, |envelope| panic!("{envelope:?}")));
+        let mut forgotten = Vec::new();
+        for _ in 0..2 * CONNECTIONS_MAX {
+            let opened = timeout(Duration::from_secs(5), one.open(NodeId(2), &address)).await;
+            forgotten.push(opened.unwrap().unwrap());
+        }
     }
 
     #[tokio::test]
