@@ -333,3 +333,34 @@ fn a_cluster_of_another_size_is_refused() {
             .contains("start it with --nodes 1")
     );
 }
+
+#[test]
+fn a_first_start_that_was_cut_short_does_not_change_the_size_of_the_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let base_port = free_base_port();
+    let cluster = |nodes: &str| {
+        let mut command = Command::new(DURAMEN);
+        command.args(["cluster", "--base-port", &base_port.to_string()]);
+        command
+            .args(["--nodes", nodes, "--data"])
+            .arg(dir.path())
+            .stdout(Stdio::null());
+        command
+    };
+    // Node 3 cannot start, because something else has its port.
+    let taken = std::net::TcpListener::bind(("127.0.0.1", base_port + 3)).unwrap();
+    let mut parent = cluster("3").spawn().unwrap();
+    wait_for("nodes 1 and 2", || {
+        let started = |id| dir.path().join(format!("node-{id}/log")).exists();
+        (started(1) && started(2)).then_some(())
+    });
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    drop(taken);
+    let mut refused = cluster("2").stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let _ = refused.kill(); // If it was not refused, it would serve for ever.
+    let output = refused.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("start it with --nodes 3"), "{error}");
+}

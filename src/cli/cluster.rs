@@ -36,6 +36,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 impl Cluster {
     pub(super) async fn run(self) -> Outcome {
         self.check_directory()?;
+        self.mark_directory()?;
         let program = std::env::current_exe()?;
         let mut children = JoinSet::new();
         let mut pids = Vec::new();
@@ -76,15 +77,24 @@ impl Cluster {
                 names.map_err(|error| format!("cannot list {}: {error}", self.data.display()))?
             }
         };
-        let nodes = names
-            .iter()
-            .filter(|name| name.starts_with("node-"))
-            .count();
-        if nodes == 0 || nodes == usize::from(self.nodes) {
+        let numbers = names.iter().filter_map(|name| name.strip_prefix("node-"));
+        let nodes = numbers.filter_map(|number| number.parse().ok()).max();
+        let Some(nodes) = nodes.filter(|nodes: &u16| *nodes != self.nodes) else {
             return Ok(());
-        }
+        };
         let data = self.data.display();
         Err(format!("{data} holds a cluster of {nodes} nodes: start it with --nodes {nodes}, or use another --data").into())
+    }
+
+    /// The last node's directory says how large the cluster is, also if the first start ends before all nodes are up.
+    fn mark_directory(&self) -> Outcome {
+        let last = self.directory(self.nodes);
+        let made = OsDisk::new().create_dir_all(&last);
+        made.map_err(|error| format!("cannot create {}: {error}", last.display()).into())
+    }
+
+    fn directory(&self, id: u16) -> PathBuf {
+        self.data.join(format!("node-{id}"))
     }
 
     fn command(&self, program: &Path, id: u16) -> Command {
@@ -101,7 +111,7 @@ impl Cluster {
         let peers: Vec<String> = (1..=self.nodes)
             .map(|id| format!("{id}={}", self.peer_address(id)))
             .collect();
-        let data = self.data.join(format!("node-{id}"));
+        let data = self.directory(id);
         let arguments = [
             "serve",
             "--id",
