@@ -217,8 +217,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// # Errors
     /// The storage failed: the node must not go on.
     pub fn turn(&mut self) -> Result<(), storage::Error> {
-        self.pass_time();
         loop {
+            // Each time: applying a long log takes long, and a leader's heartbeats must leave meanwhile.
+            self.pass_time();
             let ready = self.raft.ready();
             if ready.is_empty() {
                 return Ok(());
