@@ -52,11 +52,14 @@ pub(super) struct Connection<'a> {
     input: BytesMut,
     output: BytesMut,
     pending: Vec<Pending>,
+    /// The size of the requests that are pending.
+    pending_bytes: usize,
     run: Run,
 }
 
 /// A client that pipelines more than this waits for the first of them.
 const PENDING_MAX: usize = 1024;
+const PENDING_BYTES_MAX: usize = 32 << 20;
 /// Replies of this size are sent before more are made.
 const OUTPUT_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 16 << 10;
@@ -71,6 +74,7 @@ impl Connection<'_> {
             input: BytesMut::new(),
             output: BytesMut::new(),
             pending: Vec::new(),
+            pending_bytes: 0,
             run: Run::None,
         }
     }
@@ -103,10 +107,11 @@ impl Connection<'_> {
                     return Ok(false);
                 }
             };
+            self.pending_bytes += request.iter().map(Bytes::len).sum::<usize>();
             if !self.begin(request).await? {
                 return Ok(false);
             }
-            if self.pending.len() >= PENDING_MAX {
+            if self.pending.len() >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX {
                 self.settle().await?;
             }
         }
@@ -156,6 +161,7 @@ impl Connection<'_> {
     /// Waits for all that is under way.
     async fn settle(&mut self) -> io::Result<()> {
         self.run = Run::None;
+        self.pending_bytes = 0;
         for pending in std::mem::take(&mut self.pending) {
             let reply = match pending {
                 Pending::Reply(reply) => reply,
