@@ -265,6 +265,11 @@ fn wrong_flags_say_what_to_write_instead() {
             "write it as NUMBER=HOST:PORT",
         ),
         (&["--peers", "2=127.0.0.1:7412"], 1, "add 1=ADDR to it"),
+        (
+            &["--peers", "1=h:1", "--cluster-id", ""],
+            2,
+            "a name has 1 to 64 bytes",
+        ),
         (&[], 2, "--peers"),
     ] {
         let output = Command::new(DURAMEN)

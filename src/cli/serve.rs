@@ -47,7 +47,7 @@ pub(super) struct Serve {
     announce: Option<String>,
 
     /// The cluster's name. Nodes of another one are refused
-    #[arg(long, value_name = "NAME", default_value = "duramen")]
+    #[arg(long, value_name = "NAME", default_value = "duramen", value_parser = parse_name)]
     cluster_id: String,
 
     /// End when standard input does: for a parent that must leave no nodes behind
@@ -57,15 +57,17 @@ pub(super) struct Serve {
 
 /// How long to wait for a predecessor that is still ending.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const NODES_MAX: usize = 99;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 impl Serve {
     pub(super) async fn run(self) -> Outcome {
         let transport = self.transport()?;
+        // The directory first: a predecessor that still ends has the ports too.
+        let storage = self.open_storage(&transport).await?;
         let own = transport.peers[&transport.id].clone();
         let peer_listener = listen(self.peer.as_ref().unwrap_or(&own)).await?;
         let client_listener = listen(&self.resp).await?;
-        let storage = self.open_storage(&transport).await?;
 
         let mut config = Config::new(transport.id, transport.peers.keys().copied());
         config.seed = fastrand::u64(..);
@@ -106,6 +108,12 @@ impl Serve {
             }
         }
         let id = NodeId(self.id);
+        if peers.len() > NODES_MAX {
+            return Err(format!(
+                "--peers names {} nodes, the limit is {NODES_MAX}",
+                peers.len()
+            ));
+        }
         if !peers.contains_key(&id) {
             return Err(format!(
                 "--peers does not name this node: add {id}=ADDR to it, or change --id"
@@ -132,6 +140,7 @@ impl Serve {
         let identity = Identity {
             cluster: transport.cluster.clone(),
             node: transport.id,
+            voters: transport.peers.keys().copied().collect(),
         };
         let until = Instant::now() + LOCK_TIMEOUT;
         loop {
@@ -207,3 +216,12 @@ fn parse_peer(text: &str) -> Result<(u64, String), String> {
     port.ok_or(wanted)?;
     Ok((id, address.trim().to_owned()))
 }
+
+fn parse_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=NAME_BYTES_MAX => Ok(text.to_owned()),
+        _ => Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes")),
+    }
+}
+
+const NAME_BYTES_MAX: usize = 64;

@@ -133,6 +133,7 @@ impl Fixture {
         let identity = Identity {
             cluster: "c".to_owned(),
             node: NodeId(1),
+            voters: [NodeId(1)].into(),
         };
         let storage = Storage::open(Arc::new(world.clone()), dir.path(), &identity).unwrap();
         let config = Config::new(NodeId(1), [1, 2, 3].map(NodeId));

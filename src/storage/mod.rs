@@ -28,14 +28,14 @@ pub enum Error {
     Log(#[from] duramen_wal::Error),
 
     /// The directory belongs to another node, or to a node of another cluster.
-    #[error("{} belongs to {found}, and this is {expected}: start it with its own id and cluster, or use another directory", path.display())]
+    #[error("{} belongs to {found}, and this is {expected}: start it with its own flags, or use another directory", path.display())]
     OtherNode {
         /// The directory.
         path: PathBuf,
         /// Whose it is.
-        found: Identity,
+        found: Box<Identity>,
         /// Who wants it.
-        expected: Identity,
+        expected: Box<Identity>,
     },
 
     /// The record that says whose log it is cannot be read.
@@ -86,8 +86,8 @@ impl Storage {
             Some(found) if found == *expected => Ok(()),
             Some(found) => Err(Error::OtherNode {
                 path,
-                found,
-                expected: expected.clone(),
+                found: Box::new(found),
+                expected: Box::new(expected.clone()),
             }),
         }
     }
@@ -143,6 +143,7 @@ mod tests {
         let identity = Identity {
             cluster: cluster.to_owned(),
             node: NodeId(node),
+            voters: [1, 2, 3].map(NodeId).into(),
         };
         Storage::open(Arc::new(OsDisk::new()), dir, &identity)
     }
@@ -216,5 +217,19 @@ mod tests {
             );
         }
         open(dir.path(), "mine", 1).unwrap();
+    }
+
+    #[test]
+    fn the_voters_are_those_of_the_first_start() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path(), "mine", 1).unwrap());
+        let alone = Identity {
+            cluster: "mine".to_owned(),
+            node: NodeId(1),
+            voters: [NodeId(1)].into(),
+        };
+        let opened = Storage::open(Arc::new(OsDisk::new()), dir.path(), &alone);
+        let text = opened.map(|_| ()).unwrap_err().to_string();
+        assert!(text.contains("with the nodes 1, 2, 3"), "{text}");
     }
 }
