@@ -50,8 +50,13 @@ pub trait Disk: Send + Sync + 'static {
     /// `AlreadyExists` if the name is taken. The name is durable only after [`sync_dir`](Disk::sync_dir).
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Opens an existing file for reading and writing.
+    /// Opens an existing file for reading and writing. Each call gives an open file description of its own: what a
+    /// failed write-back has to say is told to each of them once.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens an existing file for reading, also one that may not be written. Everything that would change the file is an
+    /// error.
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
     /// Renames `from` to `to` in the same directory, replacing `to`: after a crash `to` is the old file or the new one,
     /// whole. Durable only after [`sync_dir`](Disk::sync_dir).
@@ -65,8 +70,9 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Locks `dir` for this process until the returned guard is dropped or the process ends, however it ends.
     ///
-    /// Does not wait: `WouldBlock` if somebody holds it. Leaves a file named [`LOCK_FILE`] in `dir`.
-    fn lock(&self, dir: &Path) -> io::Result<Box<dyn DirLock>>;
+    /// Does not wait: `WouldBlock` if somebody holds it in a way that excludes `mode`. Leaves a file named
+    /// [`LOCK_FILE`] in `dir`; see [`LockMode::Shared`] for where it cannot.
+    fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>>;
 }
 
 /// What a log asks of a file system: bytes. Reads and writes name their offset; there is no cursor.
@@ -87,6 +93,11 @@ pub trait DiskFile: Send + Sync {
 
     /// Sets the length of the file: cuts it off, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Reserves space, so that the file is at least `len` bytes long and writing below `len` cannot run out of it; new
+    /// bytes read as zeros, and what is there stays. `StorageFull` or `QuotaExceeded` if there is not enough; then the
+    /// file may be longer than before. Like any length it is durable only after [`sync_data`](DiskFile::sync_data).
+    fn allocate(&self, len: u64) -> io::Result<()>;
 
     /// Makes every byte written so far durable, and the length needed to read it back. Never to be repeated after an
     /// error (see the crate's documentation).
@@ -125,6 +136,19 @@ pub trait DiskFile: Send + Sync {
         }
         Ok(())
     }
+}
+
+/// How [`Disk::lock`] locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LockMode {
+    /// Nobody else has the directory, neither like this nor shared: for whoever changes something.
+    Exclusive,
+    /// Any number of holders at a time, and no exclusive one: for looking.
+    ///
+    /// Where [`LOCK_FILE`] does not exist and may not be created (a directory that this process cannot write, or a
+    /// read-only file system), nothing is locked and the guard is empty: looking must work there, and the file is
+    /// missing only if no writer ever locked the directory.
+    Shared,
 }
 
 /// Holds a directory's lock until it is dropped.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::{DirLock, Disk, DiskFile, LOCK_FILE};
+use crate::{DirLock, Disk, DiskFile, LOCK_FILE, LockMode};
 
 /// Files and directories of the operating system.
 ///
@@ -64,6 +64,10 @@ impl Disk for OsDisk {
         Ok(Box::new(OsFile(file)))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(OsFile(File::open(path)?)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -76,16 +80,38 @@ impl Disk for OsDisk {
         File::open(dir)?.sync_all()
     }
 
-    fn lock(&self, dir: &Path) -> io::Result<Box<dyn DirLock>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(dir.join(LOCK_FILE))?;
-        fs2::FileExt::try_lock_exclusive(&file)?;
+    fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
+        let path = dir.join(LOCK_FILE);
+        let file = match (open_or_create(&path), mode) {
+            (Ok(file), _) => Some(file),
+            (Err(error), LockMode::Shared) if is_read_only(&error) => match File::open(&path) {
+                Ok(file) => Some(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            },
+            (Err(error), _) => return Err(error),
+        };
+        if let Some(file) = &file {
+            match mode {
+                LockMode::Exclusive => fs2::FileExt::try_lock_exclusive(file)?,
+                LockMode::Shared => fs2::FileExt::try_lock_shared(file)?,
+            }
+        }
         Ok(Box::new(OsLock { _file: file }))
     }
+}
+
+fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path)
+}
+
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    )
 }
 
 struct OsFile(File);
@@ -107,14 +133,59 @@ impl DiskFile for OsFile {
         self.0.set_len(len)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        loop {
+            match allocate(&self.0, len) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    return self.fill(len);
+                }
+                done => return done,
+            }
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
 }
 
+impl OsFile {
+    /// Takes space by using it, where the file system knows no other way.
+    fn fill(&self, len: u64) -> io::Result<()> {
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut end = self.len()?;
+        while end < len {
+            let bytes = ZEROS
+                .len()
+                .min(usize::try_from(len - end).unwrap_or(usize::MAX));
+            self.write_all_at(&ZEROS[..bytes], end)?;
+            end += bytes as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Not fs2: it looks for the error of `posix_fallocate` in `errno`, where that function does not leave it, so a full disk
+/// would look like anything.
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(()); // which `fallocate` refuses
+    }
+    let mode = rustix::fs::FallocateFlags::empty();
+    Ok(rustix::fs::fallocate(file, mode, 0, len)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    fs2::FileExt::allocate(file, len)
+}
+
 /// The kernel releases the lock when the file is closed, by us or by the end of the process.
 struct OsLock {
-    _file: File,
+    /// `None`: a directory that nobody can have locked, see [`LockMode::Shared`].
+    _file: Option<File>,
 }
 
 impl DirLock for OsLock {}
@@ -163,10 +234,69 @@ mod tests {
     #[test]
     fn a_locked_directory_is_refused_until_the_guard_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let guard = OsDisk.lock(dir.path()).unwrap();
-        let error = OsDisk.lock(dir.path()).map(|_| ()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        let lock = |mode| OsDisk.lock(dir.path(), mode);
+        let guard = lock(LockMode::Exclusive).unwrap();
+        for mode in [LockMode::Exclusive, LockMode::Shared] {
+            let error = lock(mode).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        }
         drop(guard);
-        OsDisk.lock(dir.path()).unwrap();
+        let one = lock(LockMode::Shared).unwrap();
+        let other = lock(LockMode::Shared).unwrap();
+        let error = lock(LockMode::Exclusive).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop((one, other));
+        lock(LockMode::Exclusive).unwrap();
+    }
+
+    #[test]
+    fn a_file_opened_for_reading_is_not_changed_through_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        OsDisk
+            .create(&path)
+            .unwrap()
+            .write_all_at(b"old", 0)
+            .unwrap();
+        let mut permissions = fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        fs::set_permissions(&path, permissions).unwrap();
+        let file = OsDisk.open_read(&path).unwrap();
+        file.write_at(b"new", 0).unwrap_err();
+        file.set_len(0).unwrap_err();
+        file.allocate(10).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn allocated_space_reads_as_zeros_and_is_really_taken() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = OsDisk.create(&path).unwrap();
+        file.write_all_at(b"old", 0).unwrap();
+        for len in [1 << 20, 100, 0] {
+            file.allocate(len).unwrap();
+            assert_eq!(file.len().unwrap(), 1 << 20);
+        }
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.starts_with(b"old") && bytes[3..].iter().all(|&byte| byte == 0));
+        assert!(fs::metadata(&path).unwrap().blocks() * 512 >= 1 << 20);
+        let error = file.allocate(1 << 60).unwrap_err().kind();
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::FileTooLarge];
+        assert!(full.contains(&error), "{error}");
+    }
+
+    #[test]
+    fn space_is_taken_by_zeros_where_it_cannot_be_reserved() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = OsFile(open_or_create(&path).unwrap());
+        file.write_all_at(b"old", 0).unwrap();
+        file.fill(100_000).unwrap();
+        file.fill(1).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 100_000);
+        assert!(bytes.starts_with(b"old") && bytes[3..].iter().all(|&byte| byte == 0));
     }
 }

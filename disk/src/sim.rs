@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{DirLock, Disk, DiskFile, LOCK_FILE};
+use crate::{DirLock, Disk, DiskFile, LOCK_FILE, LockMode};
 use bytes::FileBytes;
 use fate::Fate;
 use names::{FileId, Names};
@@ -87,7 +87,7 @@ struct State {
     /// Every file ever created: one whose last name is gone may still be open, or come back in a power cut.
     files: BTreeMap<FileId, FileBytes>,
     /// Who holds the lock of a directory.
-    locks: BTreeMap<PathBuf, u64>,
+    locks: BTreeMap<PathBuf, Vec<(u64, LockMode)>>,
     locks_given: u64,
     /// Which life of the process this is. Handles of an earlier one are dead.
     life: u64,
@@ -225,9 +225,22 @@ impl SimDisk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn handle(&self, file: FileId, life: u64) -> Box<dyn DiskFile> {
+    fn handle(&self, file: FileId, life: u64, read_only: bool) -> Box<dyn DiskFile> {
         let disk = self.clone();
-        Box::new(SimFile { disk, file, life })
+        Box::new(SimFile {
+            disk,
+            file,
+            life,
+            read_only,
+        })
+    }
+
+    fn find(&self, path: &Path, read_only: bool) -> io::Result<Box<dyn DiskFile>> {
+        let mut state = self.state();
+        state.look()?;
+        let (names, name) = state.split(path)?;
+        let file = names.find(&name)?;
+        Ok(self.handle(file, state.life, read_only))
     }
 }
 
@@ -388,15 +401,15 @@ impl Disk for SimDisk {
         let mut state = self.state();
         state.begin()?;
         let file = state.create(path)?;
-        Ok(self.handle(file, state.life))
+        Ok(self.handle(file, state.life, false))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let mut state = self.state();
-        state.look()?;
-        let (names, name) = state.split(path)?;
-        let file = names.find(&name)?;
-        Ok(self.handle(file, state.life))
+        self.find(path, false)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.find(path, true)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -424,19 +437,25 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn lock(&self, dir: &Path) -> io::Result<Box<dyn DirLock>> {
+    fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
         let mut state = self.state();
         state.begin()?;
         match state.create(&dir.join(LOCK_FILE)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        if state.locks.contains_key(dir) {
+        let holders = state.locks.entry(dir.to_owned()).or_default();
+        let both_shared = |held: LockMode| held == mode && mode == LockMode::Shared;
+        if !holders.iter().all(|(_, held)| both_shared(*held)) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         state.locks_given += 1;
         let key = state.locks_given;
-        state.locks.insert(dir.to_owned(), key);
+        state
+            .locks
+            .entry(dir.to_owned())
+            .or_default()
+            .push((key, mode));
         let (disk, dir) = (self.clone(), dir.to_owned());
         Ok(Box::new(SimLock { disk, dir, key }))
     }
@@ -446,7 +465,11 @@ struct SimFile {
     disk: SimDisk,
     file: FileId,
     life: u64,
+    read_only: bool,
 }
+
+/// What Linux says to a write through a handle for reading.
+const EBADF: i32 = 9;
 
 impl SimFile {
     fn state(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -456,6 +479,13 @@ impl SimFile {
         }
         state.look()?;
         Ok(state)
+    }
+
+    fn writable(&self, refused: io::Error) -> io::Result<MutexGuard<'_, State>> {
+        match self.read_only {
+            true => Err(refused),
+            false => self.state(),
+        }
     }
 }
 
@@ -469,11 +499,20 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        self.state()?.write(self.file, buf, offset)
+        let refused = io::Error::from_raw_os_error(EBADF);
+        self.writable(refused)?.write(self.file, buf, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.state()?.set_len(self.file, len)
+        let refused = io::ErrorKind::InvalidInput.into();
+        self.writable(refused)?.set_len(self.file, len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let refused = io::Error::from_raw_os_error(EBADF);
+        let mut state = self.writable(refused)?;
+        let longer = len.max(state.file(self.file).len() as u64);
+        state.set_len(self.file, longer)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -493,8 +532,8 @@ impl Drop for SimLock {
     fn drop(&mut self) {
         let mut state = self.disk.state();
         // Not the lock of a later life.
-        if state.locks.get(&self.dir) == Some(&self.key) {
-            state.locks.remove(&self.dir);
+        if let Some(holders) = state.locks.get_mut(&self.dir) {
+            holders.retain(|(key, _)| *key != self.key);
         }
     }
 }

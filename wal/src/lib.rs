@@ -47,7 +47,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use duramen_disk::{DirLock, Disk, OsDisk};
+use duramen_disk::{DirLock, Disk, LockMode, OsDisk};
 
 pub use batch::Batch;
 pub use error::{Damage, Error, Misuse, Result};
@@ -280,12 +280,13 @@ impl Wal {
 }
 
 fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DirLock>> {
-    disk.lock(dir).map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => Error::Locked {
-            path: dir.to_owned(),
-        },
-        _ => Error::io("lock", dir)(error),
-    })
+    disk.lock(dir, LockMode::Exclusive)
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Error::Locked {
+                path: dir.to_owned(),
+            },
+            _ => Error::io("lock", dir)(error),
+        })
 }
 
 fn random_log_id(dir: &Path) -> Result<u128> {

@@ -264,10 +264,10 @@ fn short_writes_are_completed_by_the_trait() {
 fn a_fork_goes_its_own_way() {
     let (disk, file) = disk_with(b'o', 4);
     file.write_all_at(b"n", 0).unwrap();
-    let guard = disk.lock(Path::new(DIR)).unwrap();
+    let guard = disk.lock(Path::new(DIR), LockMode::Exclusive).unwrap();
     let fork = disk.fork();
     file.write_all_at(b"nn", 0).unwrap();
-    fork.lock(Path::new(DIR)).unwrap();
+    fork.lock(Path::new(DIR), LockMode::Exclusive).unwrap();
     assert_eq!(content(&fork, PATH).unwrap(), b"nooo");
     fork.power_cut(0);
     assert_eq!(content(&fork, PATH).unwrap(), b"oooo");
@@ -290,14 +290,20 @@ fn a_power_cut_is_the_same_for_the_same_seed() {
 #[test]
 fn a_kill_frees_the_lock_and_an_old_guard_does_not_free_the_new_one() {
     let (disk, _) = disk_with(b'o', 0);
-    let old = disk.lock(Path::new(DIR)).unwrap();
-    assert_eq!(kind(disk.lock(Path::new(DIR))), ErrorKind::WouldBlock);
+    let old = disk.lock(Path::new(DIR), LockMode::Exclusive).unwrap();
+    assert_eq!(
+        kind(disk.lock(Path::new(DIR), LockMode::Exclusive)),
+        ErrorKind::WouldBlock
+    );
     disk.kill();
-    let new = disk.lock(Path::new(DIR)).unwrap();
+    let new = disk.lock(Path::new(DIR), LockMode::Exclusive).unwrap();
     drop(old);
-    assert_eq!(kind(disk.lock(Path::new(DIR))), ErrorKind::WouldBlock);
+    assert_eq!(
+        kind(disk.lock(Path::new(DIR), LockMode::Exclusive)),
+        ErrorKind::WouldBlock
+    );
     drop(new);
-    disk.lock(Path::new(DIR)).unwrap();
+    disk.lock(Path::new(DIR), LockMode::Exclusive).unwrap();
 }
 
 /// Whatever a program does to a disk, the simulated one answers as the real one.
@@ -319,7 +325,7 @@ fn answers(disk: &dyn Disk, dir: &Path) -> Vec<Result<String, ErrorKind>> {
     say(list(dir));
     say(none(disk.create(&a)));
     say(unit(disk.sync_dir(dir)));
-    say(disk.lock(dir).map(|_| String::new()));
+    say(disk.lock(dir, LockMode::Exclusive).map(|_| String::new()));
     say(unit(disk.create_dir_all(dir)));
     say(unit(disk.create_dir_all(dir)));
     say(list(dir));
@@ -348,10 +354,29 @@ fn answers(disk: &dyn Disk, dir: &Path) -> Vec<Result<String, ErrorKind>> {
     say(unit(disk.remove(&b)));
     say(file.len().map(|n| n.to_string()));
     say(unit(disk.sync_dir(dir)));
-    let guard = disk.lock(dir).unwrap();
-    say(disk.lock(dir).map(|_| String::new()));
+    say(none(disk.open_read(&a)));
+    disk.create(&a).unwrap().write_all_at(b"0123", 0).unwrap();
+    let file = disk.open_read(&a).unwrap();
+    say(file.write_at(b"x", 0).map(|n| n.to_string()));
+    say(unit(file.set_len(9)));
+    say(unit(file.allocate(9)));
+    say(unit(file.sync_data()));
+    say(file.len().map(|n| n.to_string()));
+    let file = disk.open(&a).unwrap();
+    for len in [2, 9, 0] {
+        say(unit(file.allocate(len)));
+        say(file
+            .read_at(&mut bytes, 0)
+            .map(|n| format!("{n} {bytes:?}")));
+    }
+    let guard = disk.lock(dir, LockMode::Exclusive).unwrap();
+    say(disk.lock(dir, LockMode::Exclusive).map(|_| String::new()));
+    say(disk.lock(dir, LockMode::Shared).map(|_| String::new()));
     drop(guard);
-    say(disk.lock(dir).map(|_| String::new()));
+    let guards = [(); 2].map(|()| disk.lock(dir, LockMode::Shared).unwrap());
+    say(disk.lock(dir, LockMode::Exclusive).map(|_| String::new()));
+    drop(guards);
+    say(disk.lock(dir, LockMode::Exclusive).map(|_| String::new()));
     say(list(dir));
     said
 }
