@@ -24,12 +24,16 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod caution;
+mod map;
 mod os;
 mod sim;
 
 use std::io;
 use std::path::Path;
 
+pub use caution::Caution;
+pub use map::Map;
 pub use os::OsDisk;
 pub use sim::SimDisk;
 
@@ -73,6 +77,12 @@ pub trait Disk: Send + Sync + 'static {
     /// Does not wait: `WouldBlock` if somebody holds it in a way that excludes `mode`. Leaves a file named
     /// [`LOCK_FILE`] in `dir`; see [`LockMode::Shared`] for where it cannot.
     fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>>;
+
+    /// What is known against keeping a log in `dir`. Nothing, as far as a disk does not say otherwise.
+    fn cautions(&self, dir: &Path) -> io::Result<Vec<Caution>> {
+        let _ = dir;
+        Ok(Vec::new())
+    }
 }
 
 /// What a log asks of a file system: bytes. Reads and writes name their offset; there is no cursor.
@@ -98,6 +108,16 @@ pub trait DiskFile: Send + Sync {
     /// bytes read as zeros, and what is there stays. `StorageFull` or `QuotaExceeded` if there is not enough; then the
     /// file may be longer than before. Like any length it is durable only after [`sync_data`](DiskFile::sync_data).
     fn allocate(&self, len: u64) -> io::Result<()>;
+
+    /// Gives back the space of these bytes. They read as zeros; the length stays, and bytes past it are none. Durable only
+    /// after [`sync_data`](DiskFile::sync_data). `Unsupported` where the file system cannot do it: then nothing happened.
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// The whole file as memory, read-only.
+    ///
+    /// Only for a file that nobody writes, cuts off or punches from now on; removing it is fine. A read error under the
+    /// map has no way to be returned: it ends the process (SIGBUS).
+    fn map(&self) -> io::Result<Map>;
 
     /// Makes every byte written so far durable, and the length needed to read it back. Never to be repeated after an
     /// error (see the crate's documentation).

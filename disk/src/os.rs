@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::{DirLock, Disk, DiskFile, LOCK_FILE, LockMode};
+use crate::{Caution, DirLock, Disk, DiskFile, LOCK_FILE, LockMode, Map, caution};
 
 /// Files and directories of the operating system.
 ///
@@ -99,6 +99,10 @@ impl Disk for OsDisk {
         }
         Ok(Box::new(OsLock { _file: file }))
     }
+
+    fn cautions(&self, dir: &Path) -> io::Result<Vec<Caution>> {
+        caution::cautions(dir)
+    }
 }
 
 fn open_or_create(path: &Path) -> io::Result<File> {
@@ -145,6 +149,23 @@ impl DiskFile for OsFile {
         }
     }
 
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        let len = len.min(self.len()?.saturating_sub(offset));
+        if len == 0 {
+            return Ok(()); // which `fallocate` refuses
+        }
+        loop {
+            match punch_hole(&self.0, offset, len) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        Map::of(&self.0)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -180,6 +201,17 @@ fn allocate(file: &File, len: u64) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn allocate(file: &File, len: u64) -> io::Result<()> {
     fs2::FileExt::allocate(file, len)
+}
+
+#[cfg(target_os = "linux")]
+fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mode = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    Ok(rustix::fs::fallocate(file, mode, offset, len)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// The kernel releases the lock when the file is closed, by us or by the end of the process.
@@ -285,6 +317,46 @@ mod tests {
         let error = file.allocate(1 << 60).unwrap_err().kind();
         let full = [io::ErrorKind::StorageFull, io::ErrorKind::FileTooLarge];
         assert!(full.contains(&error), "{error}");
+    }
+
+    #[test]
+    fn a_punched_hole_reads_as_zeros_and_gives_its_space_back() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = OsDisk.create(&path).unwrap();
+        file.write_all_at(&[1; 1 << 20], 0).unwrap();
+        file.sync_data().unwrap();
+        let blocks = || fs::metadata(&path).unwrap().blocks() * 512;
+        let before = blocks();
+        match file.punch_hole(100, 900_000) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+            done => done.unwrap(),
+        }
+        file.punch_hole(1 << 20, 10).unwrap();
+        file.punch_hole(1000, 0).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        assert_eq!(bytes.len(), 1 << 20);
+        let hole = |n: usize| (100..900_100).contains(&n);
+        assert!(
+            (0..)
+                .zip(&bytes)
+                .all(|(n, &byte)| byte == u8::from(!hole(n)))
+        );
+        assert!(blocks() < before - 800_000, "{before}, now {}", blocks());
+    }
+
+    #[test]
+    fn a_map_outlives_the_name_and_the_handle() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let file = OsDisk.create(&path).unwrap();
+        assert!(file.map().unwrap().is_empty());
+        file.write_all_at(b"0123", 0).unwrap();
+        let map = OsDisk.open_read(&path).unwrap().map().unwrap();
+        drop(file);
+        OsDisk.remove(&path).unwrap();
+        assert_eq!(&map[1..], b"123");
     }
 
     #[test]

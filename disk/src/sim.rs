@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{DirLock, Disk, DiskFile, LOCK_FILE, LockMode};
+use crate::{DirLock, Disk, DiskFile, LOCK_FILE, LockMode, Map};
 use bytes::FileBytes;
 use fate::Fate;
 use names::{FileId, Names};
@@ -513,6 +513,23 @@ impl DiskFile for SimFile {
         let mut state = self.writable(refused)?;
         let longer = len.max(state.file(self.file).len() as u64);
         state.set_len(self.file, longer)
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        let refused = io::Error::from_raw_os_error(EBADF);
+        let mut state = self.writable(refused)?;
+        let end = (state.file(self.file).len() as u64).min(offset.saturating_add(len));
+        let zeros = vec![0; end.saturating_sub(offset) as usize];
+        match zeros.len() {
+            0 => Ok(()),
+            _ => state.write(self.file, &zeros, offset).map(|_| ()),
+        }
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        let mut bytes = vec![0; self.len()? as usize];
+        self.read_exact_at(&mut bytes, 0)?;
+        Ok(Map::copied(bytes))
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use duramen_disk::{DirLock, Disk, DiskFile, OsDisk};
+use duramen_disk::{DirLock, Disk, DiskFile, LockMode, Map, OsDisk};
 use duramen_wal::{Index, LogId, NodeId, Term};
 
 use super::{Clock, Input, Node, NotDone, StateMachine};
@@ -59,8 +59,12 @@ impl Disk for World {
         OsDisk.sync_dir(dir)
     }
 
-    fn lock(&self, dir: &Path) -> io::Result<Box<dyn DirLock>> {
-        OsDisk.lock(dir)
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        OsDisk.open_read(path)
+    }
+
+    fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
+        OsDisk.lock(dir, mode)
     }
 }
 
@@ -81,6 +85,18 @@ impl DiskFile for File {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.punch_hole(offset, len)
+    }
+
+    fn map(&self) -> io::Result<Map> {
+        self.0.map()
     }
 
     fn sync_data(&self) -> io::Result<()> {

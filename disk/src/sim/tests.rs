@@ -369,6 +369,10 @@ fn answers(disk: &dyn Disk, dir: &Path) -> Vec<Result<String, ErrorKind>> {
             .read_at(&mut bytes, 0)
             .map(|n| format!("{n} {bytes:?}")));
     }
+    for (offset, len) in [(1, 2), (3, 99), (99, 1), (0, 0)] {
+        say(unit(file.punch_hole(offset, len)));
+        say(file.map().map(|map| format!("{:?}", &map[..])));
+    }
     let guard = disk.lock(dir, LockMode::Exclusive).unwrap();
     say(disk.lock(dir, LockMode::Exclusive).map(|_| String::new()));
     say(disk.lock(dir, LockMode::Shared).map(|_| String::new()));
