@@ -35,7 +35,7 @@ use std::path::Path;
 pub use caution::Caution;
 pub use map::Map;
 pub use os::OsDisk;
-pub use sim::SimDisk;
+pub use sim::{Failure, Hang, Op, SimDisk};
 
 /// What a log asks of a file system: names.
 ///
@@ -122,6 +122,14 @@ pub trait DiskFile: Send + Sync {
     /// Makes every byte written so far durable, and the length needed to read it back. Never to be repeated after an
     /// error (see the crate's documentation).
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Closes the handle. Dropping it does so too, and says nothing.
+    ///
+    /// Nothing that was synced depends on it; an error may be the first word of a failed write-back. Real files say Ok in
+    /// any case: the standard library does not tell.
+    fn close(self: Box<Self>) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Reads exactly `buf.len()` bytes at `offset`; `UnexpectedEof` if the file ends before. Goes on after a short read
     /// and after `Interrupted`.

@@ -48,14 +48,18 @@ impl Fate {
     }
 
     /// Leaves in `old` what the power cut leaves of a sector that was being replaced by `new`: the old bytes, the new
-    /// ones, or a torn sector. Where both are equal, nothing happens to a byte (power-safe overwrite).
-    pub(super) fn sector(&mut self, old: &mut [u8], new: &[u8]) {
-        let Some(rng) = &mut self.rng else { return };
+    /// ones, or a torn sector. Where both are equal, nothing happens to a byte (power-safe overwrite). Whether it was
+    /// replaced whole.
+    pub(super) fn sector(&mut self, old: &mut [u8], new: &[u8]) -> bool {
+        let Some(rng) = &mut self.rng else {
+            return false;
+        };
         if rng.u8(..4) != 0 {
-            if rng.f64() < self.survival {
+            let kept = rng.f64() < self.survival;
+            if kept {
                 old.copy_from_slice(new);
             }
-            return;
+            return kept;
         }
         let (kind, cut) = (rng.u8(..3), rng.usize(..=old.len()));
         for (n, (old, &new)) in old.iter_mut().zip(new).enumerate() {
@@ -68,6 +72,7 @@ impl Fate {
                 *old = torn;
             }
         }
+        false
     }
 
     /// The length that survives: the durable one, one that the file had since, or any between them, as a file system

@@ -11,44 +11,68 @@ use super::Fate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FileId(pub(super) u64);
 
+/// What has a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Node {
+    File(FileId),
+    /// Known by its path: directories are neither renamed nor removed.
+    Dir,
+}
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
-    cache: BTreeMap<String, FileId>,
-    media: BTreeMap<String, FileId>,
+    cache: BTreeMap<String, Node>,
+    media: BTreeMap<String, Node>,
     unsynced: Vec<Change>,
 }
 
 /// One change of names. It is on the media whole or not at all.
 #[derive(Debug, Clone)]
 enum Change {
-    Create(String, FileId),
-    Rename(String, String, FileId),
-    Remove(String, FileId),
+    Create(String, Node),
+    Rename(String, String, Node),
+    Remove(String, Node),
 }
 
 impl Names {
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, FileId)> {
-        self.cache.iter().map(|(name, &file)| (name.as_str(), file))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Node)> {
+        self.cache.iter().map(|(name, &node)| (name.as_str(), node))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Node> {
+        self.cache.get(name).copied()
     }
 
     pub(super) fn find(&self, name: &str) -> io::Result<FileId> {
-        let file = self.cache.get(name).copied();
-        file.ok_or_else(|| io::ErrorKind::NotFound.into())
+        match self.get(name) {
+            Some(Node::File(file)) => Ok(file),
+            Some(Node::Dir) => Err(io::ErrorKind::IsADirectory.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
     }
 
-    pub(super) fn create(&mut self, name: String, file: FileId) {
-        self.change(Change::Create(name, file));
+    pub(super) fn create(&mut self, name: String, node: Node) {
+        self.change(Change::Create(name, node));
     }
 
     pub(super) fn rename(&mut self, from: String, to: String) -> io::Result<()> {
         let file = self.find(&from)?;
-        self.change(Change::Rename(from, to, file));
+        if self.get(&to) == Some(Node::Dir) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        if from != to {
+            self.change(Change::Rename(from, to, Node::File(file)));
+        }
         Ok(())
     }
 
     pub(super) fn remove(&mut self, name: String) -> io::Result<()> {
         let file = self.find(&name)?;
-        self.change(Change::Remove(name, file));
+        self.change(Change::Remove(name, Node::File(file)));
         Ok(())
     }
 
@@ -62,35 +86,64 @@ impl Names {
         self.unsynced.clear();
     }
 
-    /// What is left when the power goes: the media, and of the unsynced changes those that `fate` keeps.
-    pub(super) fn power_cut(&mut self, fate: &mut Fate) {
-        fate.next_dir(self.unsynced.len());
-        for (n, change) in self.unsynced.iter().enumerate() {
-            if fate.name(n) {
-                apply(&mut self.media, change);
+    /// How many changes a power cut keeps or loses, each on its own.
+    pub(super) fn units(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    /// Every file that has a name here, or may have one after a power cut.
+    pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
+        let changed = self.unsynced.iter().map(|change| match change {
+            Change::Create(_, node) | Change::Rename(_, _, node) | Change::Remove(_, node) => *node,
+        });
+        let named = self.cache.values().chain(self.media.values()).copied();
+        named.chain(changed).filter_map(|node| match node {
+            Node::File(file) => Some(file),
+            Node::Dir => None,
+        })
+    }
+
+    /// A power cut that keeps of each change what `keep` says. `false`: another answer leaves the same.
+    pub(super) fn keep(&mut self, mut keep: impl FnMut() -> bool) -> bool {
+        let mut distinct = true;
+        for change in std::mem::take(&mut self.unsynced) {
+            if keep() {
+                distinct &= apply(&mut self.media, &change);
             }
         }
         self.cache = self.media.clone();
-        self.unsynced.clear();
+        distinct
+    }
+
+    /// What is left when the power goes: the media, and of the unsynced changes those that `fate` keeps.
+    pub(super) fn power_cut(&mut self, fate: &mut Fate) {
+        fate.next_dir(self.unsynced.len());
+        let mut number = 0;
+        self.keep(|| {
+            number += 1;
+            fate.name(number - 1)
+        });
     }
 }
 
-/// Also where an earlier change was lost: a name goes away only if it still names the same file.
-fn apply(names: &mut BTreeMap<String, FileId>, change: &Change) {
+/// Also where an earlier change was lost: a name goes away only if it still names the same file. Whether it makes a
+/// difference.
+fn apply(names: &mut BTreeMap<String, Node>, change: &Change) -> bool {
     match change {
-        Change::Create(name, file) => {
-            names.insert(name.clone(), *file);
-        }
-        Change::Rename(from, to, file) => {
-            if names.get(from) == Some(file) {
+        Change::Create(name, node) => names.insert(name.clone(), *node) != Some(*node),
+        Change::Rename(from, to, node) => {
+            let gone = names.get(from) == Some(node);
+            if gone {
                 names.remove(from);
             }
-            names.insert(to.clone(), *file);
+            names.insert(to.clone(), *node) != Some(*node) || gone
         }
-        Change::Remove(name, file) => {
-            if names.get(name) == Some(file) {
+        Change::Remove(name, node) => {
+            let gone = names.get(name) == Some(node);
+            if gone {
                 names.remove(name);
             }
+            gone
         }
     }
 }

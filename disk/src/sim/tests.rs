@@ -3,9 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use super::bytes::SECTOR_BYTES;
+use super::image::SECTOR_BYTES;
 use super::*;
-use crate::OsDisk;
+use crate::{Disk, DiskFile, LockMode, OsDisk};
 
 const DIR: &str = "/dir";
 const PATH: &str = "/dir/file";
@@ -243,6 +243,8 @@ fn a_full_disk_takes_what_fits_and_overwrites_in_place() {
     let other = disk.create(Path::new("/dir/other")).unwrap();
     assert_eq!(kind(other.write_at(b"x", 0)), ErrorKind::StorageFull);
     disk.remove(Path::new(PATH)).unwrap();
+    assert_eq!(kind(other.write_at(b"x", 0)), ErrorKind::StorageFull);
+    drop(file); // the last that refers to it
     other.write_all_at(b"1234567", 0).unwrap();
     assert_eq!(kind(other.write_at(b"8", 7)), ErrorKind::StorageFull);
     disk.set_free_bytes(None);
