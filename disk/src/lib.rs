@@ -25,6 +25,7 @@
 //! ```
 
 mod caution;
+mod every_crash;
 mod map;
 mod os;
 mod sim;
@@ -33,6 +34,9 @@ use std::io;
 use std::path::Path;
 
 pub use caution::Caution;
+pub use every_crash::{
+    Crash, CrashId, CrashIdError, CrashPoint, CrashState, EveryCrash, every_crash,
+};
 pub use map::Map;
 pub use os::OsDisk;
 pub use sim::{Failure, Hang, Op, SimDisk};
