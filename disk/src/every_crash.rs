@@ -73,7 +73,7 @@ where
 
 const ENVIRONMENT: &str = "DURAMEN_CRASH";
 
-/// The crashes of a workload, one after the other. See [`every_crash`].
+/// The crashes of a workload, one after the other. See [`every_crash`](every_crash()).
 pub struct EveryCrash<T, W> {
     start: SimDisk,
     workload: W,
@@ -266,7 +266,7 @@ where
     }
 }
 
-/// One state that a crash can leave. See [`every_crash`].
+/// One state that a crash can leave. See [`every_crash`](every_crash()).
 pub struct Crash<T> {
     /// What names the state, to come back to it.
     pub id: CrashId,

@@ -38,7 +38,7 @@ use state::State;
 ///   [`power_cut_keeping`](SimDisk::power_cut_keeping) says of each unit whether it is kept.
 ///
 /// Cloning gives another handle to the same disk; [`fork`](SimDisk::fork) gives another disk, and copies no bytes.
-/// [`every_crash`](crate::every_crash) tries a program at every point where it may die, in every way.
+/// [`every_crash`](crate::every_crash()) tries a program at every point where it may die, in every way.
 ///
 /// What a disk can do wrong, one call each:
 ///

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Names one state that [`every_crash`](crate::every_crash) gives.
+/// Names one state that [`every_crash`](crate::every_crash()) gives.
 ///
 /// `12.kill`: before the operation with number 12 (from 0), killed. `12h`: in the middle of that write. `.keep-5`: a power
 /// cut that kept the unsynced units 0 and 2 (the bits of a hexadecimal number). `.all`: one that kept all. `.seed-3`: one
