@@ -57,6 +57,30 @@ fn every_subset_of_unsynced_units_comes_once() {
 }
 
 #[test]
+fn bytes_without_a_name_make_no_state_of_their_own() {
+    let workload = |disk: &SimDisk| -> io::Result<()> {
+        let file = disk.create(path("/new"))?;
+        file.write_all_at(&[1; 2 * SECTOR], 0)
+    };
+    let disk = disk_with_file();
+    let last = every_crash(&disk, |disk| workload(disk).is_ok()).filter(|crash| crash.outcome);
+    let kept = last.filter(|crash| matches!(crash.id.steps()[0].1, CrashState::Keep(_)));
+    // No name; or a name, and no length, or a length and two sectors.
+    assert_eq!(kept.count(), 1 + 1 + 4);
+
+    let in_dir = |disk: &SimDisk| {
+        disk.create(path("/dir/file")).is_ok() && disk.create(path("/dir/other")).is_ok()
+    };
+    let disk = SimDisk::new();
+    disk.crash_before(1); // after mkdir
+    disk.create_dir_all(path("/dir")).unwrap_err();
+    disk.kill();
+    let last = every_crash(&disk, in_dir).filter(|crash| crash.outcome);
+    let kept = last.filter(|crash| matches!(crash.id.steps()[0].1, CrashState::Keep(_)));
+    assert_eq!(kept.count(), 1 + 4);
+}
+
+#[test]
 fn a_crash_comes_before_each_operation_and_inside_each_write() {
     let workload = |disk: &SimDisk| -> io::Result<()> {
         let file = disk.open(path("/file"))?;

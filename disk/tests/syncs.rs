@@ -48,6 +48,7 @@ fn a_write_back_error_is_told_once_to_each_handle_that_was_open() {
     let (disk, file) = disk_with_file();
     let other = disk.open(path()).unwrap();
     let reader = disk.open_read(path()).unwrap();
+    let stranger = disk.create(Path::new("/stranger")).unwrap();
     file.write_all_at(&[2; 2048], 0).unwrap();
     disk.fail_write_back(path(), Failure::EIO).unwrap();
     let late = disk.open(path()).unwrap();
@@ -56,6 +57,7 @@ fn a_write_back_error_is_told_once_to_each_handle_that_was_open() {
         assert_eq!(handle.sync_data().unwrap_err().raw_os_error(), Some(5));
         handle.sync_data().unwrap();
     }
+    stranger.sync_data().unwrap();
     assert_eq!(durable(&disk), [1; 4]);
 }
 
@@ -131,6 +133,12 @@ fn a_sync_makes_durable_what_was_written_before_it_began_and_no_more() {
     disk.release_all_syncs();
     sync.join().unwrap().unwrap();
     assert_eq!(durable(&disk), [2, 2, 1, 1]);
+    let longer = (0..50).any(|seed| {
+        let after = disk.fork();
+        after.power_cut(seed);
+        after.open(path()).unwrap().len().unwrap() == 2560
+    });
+    assert!(longer, "the new length may survive, too");
     file.sync_data().unwrap();
     assert_eq!(durable(&disk), [2, 3, 3, 1, 3]);
 }

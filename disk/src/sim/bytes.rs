@@ -209,7 +209,14 @@ impl FileBytes {
             let astray = self.astray.remove(&sector);
             self.diverged |= astray.is_some();
             match astray {
-                None => self.write_media(sector, &bytes),
+                None => {
+                    self.write_media(sector, &bytes);
+                    let clean = !self.dirty.contains_key(&sector);
+                    assert!(
+                        !clean || self.media.sector(sector) == self.cache.sector(sector),
+                        "sector {sector} is clean and differs"
+                    );
+                }
                 Some(Astray::Lost) => {}
                 Some(Astray::To(file, by)) => {
                     let Some(sector) = sector.checked_add_signed(by) else {

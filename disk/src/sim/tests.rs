@@ -124,6 +124,9 @@ fn a_length_that_was_taken_back_may_survive_until_that_is_synced() {
     file.set_len(1000).unwrap();
     let left = power_cuts(&disk, |after| content(after, PATH).unwrap());
     assert!(left.iter().any(|left| left.len() == 1500));
+    assert_eq!(disk.unsynced_units(), 0, "old and new are the same");
+    file.write_all_at(&[b'n'; 5000], 1000).unwrap();
+    file.set_len(1000).unwrap();
     file.sync_data().unwrap();
     for left in power_cuts(&disk, |after| content(after, PATH).unwrap()) {
         assert_eq!(left, [b'o'; 1000]);
