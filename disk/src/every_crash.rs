@@ -19,7 +19,9 @@ pub use id::{CrashId, CrashIdError, CrashPoint, CrashState};
 /// ([`unsynced_units`](SimDisk::unsynced_units)) every subset of them, kept or lost, that makes a difference, and some
 /// seeds for what is torn; if there are more, the extremes and more seeds. The last crash comes after the whole workload.
 ///
-/// What `workload` returns is what it knew when it died: what it had acknowledged to somebody. Each [`Crash`] has it.
+/// What `workload` returns is what it knew when it died: what it had acknowledged to somebody. Each [`Crash`] has it. It is
+/// one life of a process: after the crash all its calls fail, and it should return; it does not kill the disk itself. For
+/// an id to mean the same state twice it must do the same operations each time, so one thread, or threads that take turns.
 ///
 /// ```
 /// use std::{io, path::Path};

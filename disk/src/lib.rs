@@ -1,7 +1,8 @@
 //! The seam between a log and the operating system.
 //!
 //! [`Disk`] and [`DiskFile`] are the few things a log asks of a file system, in a form that another implementation can
-//! take over: real files ([`OsDisk`]), or a simulated disk that can be killed and have its power cut ([`SimDisk`]).
+//! take over: real files ([`OsDisk`]), or a simulated disk that can be killed, have its power cut, fail and lie
+//! ([`SimDisk`]).
 //! Nothing above this crate calls `std::fs`.
 //!
 //! What each call promises about a crash is part of its contract, because that is what a log is built from:
@@ -23,6 +24,20 @@
 //! disk.sync_dir(dir)?; // the name
 //! # Ok::<(), std::io::Error>(())
 //! ```
+//!
+//! # Testing a store of your own
+//!
+//! A program that does its input and output through a `dyn Disk` can be run on a [`SimDisk`], and then:
+//!
+//! * [`every_crash`](every_crash()) runs it again and again, lets it die at each operation, and gives every state that a
+//!   kill or a power cut can leave: open your store on it, and look whether what was acknowledged is there. Begin with its
+//!   example.
+//! * [`SimDisk::fail_op`] and its like let any call fail, the disk run full, a sync fail as Linux does it, or hang.
+//! * [`SimDisk::flip_bit`], [`make_bad`](SimDisk::make_bad), [`lose_write`](SimDisk::lose_write) and their like spoil
+//!   what is on the media.
+//!
+//! Everything is deterministic: the same calls on the same disk leave the same state, and what is drawn follows from its
+//! seed. What is not simulated is [listed](SimDisk#what-it-leaves-out).
 
 mod caution;
 mod every_crash;

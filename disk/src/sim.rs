@@ -17,6 +17,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use faults::{Failure, Hang, Op};
 
@@ -92,6 +93,8 @@ struct Inner {
     /// Some sync began or ended to hang.
     changed: Condvar,
 }
+
+const A_WHILE: Duration = Duration::from_millis(10);
 
 impl Default for SimDisk {
     fn default() -> SimDisk {
@@ -177,8 +180,9 @@ impl SimDisk {
         self.inner.changed.notify_all();
     }
 
+    /// Waits until something changed, or a while: a crash in an operation of another thread wakes nobody.
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let state = self.inner.changed.wait(state);
-        state.unwrap_or_else(PoisonError::into_inner)
+        let state = self.inner.changed.wait_timeout(state, A_WHILE);
+        state.unwrap_or_else(PoisonError::into_inner).0
     }
 }

@@ -161,6 +161,16 @@ fn a_hanging_sync_ends_with_its_process() {
 }
 
 #[test]
+fn a_crash_in_another_thread_ends_a_hanging_sync() {
+    let (disk, file) = disk_with_file();
+    disk.hang_syncs(Hang::Block);
+    let sync = begin_sync(&disk, &file);
+    disk.crash_before(0);
+    file.write_at(b"x", 0).unwrap_err();
+    sync.join().unwrap().unwrap_err();
+}
+
+#[test]
 fn without_threads_a_hanging_sync_times_out_and_leaves_its_bytes_unsynced() {
     let (disk, file) = disk_with_file();
     file.write_all_at(&[2; 2048], 0).unwrap();

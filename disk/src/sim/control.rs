@@ -81,7 +81,7 @@ impl SimDisk {
     ///
     /// Each open file description of the file is told once, at its own next sync, this one now. So if several syncs of one
     /// handle are under way, the error reaches one caller; with a handle each it reaches all. A handle that is opened
-    /// later is told nothing.
+    /// later is told nothing. (Linux tells it if nobody was told before, and may forget that it has to.)
     pub fn fail_next_sync(&self, failure: impl Into<Failure>) {
         self.state().armed.next_sync = Some(failure.into());
     }
