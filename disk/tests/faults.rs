@@ -371,3 +371,16 @@ fn a_stale_sector_is_what_it_was_before_its_last_write() {
     disk.make_stale(path(PATH), 1024..1025).unwrap();
     assert_eq!(firsts(&disk), [9, 2, 0], "before its only write");
 }
+
+#[test]
+fn a_file_that_would_be_too_large_is_refused() {
+    let (disk, file) = disk_with(1);
+    for far in [1 << 40, u64::MAX] {
+        assert_eq!(kind(file.write_at(b"x", far)), ErrorKind::FileTooLarge);
+        assert_eq!(kind(file.set_len(far)), ErrorKind::FileTooLarge);
+        assert_eq!(kind(file.allocate(far)), ErrorKind::FileTooLarge);
+        file.punch_hole(far, far).unwrap();
+        assert_eq!(file.read_at(&mut [0], far).unwrap(), 0);
+    }
+    assert_eq!(firsts(&disk), [1]);
+}

@@ -238,8 +238,9 @@ impl State {
             Ok(()) => self.armed.astray(),
             Err(_) => None,
         };
-        let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let fits = self.fitting(file, offset..offset.saturating_add(all));
+        let end = file_size(offset.saturating_add(all as u64))?;
+        let offset = end - all;
+        let fits = self.fitting(file, offset..end);
         let bytes = self.file_mut(file);
         bytes
             .write(&buf[..fits], offset)
@@ -288,7 +289,7 @@ impl State {
 
     pub(super) fn set_len(&mut self, file: FileId, len: u64) -> io::Result<()> {
         self.writable()?;
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let len = file_size(len)?;
         let growth = len.saturating_sub(self.file(file).len()) as u64;
         if self.grant(growth) < growth {
             return Err(io::ErrorKind::StorageFull.into());
@@ -299,7 +300,7 @@ impl State {
 
     pub(super) fn allocate(&mut self, file: FileId, len: u64) -> io::Result<()> {
         self.writable()?;
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let len = file_size(len)?;
         let growth = self.file(file).growth(0..len);
         if self.grant(growth) < growth {
             return Err(io::ErrorKind::StorageFull.into());
@@ -448,6 +449,16 @@ impl State {
             .flatten()
             .filter(|(_, file)| file.is_exposed());
         exposed.map(|(id, file)| (*id, Arc::make_mut(file)))
+    }
+}
+
+/// A simulated file is no longer: one write far out would take all the memory there is.
+const FILE_BYTES_MAX: u64 = 16 << 30;
+
+fn file_size(bytes: u64) -> io::Result<usize> {
+    match usize::try_from(bytes) {
+        Ok(size) if bytes <= FILE_BYTES_MAX => Ok(size),
+        _ => Err(io::ErrorKind::FileTooLarge.into()),
     }
 }
 
