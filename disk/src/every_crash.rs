@@ -6,6 +6,7 @@
 mod id;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::{Op, SimDisk};
@@ -94,8 +95,8 @@ struct Crashed<T> {
     disk: SimDisk,
     outcome: T,
     units: usize,
-    done: bool,
-    op: Option<Op>,
+    /// `None`: it came to its end.
+    died_in: Option<(Op, Arc<Path>)>,
     next: Option<CrashState>,
 }
 
@@ -159,8 +160,7 @@ where
         Crashed {
             units: disk.unsynced_units(),
             outcome,
-            done: crashed_in.is_none(),
-            op: crashed_in.map(|(op, _)| op),
+            died_in: crashed_in.map(|(op, path)| (op, path.into())),
             next: Some(CrashState::Kill),
             disk,
         }
@@ -214,7 +214,7 @@ where
         Some(Crash {
             id,
             outcome: crashed.outcome.clone(),
-            op: crashed.op,
+            died_in: crashed.died_in.clone(),
             disk,
             only: self.only.clone().map(Arc::new),
         })
@@ -259,10 +259,10 @@ where
                     None => continue,
                 }
             }
-            self.next = match crashed.op {
-                _ if crashed.done => None,
-                Some(Op::Write) if !point.half => Some(CrashPoint::half(point.operation)),
-                _ => Some(CrashPoint::before(point.operation + 1)),
+            self.next = match crashed.died_in {
+                None => None,
+                Some((Op::Write, _)) if !point.half => Some(CrashPoint::half(point.operation)),
+                Some(_) => Some(CrashPoint::before(point.operation + 1)),
             };
         }
     }
@@ -276,8 +276,8 @@ pub struct Crash<T> {
     pub disk: SimDisk,
     /// What the workload returned.
     pub outcome: T,
-    /// The operation in which it died; `None` if it had come to its end.
-    pub op: Option<Op>,
+    /// The operation in which it died, and on what; `None` if it had come to its end.
+    pub died_in: Option<(Op, Arc<Path>)>,
     only: Option<Arc<CrashId>>,
 }
 
@@ -297,7 +297,8 @@ impl<T: fmt::Debug> fmt::Debug for Crash<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut crash = f.debug_struct("Crash");
         crash.field("id", &format_args!("{}", self.id));
-        crash.field("op", &self.op).field("outcome", &self.outcome);
+        crash.field("died_in", &self.died_in);
+        crash.field("outcome", &self.outcome);
         crash.finish_non_exhaustive()
     }
 }
@@ -305,8 +306,8 @@ impl<T: fmt::Debug> fmt::Debug for Crash<T> {
 impl<T> Drop for Crash<T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let at = match self.op {
-                Some(op) => format!("in {op:?}"),
+            let at = match &self.died_in {
+                Some((op, path)) => format!("in {op:?} of {}", path.display()),
                 None => "after the last operation".to_owned(),
             };
             eprintln!("crash {at}; to see it again: {ENVIRONMENT}={}", self.id);

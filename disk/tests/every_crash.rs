@@ -94,7 +94,8 @@ fn a_crash_comes_before_each_operation_and_inside_each_write() {
         if state == CrashState::Kill {
             let files = content(&crash.disk);
             let bytes = files.first().map(|(_, bytes)| bytes[..4].to_vec());
-            seen.push((point.operation, crash.op, bytes, crash.outcome));
+            let op = crash.died_in.as_ref().map(|(op, _)| *op);
+            seen.push((point.operation, op, bytes, crash.outcome));
         }
     }
     let bytes = |bytes: &[u8; 4]| Some(bytes.to_vec());
