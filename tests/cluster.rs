@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -205,6 +205,12 @@ fn pipelined_commands_are_answered_in_order_and_see_each_other() {
     assert_eq!(replies, expected);
 }
 
+/// Where the last byte is that is not zero, at a multiple of 8.
+fn end_of_nonzero(bytes: &[u8]) -> u64 {
+    let last = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    (last as u64 + 1).next_multiple_of(8)
+}
+
 #[test]
 fn a_torn_write_is_cut_off_at_the_start_and_the_node_catches_up() {
     let mut nodes = Nodes::start();
@@ -213,13 +219,14 @@ fn a_torn_write_is_cut_off_at_the_start_and_the_node_catches_up() {
     let leader = nodes.leader();
     let follower = nodes.ids().into_iter().find(|id| *id != leader).unwrap();
     nodes.kill_9(follower);
-    // What a write leaves that was killed on its way.
+    // What a write leaves that was killed on its way: bytes right behind the last frame.
     let segment = nodes.last_segment(follower);
-    let mut file = std::fs::OpenOptions::new()
-        .append(true)
+    let end = end_of_nonzero(&std::fs::read(&segment).unwrap());
+    let file = std::fs::OpenOptions::new()
+        .write(true)
         .open(segment)
         .unwrap();
-    file.write_all(&[0xab; 1000]).unwrap();
+    file.write_all_at(&[0xab; 1000], end).unwrap();
     client.until_done::<()>(&["SET", "meanwhile", "1"]);
     nodes.start_one(follower);
     let info = |node: u16, field: &str| -> Option<String> {

@@ -162,16 +162,24 @@ impl Serve {
 
 fn tell_of_recovery(id: NodeId, storage: &Storage) {
     let report = storage.recovery();
-    if let Some(torn) = &report.torn {
-        let path = torn.path.display();
+    if let Some(cut) = &report.cut {
         tracing::warn!(
-            "node {id} cut off an unfinished write of {} bytes at offset {} of {path}: it was never acknowledged",
-            torn.bytes,
-            torn.offset
+            "node {id} cut off an unfinished write of {} bytes at offset {} of {}",
+            cut.bytes,
+            cut.offset,
+            cut.path.display()
+        );
+    }
+    for damaged in &report.damaged {
+        let (entry, path) = (&damaged.entry, damaged.path.display());
+        tracing::error!(
+            "node {id}: entry {} is damaged, at offset {} of {path}",
+            entry.id,
+            entry.offset
         );
     }
     tracing::debug!(
-        "node {id} read {} batches from {} segments",
+        "node {id} read {} frames from {} segments",
         report.frames,
         report.segments
     );

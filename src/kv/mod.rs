@@ -37,7 +37,7 @@ pub enum Output {
 }
 
 /// The longest value, in bytes.
-pub const VALUE_BYTES_MAX: usize = 16 << 20;
+pub const VALUE_BYTES_MAX: usize = 8 << 20;
 
 impl Kv {
     /// The value of a key.

@@ -119,7 +119,6 @@ impl Durability {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use duramen_wal::types::{LogId, Term};
 
     use super::*;
@@ -131,7 +130,7 @@ mod tests {
         };
         Entry {
             id,
-            payload: Bytes::new(),
+            ..Entry::default()
         }
     }
 
@@ -141,6 +140,7 @@ mod tests {
         let hard_state = HardState {
             term: Term(2),
             voted_for: None,
+            ..HardState::default()
         };
         let mut durability = Durability::new(hard_state, Index(0));
         let mut log = Log::new(vec![entry(1, 1), entry(2, 1)]);

@@ -29,6 +29,7 @@ impl Raft {
             self.hard_state = HardState {
                 term,
                 voted_for: None,
+                ..HardState::default()
             };
             self.leader = None;
         }
@@ -47,6 +48,7 @@ impl Raft {
         self.hard_state = HardState {
             term: Term(term),
             voted_for: Some(self.config.id),
+            ..HardState::default()
         };
         self.role = Role::Candidate {
             votes: BTreeMap::new(),

@@ -91,7 +91,11 @@ impl Raft {
             term: self.hard_state.term,
             index: self.log.last().index.next(),
         };
-        self.log.push(Entry { id, payload });
+        self.log.push(Entry {
+            id,
+            payload,
+            ..Entry::default()
+        });
         id
     }
 

@@ -33,8 +33,8 @@ pub(super) enum ProtocolError {
 }
 
 /// An argument, and all of a request, in bytes. A command has to fit in one entry of the log.
-pub(super) const BULK_BYTES_MAX: usize = 16 << 20;
-const REQUEST_BYTES_MAX: usize = 32 << 20;
+pub(super) const BULK_BYTES_MAX: usize = 8 << 20;
+const REQUEST_BYTES_MAX: usize = 16 << 20;
 const ARGUMENTS_MAX: i64 = 64 << 10;
 const INLINE_BYTES_MAX: usize = 64 << 10;
 /// A line with a length: a byte, digits, CRLF.
@@ -311,7 +311,7 @@ mod tests {
             (b"*1\r\n$-1\r\n", "invalid bulk length"),
             (b"*1\r\n$99999999999\r\n", "invalid bulk length"),
             (b"*1\r\n$1\r\nabc", "a bulk string does not end in CRLF"),
-            (b"*3\r\n$16777216\r\n", "none"),
+            (b"*3\r\n$8388608\r\n", "none"),
             (&[b'a'; 65536], "too big inline request"),
         ] {
             let found =

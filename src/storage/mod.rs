@@ -55,7 +55,9 @@ const GROUP: GroupId = GroupId(1);
 
 /// A long list of entries goes into several batches of about this size. It stays well under
 /// [`Options::batch_bytes_max`], also with one more entry of the largest size.
-const BATCH_BYTES: usize = 16 << 20;
+const BATCH_BYTES: usize = 8 << 20;
+/// What an entry takes beside its payload, at the most.
+const ENTRY_OVERHEAD_BYTES: usize = 128;
 
 impl Storage {
     /// Opens the storage of `identity` in `dir`, or makes it at the node's first start.
@@ -78,7 +80,7 @@ impl Storage {
             // A new log; or one whose maker was killed before this line.
             let mut batch = Batch::new();
             batch.user_record(GROUP, expected.encode());
-            return Ok(self.wal.write(&batch)?);
+            return Ok(self.wal.write(batch)?);
         }
         let path = dir.to_owned();
         match Identity::decode(&record) {
@@ -120,13 +122,13 @@ impl Storage {
         let mut bytes = 0;
         for entry in &write.entries {
             if bytes >= BATCH_BYTES {
-                self.wal.write(&std::mem::take(&mut batch))?;
+                self.wal.write(std::mem::take(&mut batch))?;
                 bytes = 0;
             }
-            bytes += entry.payload.len();
+            bytes += entry.payload.len() + ENTRY_OVERHEAD_BYTES;
             batch.append(GROUP, [entry.clone()]);
         }
-        Ok(self.wal.write(&batch)?)
+        Ok(self.wal.write(batch)?)
     }
 }
 
@@ -153,8 +155,11 @@ mod tests {
             term: Term(term),
             index: Index(index),
         };
-        let payload = Bytes::from(payload);
-        Entry { id, payload }
+        Entry {
+            id,
+            payload: Bytes::from(payload),
+            ..Entry::default()
+        }
     }
 
     #[test]
@@ -164,6 +169,7 @@ mod tests {
         let hard_state = HardState {
             term: Term(3),
             voted_for: Some(NodeId(2)),
+            ..HardState::default()
         };
         let mut write = Write {
             id: WriteId(1),

@@ -230,7 +230,11 @@ fn get_append(body: &mut Bytes) -> Option<Message> {
         }
         let payload = body.split_to(len);
         let id = LogId { term, index };
-        entries.push(Entry { id, payload });
+        entries.push(Entry {
+            id,
+            payload,
+            ..Entry::default()
+        });
     }
     Some(Message::Append {
         prev,
@@ -300,6 +304,7 @@ mod tests {
                         index: Index(index),
                     },
                     payload: payload.into(),
+                    ..Entry::default()
                 });
                 Message::Append {
                     prev,

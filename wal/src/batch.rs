@@ -2,31 +2,19 @@
 
 use bytes::Bytes;
 
-use crate::types::{Entry, GroupId, HardState};
+use crate::record::{EntryMeta, Record, entry_checksum};
+use crate::types::{Entry, GroupId, HardState, Index, LogId, Term};
 
 /// Changes to one or more groups that become durable together: after a crash all of a batch is there, or none.
 ///
-/// They take effect in the order in which they were added.
+/// They take effect in the order in which they were added. Entries are checksummed when they are added.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub(crate) records: Vec<Record>,
-}
-
-/// One change. Also the unit of the format: a frame is the records of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Record {
-    Entry {
-        group: GroupId,
-        entry: Entry,
-    },
-    HardState {
-        group: GroupId,
-        hard_state: HardState,
-    },
-    User {
-        group: GroupId,
-        bytes: Bytes,
-    },
+    pub(crate) payloads: Vec<Bytes>,
+    pub(crate) changes_vote: bool,
+    /// An entry that was over the limits of the format.
+    pub(crate) oversize: Option<u64>,
 }
 
 impl Batch {
@@ -42,15 +30,65 @@ impl Batch {
         group: GroupId,
         entries: impl IntoIterator<Item = Entry>,
     ) -> &mut Batch {
-        let records = entries
-            .into_iter()
-            .map(|entry| Record::Entry { group, entry });
-        self.records.extend(records);
+        for entry in entries {
+            let Ok(payload_bytes) = u32::try_from(entry.payload.len()) else {
+                self.oversize = Some(entry.payload.len() as u64);
+                return self;
+            };
+            let meta = EntryMeta {
+                payload_bytes,
+                checksum: entry_checksum(group, entry.id, &entry.payload),
+            };
+            match self.run_before(group, &entry) {
+                Some(run) => run.push(meta),
+                None => self.records.push(Record::Entries {
+                    group,
+                    first: entry.id,
+                    context: entry.context,
+                    entries: vec![meta],
+                }),
+            }
+            self.payloads.push(entry.payload);
+        }
+        self
+    }
+
+    /// The run that an entry goes on with.
+    fn run_before(&mut self, of: GroupId, entry: &Entry) -> Option<&mut Vec<EntryMeta>> {
+        match self.records.last_mut() {
+            Some(Record::Entries {
+                group,
+                first,
+                context,
+                entries,
+            }) => {
+                let next = first.index.0.checked_add(entries.len() as u64);
+                let goes_on =
+                    *group == of && first.term == entry.id.term && *context == entry.context;
+                (goes_on && next == Some(entry.id.index.0)).then_some(entries)
+            }
+            _ => None,
+        }
+    }
+
+    /// Cuts a group's log off after `last`, which must be there or the purge point.
+    pub fn truncate(&mut self, group: GroupId, last: Index) -> &mut Batch {
+        let term = Term(0); // Filled in when the batch is submitted.
+        let last = LogId { term, index: last };
+        self.records.push(Record::Truncate { group, last });
+        self
+    }
+
+    /// Drops a group's entries up to and with `last`: a snapshot has them. `last` may be past the end: then the log is
+    /// empty, and goes on after `last` (paper, section 7, InstallSnapshot).
+    pub fn purge(&mut self, group: GroupId, last: LogId) -> &mut Batch {
+        self.records.push(Record::Purge { group, last });
         self
     }
 
     /// Sets a group's term and vote.
     pub fn hard_state(&mut self, group: GroupId, hard_state: HardState) -> &mut Batch {
+        self.changes_vote = true;
         self.records.push(Record::HardState { group, hard_state });
         self
     }
@@ -62,18 +100,15 @@ impl Batch {
         self
     }
 
+    /// Forgets a group, all of it.
+    pub fn remove_group(&mut self, group: GroupId) -> &mut Batch {
+        self.changes_vote = true;
+        self.records.push(Record::Remove { group });
+        self
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
-    }
-}
-
-impl Record {
-    pub(crate) fn group(&self) -> GroupId {
-        match self {
-            Record::Entry { group, .. }
-            | Record::HardState { group, .. }
-            | Record::User { group, .. } => *group,
-        }
     }
 }

@@ -53,6 +53,17 @@ pub enum Error {
         reason: Damage,
     },
 
+    /// A frame that was durable cannot be read, not even which entries are in it. Nothing was changed.
+    #[error("damaged: {} at offset {offset}: frame {sequence} was durable, and neither it nor a copy of its directory can be read", path.display())]
+    DamagedDirectory {
+        /// The file.
+        path: PathBuf,
+        /// Where the frame should start, in bytes.
+        offset: u64,
+        /// Its number.
+        sequence: u64,
+    },
+
     /// A segment file is missing from the sequence.
     #[error("segment missing: {} is not there, but others are", path.display())]
     MissingSegment {
@@ -169,6 +180,22 @@ pub enum Misuse {
         /// The term before it.
         before: Term,
     },
+    /// The purge point never goes back.
+    PurgeBack {
+        /// The index that was given.
+        index: Index,
+        /// The purge point.
+        before: Index,
+    },
+    /// Another entry stands at the index than the one that was named.
+    WrongTerm {
+        /// The index.
+        index: Index,
+        /// The term that was given.
+        term: Term,
+        /// The term of the entry that is there.
+        found: Term,
+    },
     /// The index is not in the log.
     NoSuchEntry {
         /// The index that was asked for.
@@ -185,6 +212,12 @@ impl fmt::Display for Misuse {
                 write!(f, "entry {index} does not follow the last one, {last}")
             }
             Misuse::TermBack { term, before } => write!(f, "term {term} after term {before}"),
+            Misuse::PurgeBack { index, before } => {
+                write!(f, "purge up to {index} after a purge up to {before}")
+            }
+            Misuse::WrongTerm { index, term, found } => {
+                write!(f, "entry {index} is of term {found}, not of term {term}")
+            }
             Misuse::NoSuchEntry { index, last } => {
                 write!(f, "no entry {index}: the last one is {last}")
             }
@@ -207,6 +240,14 @@ impl Error {
             path: path.to_owned(),
             offset,
             reason,
+        }
+    }
+
+    pub(crate) fn version(path: &Path, found: u32) -> Error {
+        Error::Version {
+            path: path.to_owned(),
+            found,
+            expected: crate::format::VERSION,
         }
     }
 

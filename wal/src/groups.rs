@@ -1,221 +1,413 @@
-//! What the log holds, in memory: for each group its hard state, its user record, and where each entry is on disk.
+//! What the log holds, in memory: for each group its hard state, its user record, its purge point, and where each entry is.
 //!
-//! Writing and recovery go through the same [`Groups::apply`], so replaying the frames gives the state that writing them
-//! gave.
+//! Submitting and recovery go through the same check (`check.rs`) and the same [`Groups::apply`], so that replaying the frames
+//! gives the state that writing them gave.
 //!
-//! Invariants of a group: slot `i` belongs to index `i + 1`; terms never go down along the slots.
+//! Invariants of a group: slot `i` belongs to index `base.index + 1 + i`, where `base` is the purge point, or while a log is
+//! replayed the last entry that is gone; the runs begin with the first slot's index, their first indexes go up and their
+//! terms never go down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::batch::Record;
-use crate::error::Misuse;
-use crate::format::{FRAME_HEADER_BYTES, record_bytes};
-use crate::types::{GroupId, HardState, Index, LogId, Term};
+use crate::record::{EntryMeta, Record};
+use crate::types::{Context, GroupId, HardState, Index, LogId, Term};
 
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     groups: BTreeMap<GroupId, Group>,
+    /// How many slots point into each segment.
+    live: BTreeMap<u64, u64>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Group {
     pub(crate) hard_state: HardState,
     pub(crate) user_record: Bytes,
-    slots: Vec<Slot>,
+    purged: LogId,
+    /// The entries after `purged` up to this one are in segments that were freed. Only while a log is replayed: something
+    /// later takes such entries away. Their terms are not known, but for the last one's.
+    gone: Option<LogId>,
+    runs: VecDeque<Run>,
+    slots: VecDeque<Slot>,
+}
+
+/// Consecutive entries of one term and context, up to the next run.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first: Index,
+    term: Term,
+    context: Context,
 }
 
 /// Where an entry's payload is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
-    pub(crate) term: Term,
-    pub(crate) segment: u64,
-    pub(crate) offset: u64,
-    pub(crate) payload_bytes: u32,
+    pub(crate) source: Source,
+    pub(crate) meta: EntryMeta,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// In a segment.
+    Written { segment: u64, offset: u64 },
+    /// In memory, on its way to the disk: the payload with this number.
+    Pending { number: u64 },
+}
+
+/// Gives the payloads of a frame or batch their sources, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sources(pub(crate) Source);
+
+impl Sources {
+    pub(crate) fn next(&mut self, meta: EntryMeta) -> Source {
+        let source = self.0;
+        match &mut self.0 {
+            Source::Written { offset, .. } => *offset += u64::from(meta.payload_bytes),
+            Source::Pending { number } => *number += 1,
+        }
+        source
+    }
 }
 
 impl Groups {
-    pub(crate) fn ids(&self) -> impl Iterator<Item = GroupId> + '_ {
-        self.groups.keys().copied()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> + '_ {
+        self.groups.iter().map(|(id, group)| (*id, group))
     }
 
     pub(crate) fn find(&self, group: GroupId) -> Option<&Group> {
         self.groups.get(&group)
     }
 
-    /// Takes in the records of a durable frame, which [`Check`] has passed. The frame is at `frame_offset` of `segment`.
-    pub(crate) fn apply(&mut self, records: &[Record], segment: u64, frame_offset: u64) {
-        let mut offset = frame_offset + FRAME_HEADER_BYTES as u64;
+    /// Whether nothing in `segment` is needed any more.
+    pub(crate) fn is_dead(&self, segment: u64) -> bool {
+        !self.live.contains_key(&segment)
+    }
+
+    /// A group one of whose entries is gone. After a replay that is damage.
+    pub(crate) fn with_gone_entries(&self) -> Option<GroupId> {
+        self.iter()
+            .find(|(_, group)| group.gone.is_some())
+            .map(|(id, _)| id)
+    }
+
+    /// Takes in a record that has passed the check. Gives what takes it back.
+    pub(crate) fn apply(&mut self, record: &Record, sources: &mut Sources) -> Option<Before> {
+        let id = record.group()?;
+        let mut live = Live(&mut self.live);
+        let existed = self.groups.contains_key(&id);
+        if let Record::Remove { .. } = record {
+            let removed = self.groups.remove(&id)?;
+            live.remove_all(&removed.slots);
+            let what = Was::Removed(removed);
+            return Some(Before { id, existed, what });
+        }
+        let group = self.groups.entry(id).or_default();
+        let what = match record {
+            Record::Entries {
+                first,
+                context,
+                entries,
+                ..
+            } => {
+                let cut = group.cut_after(first.index.prev(), None, &mut live);
+                group.begin_run(*first, *context);
+                for &meta in entries {
+                    let source = sources.next(meta);
+                    live.add(source);
+                    group.slots.push_back(Slot { source, meta });
+                }
+                Was::Cut(cut)
+            }
+            Record::HardState { hard_state, .. } => {
+                Was::HardState(std::mem::replace(&mut group.hard_state, *hard_state))
+            }
+            Record::User { bytes, .. } => {
+                Was::User(std::mem::replace(&mut group.user_record, bytes.clone()))
+            }
+            Record::Truncate { last, .. } => {
+                Was::Cut(group.cut_after(last.index, Some(last.term), &mut live))
+            }
+            Record::Purge { last, .. } => group.purge(*last, &mut live),
+            Record::State { purged, last, .. } => {
+                group.begin_at(*purged, *last);
+                return None; // Only in a replay.
+            }
+            Record::Remove { .. } | Record::Resume { .. } => return None,
+        };
+        Some(Before { id, existed, what })
+    }
+
+    /// Takes back the last record that was applied and not taken back yet.
+    pub(crate) fn take_back(&mut self, before: Before) {
+        let Before { id, existed, what } = before;
+        let mut live = Live(&mut self.live);
+        let group = self.groups.entry(id).or_default();
+        match what {
+            Was::HardState(hard_state) => group.hard_state = hard_state,
+            Was::User(bytes) => group.user_record = bytes,
+            Was::Cut(cut) => group.uncut(cut, &mut live),
+            Was::Purged {
+                purged,
+                slots,
+                runs,
+            } => {
+                slots.iter().for_each(|slot| live.add(slot.source));
+                slots
+                    .into_iter()
+                    .rev()
+                    .for_each(|slot| group.slots.push_front(slot));
+                (group.purged, group.runs) = (purged, runs);
+            }
+            Was::Removed(removed) => {
+                removed.slots.iter().for_each(|slot| live.add(slot.source));
+                *group = removed;
+            }
+        }
+        if !existed {
+            self.groups.remove(&id);
+        }
+    }
+
+    /// The entries of a batch are on disk now. Those that were replaced meanwhile are not pending under their number any
+    /// more.
+    pub(crate) fn written(&mut self, records: &[Record], number: u64, segment: u64, offset: u64) {
+        let mut pending = Sources(Source::Pending { number });
+        let mut written = Sources(Source::Written { segment, offset });
         for record in records {
-            offset += record_bytes(record);
-            match record {
-                Record::HardState { group, hard_state } => {
-                    self.group(*group).hard_state = *hard_state
-                }
-                Record::User { group, bytes } => {
-                    // A copy: the slice would keep the whole buffer it was read from.
-                    self.group(*group).user_record = Bytes::copy_from_slice(bytes);
-                }
-                Record::Entry { group, entry } => {
-                    let slots = &mut self.group(*group).slots;
-                    slots.truncate(entry.id.index.prev().0 as usize);
-                    let payload_bytes = entry.payload.len() as u32;
-                    slots.push(Slot {
-                        term: entry.id.term,
-                        segment,
-                        offset: offset - u64::from(payload_bytes), // a record ends with its payload
-                        payload_bytes,
-                    });
+            let Record::Entries {
+                group,
+                first,
+                entries,
+                ..
+            } = record
+            else {
+                continue;
+            };
+            let mut group = self.groups.get_mut(group);
+            for (index, &meta) in (first.index.0..).zip(entries) {
+                let (pending, written) = (pending.next(meta), written.next(meta));
+                let slot = group
+                    .as_mut()
+                    .and_then(|group| group.slot_mut(Index(index)));
+                if let Some(slot) = slot.filter(|slot| slot.source == pending) {
+                    slot.source = written;
+                    Live(&mut self.live).add(written);
                 }
             }
         }
     }
+}
 
-    fn group(&mut self, group: GroupId) -> &mut Group {
-        self.groups.entry(group).or_default()
+/// What a record changed, as it was before.
+#[derive(Debug)]
+pub(crate) struct Before {
+    id: GroupId,
+    existed: bool,
+    what: Was,
+}
+
+#[derive(Debug)]
+enum Was {
+    HardState(HardState),
+    User(Bytes),
+    Cut(WasCut),
+    Purged {
+        purged: LogId,
+        slots: Vec<Slot>,
+        runs: VecDeque<Run>,
+    },
+    Removed(Group),
+}
+
+/// The end of a group's entries.
+#[derive(Debug)]
+struct WasCut {
+    /// How many slots and runs stayed.
+    kept: (usize, usize),
+    slots: Vec<Slot>,
+    runs: Vec<Run>,
+}
+
+impl Before {
+    /// The payloads from this number on are on disk now: slots that are kept here to be put back learn where.
+    pub(crate) fn written(&mut self, number: u64, places: &[Source]) {
+        let slots: &mut dyn Iterator<Item = &mut Slot> = match &mut self.what {
+            Was::HardState(_) | Was::User(_) => return,
+            Was::Cut(WasCut { slots, .. }) | Was::Purged { slots, .. } => &mut slots.iter_mut(),
+            Was::Removed(group) => &mut group.slots.iter_mut(),
+        };
+        for slot in slots {
+            let Source::Pending { number: pending } = slot.source else {
+                continue;
+            };
+            let place = pending.checked_sub(number);
+            if let Some(place) = place.and_then(|at| places.get(at as usize)) {
+                slot.source = *place;
+            }
+        }
+    }
+}
+
+/// Counts the slots of each segment.
+struct Live<'a>(&'a mut BTreeMap<u64, u64>);
+
+impl Live<'_> {
+    fn add(&mut self, source: Source) {
+        if let Source::Written { segment, .. } = source {
+            *self.0.entry(segment).or_default() += 1;
+        }
+    }
+
+    fn remove_all<'s>(&mut self, slots: impl IntoIterator<Item = &'s Slot>) {
+        for slot in slots {
+            let Source::Written { segment, .. } = slot.source else {
+                continue;
+            };
+            if let Some(count) = self.0.get_mut(&segment) {
+                *count -= 1;
+                if *count == 0 {
+                    self.0.remove(&segment);
+                }
+            }
+        }
     }
 }
 
 impl Group {
-    /// The LogId of the last entry; zero for an empty log.
+    /// The LogId of the last entry; the purge point if there is none.
     pub(crate) fn last(&self) -> LogId {
-        LogId {
-            term: self.slots.last().map_or(Term(0), |slot| slot.term),
-            index: Index(self.slots.len() as u64),
-        }
+        let base = self.base();
+        let index = Index(base.index.0 + self.slots.len() as u64);
+        let term = self.runs.back().map_or(base.term, |run| run.term);
+        LogId { term, index }
     }
 
-    pub(crate) fn slot(&self, index: Index) -> Option<&Slot> {
-        let at = index.0.checked_sub(1)?;
-        self.slots.get(usize::try_from(at).ok()?)
-    }
-}
-
-/// Checks the records of a batch against the rules of a log, in order, without changing the log: a batch is refused
-/// before anything of it is written.
-pub(crate) struct Check<'a> {
-    groups: &'a Groups,
-    ahead: BTreeMap<GroupId, Ahead<'a>>,
-}
-
-/// What the records so far would make of a group.
-struct Ahead<'a> {
-    now: Option<&'a Group>,
-    term: Term,
-    /// The entries up to here are those of `now`.
-    kept: Index,
-    /// The terms of the entries after `kept`.
-    terms: Vec<Term>,
-}
-
-impl<'a> Check<'a> {
-    pub(crate) fn new(groups: &'a Groups) -> Check<'a> {
-        Check {
-            groups,
-            ahead: BTreeMap::new(),
-        }
+    /// The last entry that was purged; zero if none was.
+    pub(crate) fn purged(&self) -> LogId {
+        self.purged
     }
 
-    pub(crate) fn record(&mut self, record: &Record) -> Result<(), Misuse> {
-        match record {
-            Record::User { .. } => Ok(()),
-            Record::HardState { group, hard_state } => self.ahead(*group).hard_state(*hard_state),
-            Record::Entry { group, entry } => self.ahead(*group).entry(entry.id),
-        }
+    /// The first slot is that of the entry after this one.
+    fn base(&self) -> LogId {
+        self.gone.unwrap_or(self.purged)
     }
 
-    fn ahead(&mut self, group: GroupId) -> &mut Ahead<'a> {
-        let now = self.groups.find(group);
-        self.ahead.entry(group).or_insert_with(|| Ahead {
-            now,
-            term: now.map_or(Term(0), |group| group.hard_state.term),
-            kept: now.map_or(Index(0), |group| group.last().index),
-            terms: Vec::new(),
-        })
-    }
-}
-
-impl Ahead<'_> {
-    fn hard_state(&mut self, hard_state: HardState) -> Result<(), Misuse> {
-        let (term, before) = (hard_state.term, self.term);
-        if term < before {
-            return Err(Misuse::TermBack { term, before });
-        }
-        self.term = term;
-        Ok(())
+    /// Whether an entry is there whose term is not known.
+    pub(crate) fn is_gone(&self, index: Index) -> bool {
+        let is_gone = |gone: LogId| index > self.purged.index && index <= gone.index;
+        self.gone.is_some_and(is_gone)
     }
 
-    fn entry(&mut self, id: LogId) -> Result<(), Misuse> {
-        let last = Index(self.kept.0 + self.terms.len() as u64);
-        if id.index == Index(0) || id.index > last.next() {
-            let index = id.index;
-            return Err(Misuse::Gap { index, last });
-        }
-        let (term, before) = (id.term, self.term_at(id.index.prev()));
-        if term < before {
-            return Err(Misuse::TermBack { term, before });
-        }
-        self.kept = self.kept.min(id.index.prev());
-        self.terms
-            .truncate((id.index.prev().0 - self.kept.0) as usize);
-        self.terms.push(term);
-        Ok(())
+    pub(crate) fn slot(&self, index: Index) -> Option<Slot> {
+        self.slots.get(self.position(index)?).copied()
     }
 
-    /// The term of an entry that is there; 0 before the first.
-    fn term_at(&self, index: Index) -> Term {
-        if index > self.kept {
-            return self.terms[(index.0 - self.kept.0 - 1) as usize];
-        }
-        let slot = self.now.and_then(|group| group.slot(index));
-        slot.map_or(Term(0), |slot| slot.term)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Entry;
-
-    fn check(terms: &[(u64, u64)]) -> Result<(), Misuse> {
-        let groups = Groups::default();
-        let mut check = Check::new(&groups);
-        terms.iter().try_for_each(|&(index, term)| {
-            check.record(&Record::Entry {
-                group: GroupId(1),
-                entry: Entry {
-                    id: LogId {
-                        term: Term(term),
-                        index: Index(index),
-                    },
-                    payload: Bytes::new(),
-                },
-            })
-        })
+    fn slot_mut(&mut self, index: Index) -> Option<&mut Slot> {
+        let at = self.position(index)?;
+        self.slots.get_mut(at)
     }
 
-    #[test]
-    fn entries_follow_each_other() {
-        assert_eq!(check(&[(1, 1), (2, 1), (3, 4)]), Ok(()));
-        let gap = |index, last| Misuse::Gap {
-            index: Index(index),
-            last: Index(last),
+    fn position(&self, index: Index) -> Option<usize> {
+        let after_base = index.0.checked_sub(self.base().index.0)?;
+        usize::try_from(after_base.checked_sub(1)?).ok()
+    }
+
+    /// The id and context of an entry that is there.
+    pub(crate) fn id(&self, index: Index) -> Option<(LogId, Context)> {
+        self.slot(index)?;
+        let after = self.runs.partition_point(|run| run.first <= index);
+        let run = self.runs.get(after.checked_sub(1)?)?;
+        let id = LogId {
+            term: run.term,
+            index,
         };
-        assert_eq!(check(&[(2, 1)]), Err(gap(2, 0)));
-        assert_eq!(check(&[(0, 1)]), Err(gap(0, 0)));
-        assert_eq!(check(&[(1, 1), (u64::MAX, 1)]), Err(gap(u64::MAX, 1)));
+        Some((id, run.context))
     }
 
-    #[test]
-    fn terms_do_not_go_back_also_where_a_batch_replaces_its_own_entries() {
-        let back = |term, before| Misuse::TermBack {
-            term: Term(term),
-            before: Term(before),
-        };
-        assert_eq!(check(&[(1, 2), (2, 1)]), Err(back(1, 2)));
-        assert_eq!(check(&[(1, 2), (2, 3), (2, 2), (3, 2)]), Ok(()));
-        assert_eq!(check(&[(1, 2), (2, 3), (3, 3), (2, 1)]), Err(back(1, 2)));
-        assert_eq!(check(&[(1, 2), (2, 3), (1, 1), (2, 1)]), Ok(()));
+    /// The term at `index`, also at the purge point.
+    pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.purged.index {
+            return Some(self.purged.term);
+        }
+        self.id(index).map(|(id, _)| id.term)
+    }
+
+    /// Cuts off all after `last`, whose term matters if it is gone and becomes the last entry.
+    fn cut_after(&mut self, last: Index, term: Option<Term>, live: &mut Live<'_>) -> WasCut {
+        let kept = last.0.saturating_sub(self.base().index.0) as usize;
+        let kept = kept.min(self.slots.len());
+        let slots: Vec<Slot> = self.slots.drain(kept..).collect();
+        live.remove_all(&slots);
+        let kept_runs = self.runs.partition_point(|run| run.first <= last);
+        let runs = self.runs.drain(kept_runs..).collect();
+        let gone = self.gone.filter(|_| last > self.purged.index);
+        self.gone = gone.map(|gone| match last < gone.index {
+            true => LogId {
+                term: term.unwrap_or_default(),
+                index: last,
+            },
+            false => gone,
+        });
+        WasCut {
+            kept: (kept, kept_runs),
+            slots,
+            runs,
+        }
+    }
+
+    fn uncut(&mut self, cut: WasCut, live: &mut Live<'_>) {
+        let (slots, runs) = cut.kept;
+        live.remove_all(self.slots.range(slots..));
+        self.slots.truncate(slots);
+        cut.slots.iter().for_each(|slot| live.add(slot.source));
+        self.slots.extend(cut.slots);
+        self.runs.truncate(runs);
+        self.runs.extend(cut.runs);
+    }
+
+    fn begin_run(&mut self, first: LogId, context: Context) {
+        let last = self.runs.back().map(|run| (run.term, run.context));
+        if last != Some((first.term, context)) {
+            self.runs.push_back(Run {
+                first: first.index,
+                term: first.term,
+                context,
+            });
+        }
+    }
+
+    fn purge(&mut self, last: LogId, live: &mut Live<'_>) -> Was {
+        let (purged, runs) = (self.purged, self.runs.clone());
+        let gone = last.index.0.saturating_sub(self.base().index.0) as usize;
+        let slots: Vec<Slot> = self.slots.drain(..gone.min(self.slots.len())).collect();
+        live.remove_all(&slots);
+        self.purged = last;
+        self.gone = self.gone.filter(|gone| gone.index > last.index);
+        let first = self.base().index;
+        while self
+            .runs
+            .get(1)
+            .is_some_and(|next| next.first.prev() <= first)
+        {
+            self.runs.pop_front();
+        }
+        match self.runs.front_mut() {
+            _ if self.slots.is_empty() => self.runs.clear(),
+            Some(run) => run.first = run.first.max(first.next()),
+            None => {}
+        }
+        Was::Purged {
+            purged,
+            slots,
+            runs,
+        }
+    }
+
+    /// As it was at the start of the oldest segment: its entries were in segments that are freed.
+    fn begin_at(&mut self, purged: LogId, last: LogId) {
+        self.purged = purged;
+        self.gone = (last.index > purged.index).then_some(last);
     }
 }

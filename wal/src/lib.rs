@@ -10,85 +10,148 @@
 //! let group = GroupId(1);
 //! let wal = Wal::create(&dir, Options::default())?;
 //! let id = LogId { term: Term(1), index: Index(1) };
+//! let vote = HardState { term: Term(1), voted_for: Some(NodeId(1)), ..HardState::default() };
 //! let mut batch = Batch::new();
-//! batch.hard_state(group, HardState { term: Term(1), voted_for: Some(NodeId(1)) });
-//! batch.append(group, [Entry { id, payload: "set x 1".into() }]);
-//! wal.write(&batch)?; // durable, all of it
+//! batch.hard_state(group, vote);
+//! batch.append(group, [Entry { id, payload: "set x 1".into(), ..Entry::default() }]);
+//! wal.write(batch)?; // durable, all of it
 //! drop(wal);
 //!
 //! let wal = Wal::open(&dir, Options::default())?; // after a crash
 //! assert_eq!(wal.last(group), id);
-//! assert_eq!(wal.hard_state(group).voted_for, Some(NodeId(1)));
+//! assert_eq!(wal.hard_state(group), vote);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # What holds
 //!
-//! 1. When [`Wal::write`] returns Ok, the batch and all before it survive a kill at any instruction and a power cut.
-//! 2. A log that is opened again holds a prefix of the batches that were written, with every acknowledged one in it; each
+//! 1. When [`Wal::write`] returns Ok, or a [`Ticket`] completes, the batch and all before it survive a kill at any
+//!    instruction and a power cut.
+//! 2. A log that is opened again holds a prefix of the batches that were submitted, with every acknowledged one in it; each
 //!    batch is there whole or not at all.
-//! 3. A torn last write is cut off and reported ([`Wal::recovery`]). Damage before it is an error that names the place;
-//!    nothing is changed then.
-//! 4. After a failed write or sync the log takes no more writes ([`Error::Poisoned`]); it is never synced again. A full
-//!    disk is not a failure: [`Error::Full`], and the same write may be tried again.
+//! 3. An unfinished write at the end is cut off and reported ([`Wal::recovery`]). Bytes that were acknowledged and are
+//!    damaged are never cut: entries that can still be named are reported and give [`Error::Damaged`] when read, all
+//!    others are readable; where not even the names are left, `open` is an error that names the place, and changes nothing.
+//! 4. A term or vote is written twice, in two places, and only when all before it is durable.
+//! 5. After a failed write or sync the log takes no more writes ([`Error::Poisoned`]); it is never synced again. A full
+//!    disk is not a failure: [`Error::Full`], and the same batch may be submitted again.
+//!
+//! See `recovery.rs` for how, and `format.rs` for the bytes.
 
 mod batch;
+mod check;
+mod control;
 mod error;
 mod format;
+mod frame;
 mod groups;
+mod pipeline;
+mod read;
+mod record;
 mod recovery;
+mod scan;
 mod segment;
+mod states;
+mod ticket;
 pub mod types;
 mod window;
 mod writer;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use bytes::Bytes;
 use duramen_disk::{DirLock, Disk, LockMode, OsDisk};
 
 pub use batch::Batch;
 pub use error::{Damage, Error, Misuse, Result};
-pub use recovery::{RecoveryReport, Torn};
-pub use types::{Entry, GroupId, HardState, Index, LogId, NodeId, Term};
+pub use recovery::{Cut, DamagedEntry, RecoveryReport};
+pub use scan::BadEntry;
+pub use ticket::Ticket;
+pub use types::{Context, Entry, GroupId, HardState, Index, LogId, NodeId, Term};
 
-use format::{Link, SegmentHeader, entry_checksum};
-use segment::{Name, Segment};
-use writer::Writer;
+use control::{CONTROL_FILE, Control};
+use pipeline::Pipeline;
+use recovery::{Names, recover};
+use segment::{SegmentHeader, Spare};
 
 /// How a log is written.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// A segment that has reached this many bytes is followed by a new one. Default 64 MiB.
+    /// The size of a segment file, in bytes; its space is reserved when it is made. Default 64 MiB.
     pub segment_bytes: u64,
-    /// The largest batch that is taken, in bytes, headers included. Default 64 MiB.
+    /// The largest batch that is taken, in bytes, ids and checksums included. At most half of `segment_bytes`. Default
+    /// 32 MiB.
     pub batch_bytes_max: u64,
+    /// How much may be submitted and not durable, in bytes, before [`Wal::submit`] waits. At most half of
+    /// `segment_bytes`. Default 16 MiB.
+    pub in_flight_bytes_max: u64,
+    /// A log that has nothing to write for this long notes in CONTROL up to where it is durable, so that damage at its end
+    /// is known as damage and not taken for a torn write. At most ten times a second. `None` for never, but for
+    /// [`Wal::close`]. Default 5 ms.
+    pub idle_mark: Option<Duration>,
+    /// The log starts no threads of its own, and so prepares nothing and marks nothing in the background. What nobody waits for is written by [`Wal::drive`]. For simulations. Default
+    /// false.
+    pub manual_drive: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
         Options {
             segment_bytes: 64 << 20,
-            batch_bytes_max: 64 << 20,
+            batch_bytes_max: 32 << 20,
+            in_flight_bytes_max: 16 << 20,
+            idle_mark: Some(Duration::from_millis(5)),
+            manual_drive: false,
         }
+    }
+}
+
+impl Options {
+    fn check(&self) {
+        let half = self.segment_bytes / 2;
+        let Options {
+            batch_bytes_max: batch,
+            in_flight_bytes_max: in_flight,
+            ..
+        } = *self;
+        assert!(
+            batch <= half,
+            "batch_bytes_max {batch} is over half of segment_bytes, {half}"
+        );
+        assert!(
+            in_flight <= half,
+            "in_flight_bytes_max {in_flight} is over half of segment_bytes, {half}"
+        );
+        assert!(
+            half < 1 << 31,
+            "segment_bytes {} is not under 4 GiB",
+            self.segment_bytes
+        );
     }
 }
 
 /// A durable log. See the [crate's documentation](crate).
 ///
-/// Cloning gives another handle to the same log. The directory is unlocked when the last one is dropped.
+/// Cloning gives another handle to the same log. When the last one is dropped, what is queued is written, the log's thread
+/// is joined, and the directory is unlocked as soon as no [`Ticket`] is left either; [`close`](Wal::close) tells of errors.
 #[derive(Clone)]
 pub struct Wal {
-    inner: Arc<Inner>,
+    handle: Arc<Handle>,
 }
 
-struct Inner {
+/// Ends the log's threads when the last [`Wal`] is dropped. Tickets and the threads themselves hold only the core.
+struct Handle {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+pub(crate) struct Core {
     dir: PathBuf,
     report: RecoveryReport,
-    writer: Mutex<Writer>,
+    pipeline: Pipeline,
     _lock: Box<dyn DirLock>,
 }
 
@@ -97,55 +160,64 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::NotEmpty`], [`Error::Locked`], [`Error::Full`], [`Error::Io`].
+    ///
+    /// # Panics
+    /// If the limits in `options` contradict each other.
     pub fn create(dir: impl AsRef<Path>, options: Options) -> Result<Wal> {
         Wal::create_on(Arc::new(OsDisk::new()), dir, options)
     }
 
     /// [`create`](Wal::create) on a given disk.
     pub fn create_on(disk: Arc<dyn Disk>, dir: impl AsRef<Path>, options: Options) -> Result<Wal> {
+        options.check();
         let dir = dir.as_ref();
         disk.create_dir_all(dir).map_err(Error::io("create", dir))?;
         let lock = lock(&*disk, dir)?;
-        for name in disk.list(dir).map_err(Error::io("list", dir))? {
-            // A temporary segment is all that a `create` leaves that was killed on its way.
-            if !matches!(Name::parse(&name), Name::Lock | Name::Temporary) {
-                return Err(Error::NotEmpty {
-                    path: dir.to_owned(),
-                    found: name,
-                });
-            }
-        }
-        let header = SegmentHeader {
-            log_id: random_log_id(dir)?,
-            number: 1,
-            first_sequence: Link::FIRST.sequence,
-            predecessor: Link::FIRST.predecessor,
+        clear_the_way(&*disk, dir)?;
+        let control = Control {
+            log_id: random(dir)?,
+            generation: 1,
+            oldest: 1,
+            newest: 0,
+            mark: 0,
         };
-        Segment::create(&*disk, dir, header)?;
+        make_control(&*disk, dir, &control)?;
+        let header = SegmentHeader {
+            log_id: control.log_id,
+            number: 1,
+            first_sequence: 1,
+            file_bytes: options.segment_bytes,
+            predecessor: 0,
+        };
+        Spare::create(&*disk, dir, 0, options.segment_bytes, None)?
+            .into_segment(&*disk, dir, header)?;
         Wal::open_locked(disk, dir, options, lock)
     }
 
-    /// Opens the log in `dir`. What it says afterwards is durable. Never makes a log.
+    /// Opens the log in `dir`. What it says afterwards is durable. Never makes a log: an emptied directory is not a new one.
+    ///
+    /// Cuts off an unfinished write at the end and says so in [`recovery`](Wal::recovery).
     ///
     /// # Errors
-    /// [`Error::NotALog`], [`Error::Locked`], [`Error::Damaged`], [`Error::MissingSegment`], [`Error::Foreign`],
-    /// [`Error::Version`], [`Error::Full`], [`Error::Io`].
+    /// [`Error::NotALog`], [`Error::Locked`], [`Error::Damaged`], [`Error::DamagedDirectory`],
+    /// [`Error::MissingSegment`], [`Error::Foreign`], [`Error::Version`], [`Error::Full`], [`Error::Io`].
+    ///
+    /// # Panics
+    /// If the limits in `options` contradict each other.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Wal> {
         Wal::open_on(Arc::new(OsDisk::new()), dir, options)
     }
 
     /// [`open`](Wal::open) on a given disk.
     pub fn open_on(disk: Arc<dyn Disk>, dir: impl AsRef<Path>, options: Options) -> Result<Wal> {
+        options.check();
         let dir = dir.as_ref();
         // Before the lock, which would leave a file in a directory that is no log.
-        let names = match disk.list(dir) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            names => names.map_err(Error::io("list", dir))?,
+        let is_log = match Names::list(&*disk, dir) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => false,
+            names => names.map(|names| names.has_control || !names.segments.is_empty())?,
         };
-        if !names
-            .iter()
-            .any(|name| matches!(Name::parse(name), Name::Segment(_)))
-        {
+        if !is_log {
             return Err(Error::NotALog {
                 path: dir.to_owned(),
             });
@@ -160,122 +232,107 @@ impl Wal {
         options: Options,
         lock: Box<dyn DirLock>,
     ) -> Result<Wal> {
-        assert!(
-            options.batch_bytes_max <= u64::from(u32::MAX),
-            "batch_bytes_max is less than 4 GiB"
-        );
-        let recovered = recovery::recover(&*disk, dir)?;
-        let report = recovered.report.clone();
-        let writer = Writer::new(disk, dir, options, recovered);
-        Ok(Wal {
-            inner: Arc::new(Inner {
-                dir: dir.to_owned(),
-                report,
-                writer: Mutex::new(writer),
-                _lock: lock,
-            }),
-        })
+        let mut recovered = recover(&disk, dir)?;
+        recovered.resume(random_epoch(dir)?, options.segment_bytes)?;
+        let manual_drive = options.manual_drive;
+        let core = Core {
+            dir: dir.to_owned(),
+            report: recovered.report,
+            pipeline: Pipeline::new(
+                recovered.writer,
+                recovered.groups,
+                recovered.segments,
+                options,
+            ),
+            _lock: lock,
+        };
+        let core = Arc::new(core);
+        let threads = match manual_drive {
+            true => Vec::new(),
+            false => vec![
+                core.spawn("wal", Pipeline::run)?,
+                core.spawn("wal-space", Pipeline::prepare)?,
+            ],
+        };
+        let threads = Mutex::new(threads);
+        let handle = Arc::new(Handle { core, threads });
+        Ok(Wal { handle })
     }
 
-    /// Writes a batch. Durable on return, whole; an empty batch does nothing.
+    /// Queues a batch. It takes effect for readers at once, and becomes durable together with what else is queued: the
+    /// [`Ticket`] says when.
+    ///
+    /// Waits while more than [`Options::in_flight_bytes_max`] is under way. An empty batch does nothing; its ticket is that
+    /// of the batch before.
     ///
     /// # Errors
-    /// [`Error::Misuse`], [`Error::TooLarge`], [`Error::Full`]: nothing was written, the log goes on.
-    /// [`Error::Io`]: whether the batch is there will be known at the next [`open`](Wal::open); from now on every write
-    /// is [`Error::Poisoned`].
-    pub fn write(&self, batch: &Batch) -> Result<()> {
-        self.writer().write(batch)
+    /// [`Error::Misuse`], [`Error::TooLarge`], [`Error::Full`]: nothing has changed, the log goes on.
+    /// [`Error::Poisoned`]: an earlier write failed.
+    pub fn submit(&self, batch: Batch) -> Result<Ticket> {
+        let core = &self.handle.core;
+        let number = core.pipeline.submit(batch)?;
+        Ok(Ticket::new(core.clone(), number))
+    }
+
+    /// Writes a batch. Durable on return, whole, with all that was submitted before.
+    ///
+    /// # Errors
+    /// Those of [`submit`](Wal::submit) and of [`Ticket::wait`].
+    pub fn write(&self, batch: Batch) -> Result<()> {
+        let pipeline = &self.handle.core.pipeline;
+        let number = pipeline.submit(batch)?;
+        pipeline.wait(number)
+    }
+
+    /// Writes what is queued, on this thread. Only needed with [`Options::manual_drive`].
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`].
+    pub fn drive(&self) -> Result<()> {
+        self.handle.core.pipeline.flush()
+    }
+
+    /// Writes what is queued and marks the log as durable up to its end. Other handles may still be used.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::Io`].
+    pub fn close(self) -> Result<()> {
+        self.handle.core.pipeline.close()
     }
 
     /// What [`open`](Wal::open) found.
     pub fn recovery(&self) -> &RecoveryReport {
-        &self.inner.report
+        &self.handle.core.report
     }
 
     /// The log's directory.
     pub fn dir(&self) -> &Path {
-        &self.inner.dir
+        &self.handle.core.dir
     }
+}
 
-    /// The groups that were ever written to.
-    pub fn groups(&self) -> Vec<GroupId> {
-        self.writer().groups().ids().collect()
+impl Core {
+    fn spawn(self: &Arc<Core>, name: &str, run: fn(&Pipeline)) -> Result<JoinHandle<()>> {
+        let core = self.clone();
+        let builder = std::thread::Builder::new().name(name.to_owned());
+        let spawned = builder.spawn(move || run(&core.pipeline));
+        spawned.map_err(Error::io("start a thread for", &self.dir))
     }
+}
 
-    /// A group's term and vote. Term 0 and no vote for a group that was never written to.
-    pub fn hard_state(&self, group: GroupId) -> HardState {
-        let writer = self.writer();
-        writer
-            .groups()
-            .find(group)
-            .map_or(HardState::default(), |g| g.hard_state)
-    }
-
-    /// A group's user record; empty if it has none.
-    pub fn user_record(&self, group: GroupId) -> Bytes {
-        let writer = self.writer();
-        writer
-            .groups()
-            .find(group)
-            .map_or(Bytes::new(), |g| g.user_record.clone())
-    }
-
-    /// The LogId of a group's last entry; term 0 and index 0 if it has none.
-    pub fn last(&self, group: GroupId) -> LogId {
-        let writer = self.writer();
-        writer
-            .groups()
-            .find(group)
-            .map_or(LogId::default(), |g| g.last())
-    }
-
-    /// The term of an entry, if it is there.
-    pub fn term(&self, group: GroupId, index: Index) -> Option<Term> {
-        let writer = self.writer();
-        Some(writer.groups().find(group)?.slot(index)?.term)
-    }
-
-    /// Reads the entries of `range`, up to `bytes_max` bytes of payload, but at least one if the range is not empty.
-    ///
-    /// Each is checked against its checksum.
-    ///
-    /// # Errors
-    /// [`Error::Misuse`] if the range is not in the log, [`Error::Damaged`], [`Error::Io`].
-    pub fn entries(
-        &self,
-        group: GroupId,
-        range: Range<Index>,
-        bytes_max: u64,
-    ) -> Result<Vec<Entry>> {
-        let writer = self.writer();
-        let mut entries = Vec::new();
-        let mut bytes = 0;
-        for index in (range.start.0..range.end.0).map(Index) {
-            let found = writer.groups().find(group);
-            let Some(slot) = found.and_then(|g| g.slot(index)) else {
-                let last = found.map_or(Index(0), |g| g.last().index);
-                return Err(Error::misuse(group, Misuse::NoSuchEntry { index, last }));
-            };
-            bytes += u64::from(slot.payload_bytes);
-            if bytes > bytes_max && !entries.is_empty() {
-                break;
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.pipeline.stop();
+        let threads = self.threads.get_mut();
+        for thread in threads.unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // The last handle may go in a callback, on the log's own thread.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join(); // It does not panic; if it does, that is said on standard error.
             }
-            let id = LogId {
-                term: slot.term,
-                index,
-            };
-            let payload =
-                writer.read_payload(slot, |payload| entry_checksum(group, id, payload))?;
-            entries.push(Entry { id, payload });
         }
-        Ok(entries)
-    }
-
-    fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.inner
-            .writer
-            .lock()
-            .expect("nobody panicked while writing the log")
+        if let Err(error) = self.core.pipeline.close() {
+            tracing::debug!(%error, "closed a log that is poisoned");
+        }
     }
 }
 
@@ -289,9 +346,44 @@ fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DirLock>> {
         })
 }
 
-fn random_log_id(dir: &Path) -> Result<u128> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|error| Error::io("draw an id for", dir)(std::io::Error::other(error)))?;
-    Ok(u128::from_le_bytes(id))
+/// Makes sure that a directory is empty, but for what a `create` leaves that was killed on its way.
+fn clear_the_way(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let names = Names::list(disk, dir)?;
+    let has_control = names.has_control;
+    let in_the_way = names.remove_unfinished(disk, dir)?;
+    let emptied = has_control && recovery::was_a_log(disk, dir)?;
+    let found = in_the_way.or_else(|| emptied.then(|| CONTROL_FILE.to_owned()));
+    match found {
+        Some(found) => Err(Error::NotEmpty {
+            path: dir.to_owned(),
+            found,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn make_control(disk: &dyn Disk, dir: &Path, control: &Control) -> Result<()> {
+    let (temporary, path) = (dir.join("control.tmp"), dir.join(CONTROL_FILE));
+    let file = disk
+        .create(&temporary)
+        .map_err(Error::io("create", &temporary))?;
+    let written = file.write_all_at(&recovery::new_control(control), 0);
+    written.map_err(Error::io("write", &temporary))?;
+    file.sync_data().map_err(Error::io("sync", &temporary))?;
+    disk.rename(&temporary, &path)
+        .map_err(Error::io("rename", &temporary))?;
+    disk.sync_dir(dir).map_err(Error::io("sync", dir))
+}
+
+fn random(dir: &Path) -> Result<u128> {
+    let mut bytes = [0; 16];
+    let drawn = getrandom::fill(&mut bytes).map_err(std::io::Error::other);
+    drawn.map_err(Error::io("draw an id for", dir))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// Never 0, which is before the first epoch, nor the number that stands for any.
+fn random_epoch(dir: &Path) -> Result<u64> {
+    let epoch = random(dir)? as u64;
+    Ok(epoch.clamp(1, frame::Link::ANY_EPOCH - 1))
 }

@@ -1,35 +1,47 @@
 //! Reading a log back after a crash.
 //!
-//! What is seen in a segment, what it means, what is done:
+//! Frames are numbered, and each says up to which number all were durable when it was written: the *mark*. CONTROL says so
+//! too. The highest mark that is found anywhere divides the log: what is at or below it was acknowledged, what is above
+//! belongs to the last write, which may or may not have been.
 //!
-//! | seen | where | it means | done |
-//! |---|---|---|---|
-//! | a frame that follows the one before | anywhere | written | kept |
-//! | the end of the file, exactly after a frame | anywhere | all there is | next segment, or done |
-//! | anything else | a segment that has a successor | damage: a successor is made only when all before it is durable | `Damaged` |
-//! | anything else, and a frame of this segment after it | last segment | damage: a frame is written only when all before it is durable | `Damaged` |
-//! | anything else, and no frame after it | last segment | torn: the write that was under way, never acknowledged | cut, reported |
+//! What is seen of a frame, what it means, what is done:
 //!
-//! The last row is the one place where rot can pass for a tear: if the very last frame was acknowledged and damaged
-//! afterwards, nothing here can tell. A node mends it from its peers.
+//! | directory | payloads | header | at or below the mark | above it |
+//! |---|---|---|---|---|
+//! | whole, one of its copies | whole | whole | kept | kept, and written again |
+//! | whole, one of its copies | whole | bad | kept | kept, and written again with its header |
+//! | whole, one of its copies | bad | any | **damage** of entries that have names: kept, reported; reading them is `Damaged` | **suspect**: torn or rotten; cut with all after it, reported |
+//! | bad | any | whole | **damage**: `DamagedDirectory`, nothing changed | **torn**: cut with all after it, reported |
+//! | bad | any | bad | **damage**: `DamagedDirectory`, nothing changed | **torn** if there is anything but zeros, else the end |
 //!
-//! Then the answer is made durable before it is given. Whoever wrote the last frame may have been killed between its
-//! write and its sync, and the kernel may even have failed that sync and marked the pages clean, so that one more sync
-//! would do nothing: the last frame is written again in place, the file cut behind it, and both synced. All frames
-//! before the last one were synced before it was written.
+//! Segments before the last are all at or below the mark: a segment is begun only when all before it is durable. Their
+//! frames are not looked at if they have a seal.
+//!
+//! Then the answer is made durable before it is given. Whoever wrote the last frames may have been killed between the write
+//! and its sync, and the kernel may even have failed that sync and marked the pages clean, so that one more sync would do
+//! nothing: the kept frames above the mark are written again in place. Then a frame begins a new epoch, where the cut was
+//! made; frames of the old epoch that still stand behind it do not follow it, and are dead.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use duramen_disk::Disk;
+use duramen_disk::{Disk, DiskFile};
 
-use crate::error::{Damage, Error, Result, is_full};
+use crate::check::Check;
+use crate::control::{CONTROL_FILE, Control, Slot};
+use crate::error::{Damage, Error, Result};
 use crate::format::{
-    ALIGN, FRAME_HEADER_BYTES, FrameHeader, Link, Place, Records, SEGMENT_HEADER_BYTES,
+    CONTROL_SLOT_BYTES, CONTROL_SLOT_OFFSETS, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES,
 };
-use crate::groups::{Check, Groups};
-use crate::segment::{Name, Segment, remove_temporary, segment_path};
-use crate::window::Window;
+use crate::frame::{Directory, Link};
+use crate::groups::{Groups, Source, Sources};
+use crate::record::{self, Record};
+use crate::scan::{BadEntry, Frame, Rest, Scan};
+use crate::segment::{Name, Segment, Spare, segment_name, segment_path};
+use crate::states::States;
+use crate::writer::Writer;
 
 /// What `open` found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,256 +49,516 @@ use crate::window::Window;
 pub struct RecoveryReport {
     /// How many segments the log has.
     pub segments: u64,
-    /// How many batches were read back.
+    /// How many frames were read back: writes, of one or more batches each.
     pub frames: u64,
     /// The unfinished write that was cut off, if there was one.
-    pub torn: Option<Torn>,
+    pub cut: Option<Cut>,
+    /// Entries that were durable and whose payload is damaged. They are still there: reading one is
+    /// [`Error::Damaged`]. Only entries of segments without a seal are looked at by `open`.
+    pub damaged: Vec<DamagedEntry>,
 }
 
-/// An unfinished write at the end of a log. It was never acknowledged.
+/// What was cut off at the end of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Torn {
+#[non_exhaustive]
+pub struct Cut {
     /// The segment it was in.
     pub path: PathBuf,
-    /// Where it began, in bytes; the segment ends there now.
+    /// Where it began, in bytes.
     pub offset: u64,
-    /// How many bytes were cut off.
+    /// How many bytes of it there were.
     pub bytes: u64,
+    /// The entries that looked whole but for their payloads. If the write was acknowledged, which cannot be known any more,
+    /// they are damaged; otherwise they are torn, like the rest.
+    pub suspects: Vec<BadEntry>,
 }
 
-/// A log as it was read back, ready for the next write.
+/// An entry that was durable and whose payload is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DamagedEntry {
+    /// The segment it is in.
+    pub path: PathBuf,
+    /// Which entry, and where in the segment its payload is.
+    pub entry: BadEntry,
+}
+
+/// A log as it was read back.
 pub(crate) struct Recovered {
+    pub(crate) writer: Writer,
     pub(crate) groups: Groups,
-    pub(crate) segments: Vec<Segment>,
-    /// Where in the last segment the next frame goes.
-    pub(crate) end: u64,
-    pub(crate) link: Link,
+    pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
     pub(crate) report: RecoveryReport,
+    names: Names,
 }
 
-/// Reads the log in `dir`, which the caller has locked.
-pub(crate) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered> {
-    let count = count_segments(disk, dir)?;
-    let mut scan = Scan {
-        groups: Groups::default(),
-        link: Link::FIRST,
-        report: RecoveryReport {
-            segments: count,
-            ..RecoveryReport::default()
-        },
-    };
-    let mut segments: Vec<Segment> = Vec::new();
-    let mut end = SegmentEnd::default();
-    for number in 1..=count {
-        let segment = Segment::open(disk, dir, number)?;
-        if let Some(first) = segments.first()
-            && first.header.log_id != segment.header.log_id
-        {
-            return Err(Error::damaged(&segment.path, 0, Damage::Stranger));
-        }
-        if segment.header.first_sequence != scan.link.sequence
-            || segment.header.predecessor != scan.link.predecessor
-        {
-            return Err(Error::damaged(&segment.path, 0, Damage::Order));
-        }
-        end = scan.segment(&segment, number == count)?;
-        segments.push(segment);
+impl Recovered {
+    /// Writes what makes the answer durable: the frame that begins the epoch, and CONTROL. Then removes what a killed
+    /// process left: the CONTROL that says which segments were freed may have been read from the cache alone.
+    pub(crate) fn resume(&mut self, epoch: u64, segment_bytes: u64) -> Result<()> {
+        let Recovered {
+            writer, segments, ..
+        } = self;
+        let (disk, dir) = (writer.disk.clone(), writer.dir.clone());
+        self.names.remove_temporary(&*disk, &dir)?;
+        writer.resume(epoch, || {
+            Spare::create(&*disk, &dir, 0, segment_bytes, None)
+        })?;
+        segments.insert(writer.segment.header.number, writer.segment.clone());
+        self.report.segments = segments.len() as u64;
+        writer.write_control()?;
+        self.names
+            .remove_freed(&*disk, &dir, writer.control.oldest)?;
+        disk.sync_dir(&dir).map_err(Error::io("sync", &dir))
     }
-    let last = segments.last().expect("count_segments found at least one");
-    remove_temporary(disk, dir)?;
-    make_durable(last, &end)?;
+}
+
+/// Reads the log in `dir`, which the caller has locked. It is to be resumed before it is used.
+pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered> {
+    let names = Names::list(&**disk, dir)?;
+    let (control_file, control) = open_control(&**disk, dir)?;
+    let numbers = names.check(dir, &control)?;
+    let mut replay = Replay::new(control.oldest);
+    let mut segments = BTreeMap::new();
+    let mut tail = None;
+    for number in numbers.clone() {
+        let segment = Segment::open(&**disk, dir, number)?;
+        replay.begin(&segment, control.log_id)?;
+        if number == *numbers.end() {
+            tail = Some(replay.tail(&segment, control.mark)?);
+        } else if !replay.sealed(&segment)? {
+            replay.unsealed(&**disk, dir, &segment)?;
+        }
+        segments.insert(number, Arc::new(segment));
+    }
+    if let Some(group) = replay.groups.with_gone_entries() {
+        tracing::error!(%group, "entries of a freed segment are needed");
+        let path = segment_path(dir, control.oldest.saturating_sub(1));
+        return Err(Error::MissingSegment { path });
+    }
+    let tail = tail.expect("check found at least one segment");
+    let segment = segments[numbers.end()].clone();
+    tail.make_durable(&segment)?;
     disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+
+    let states = States::of(&replay.groups);
+    let writer = Writer {
+        disk: disk.clone(),
+        dir: dir.to_owned(),
+        segment,
+        end: tail.end,
+        seal: tail.seal,
+        link: replay.link,
+        states,
+        control: Control {
+            mark: tail.mark,
+            newest: *numbers.end(),
+            ..control
+        },
+        control_file,
+        buffer: Vec::new(),
+        records: Vec::new(),
+    };
     Ok(Recovered {
-        groups: scan.groups,
+        writer,
+        groups: replay.groups,
         segments,
-        end: end.offset,
-        link: scan.link,
-        report: scan.report,
+        report: replay.report,
+        names,
     })
 }
 
-/// The segments are numbered from 1 without a gap. Returns the last number.
-fn count_segments(disk: &dyn Disk, dir: &Path) -> Result<u64> {
-    let not_a_log = || Error::NotALog {
-        path: dir.to_owned(),
-    };
-    let mut numbers = Vec::new();
-    for name in disk.list(dir).map_err(Error::io("list", dir))? {
-        match Name::parse(&name) {
-            Name::Segment(number) => numbers.push(number),
-            Name::Temporary | Name::Lock => {}
-            Name::Foreign => {
-                return Err(Error::Foreign {
-                    path: dir.join(name),
-                });
+/// The names in a log's directory.
+pub(crate) struct Names {
+    pub(crate) segments: Vec<u64>,
+    pub(crate) has_control: bool,
+    temporary: Vec<String>,
+    foreign: Option<String>,
+}
+
+impl Names {
+    pub(crate) fn list(disk: &dyn Disk, dir: &Path) -> Result<Names> {
+        let mut names = Names {
+            segments: Vec::new(),
+            has_control: false,
+            temporary: Vec::new(),
+            foreign: None,
+        };
+        for name in disk.list(dir).map_err(Error::io("list", dir))? {
+            match Name::parse(&name) {
+                Name::Segment(number) => names.segments.push(number),
+                Name::Control => names.has_control = true,
+                Name::Temporary => names.temporary.push(name),
+                Name::Lock => {}
+                Name::Foreign => names.foreign = Some(name),
             }
         }
+        names.segments.sort_unstable();
+        Ok(names)
     }
-    numbers.sort_unstable();
-    for (expected, &number) in (1..).zip(&numbers) {
-        if number != expected {
-            let path = segment_path(dir, expected);
-            return Err(Error::MissingSegment { path });
+
+    /// Removes what a `create` left that was killed on its way, unless something else is there too, which is then named.
+    pub(crate) fn remove_unfinished(self, disk: &dyn Disk, dir: &Path) -> Result<Option<String>> {
+        if self.foreign.is_some() {
+            return Ok(self.foreign);
+        }
+        if let Some(number) = self.segments.first() {
+            return Ok(Some(segment_name(*number)));
+        }
+        self.remove_temporary(disk, dir)?;
+        Ok(None)
+    }
+
+    /// The segments that make up the log. Those before the oldest were freed, by a process that was killed before it had
+    /// removed them.
+    fn check(&self, dir: &Path, control: &Control) -> Result<std::ops::RangeInclusive<u64>> {
+        if let Some(foreign) = &self.foreign {
+            return Err(Error::Foreign {
+                path: dir.join(foreign),
+            });
+        }
+        let newest = self
+            .segments
+            .last()
+            .copied()
+            .unwrap_or(0)
+            .max(control.newest);
+        if newest == 0 {
+            return Err(Error::NotALog {
+                path: dir.to_owned(),
+            });
+        }
+        let mut expected = control.oldest..=newest;
+        match expected.find(|number| self.segments.binary_search(number).is_err()) {
+            Some(missing) => Err(Error::MissingSegment {
+                path: segment_path(dir, missing),
+            }),
+            None => Ok(control.oldest..=newest),
         }
     }
-    numbers.last().copied().ok_or_else(not_a_log)
+
+    /// Removes files that did not become segments.
+    fn remove_temporary(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        self.temporary
+            .iter()
+            .try_for_each(|name| remove(disk, dir.join(name)))
+    }
+
+    /// Removes segments that were freed.
+    fn remove_freed(&self, disk: &dyn Disk, dir: &Path, oldest: u64) -> Result<()> {
+        let freed = self.segments.iter().filter(|number| **number < oldest);
+        freed
+            .map(|number| segment_path(dir, *number))
+            .try_for_each(|path| remove(disk, path))
+    }
 }
 
-/// Where the frames of a segment end.
-#[derive(Debug, Default)]
-struct SegmentEnd {
-    offset: u64,
-    /// The last frame, as it is to be written again.
-    last_frame: Option<(u64, Bytes)>,
+fn remove(disk: &dyn Disk, path: PathBuf) -> Result<()> {
+    disk.remove(&path).map_err(Error::io("remove", &path))
 }
 
-struct Scan {
+/// Whether CONTROL, which is there, knows of a segment. `create` writes it before it makes the first one.
+pub(crate) fn was_a_log(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+    Ok(open_control(disk, dir)?.1.newest > 0)
+}
+
+fn open_control(disk: &dyn Disk, dir: &Path) -> Result<(Box<dyn DiskFile>, Control)> {
+    let path = dir.join(CONTROL_FILE);
+    let file = disk.open(&path).map_err(Error::io("open", &path))?;
+    let len = file.len().map_err(Error::io("look at", &path))?;
+    let mut best: Option<Control> = None;
+    for offset in CONTROL_SLOT_OFFSETS {
+        if len < offset + CONTROL_SLOT_BYTES as u64 {
+            return Err(Error::damaged(&path, len, Damage::Short));
+        }
+        let mut buf = [0; CONTROL_SLOT_BYTES];
+        file.read_exact_at(&mut buf, offset)
+            .map_err(Error::io("read", &path))?;
+        match Control::decode(&buf) {
+            Slot::Control(control)
+                if best.is_none_or(|best| best.generation < control.generation) =>
+            {
+                best = Some(control);
+            }
+            Slot::Control(_) | Slot::Bad => {}
+            Slot::Version(found) => return Err(Error::version(&path, found)),
+        }
+    }
+    let control = best.ok_or_else(|| Error::damaged(&path, 0, Damage::Checksum))?;
+    Ok((file, control))
+}
+
+/// The log so far.
+struct Replay {
     groups: Groups,
     link: Link,
+    oldest: u64,
     report: RecoveryReport,
 }
 
-/// What stands at an offset.
-enum Found {
-    Frame(FrameHeader, Bytes),
-    End,
-    Bad(Damage),
+/// The end of the last segment.
+struct Tail {
+    seal: Vec<u8>,
+    end: u64,
+    /// All frames up to this one were known to be durable.
+    mark: u64,
+    /// The kept frames above the mark: where they start, and their bytes.
+    unmarked: Option<(u64, Vec<u8>)>,
+    /// What is cut off: where it ends.
+    cut_end: u64,
 }
 
-impl Scan {
-    fn segment(&mut self, segment: &Segment, is_last: bool) -> Result<SegmentEnd> {
-        let mut window = Window::open(segment)?;
-        let mut end = SegmentEnd {
-            offset: SEGMENT_HEADER_BYTES as u64,
-            last_frame: None,
-        };
-        loop {
-            match self.look(&mut window, segment, end.offset)? {
-                Found::Frame(header, frame) => {
-                    self.take(segment, end.offset, &header, &frame)?;
-                    end.last_frame = Some((end.offset, frame));
-                    end.offset += header.frame_bytes();
-                }
-                Found::End => return Ok(end),
-                Found::Bad(reason) if !is_last => {
-                    return Err(Error::damaged(&segment.path, end.offset, reason));
-                }
-                Found::Bad(reason) => {
-                    if frame_after(&mut window, segment, end.offset)? {
-                        return Err(Error::damaged(&segment.path, end.offset, reason));
-                    }
-                    self.report.torn = Some(Torn {
-                        path: segment.path.clone(),
-                        offset: end.offset,
-                        bytes: window.file_bytes() - end.offset,
-                    });
-                    return Ok(end);
-                }
-            }
+impl Replay {
+    fn new(oldest: u64) -> Replay {
+        Replay {
+            groups: Groups::default(),
+            link: Link {
+                sequence: 1,
+                predecessor: 0,
+                epoch: 0,
+            },
+            oldest,
+            report: RecoveryReport::default(),
         }
     }
 
-    fn look(&self, window: &mut Window, segment: &Segment, offset: u64) -> Result<Found> {
-        if offset == window.file_bytes() {
-            return Ok(Found::End);
+    /// Checks that a segment is the next one.
+    fn begin(&mut self, segment: &Segment, log_id: u128) -> Result<()> {
+        let header = &segment.header;
+        if header.log_id != log_id {
+            return Err(Error::damaged(&segment.path, 0, Damage::Stranger));
         }
-        let Some(header) = frame_header(window, segment, offset)? else {
-            return Ok(Found::Bad(
-                match window.remaining(offset) < FRAME_HEADER_BYTES as u64 {
-                    true => Damage::Short,
-                    false => Damage::Checksum,
-                },
-            ));
+        if header.number == self.oldest && header.number > 1 {
+            self.link = Link {
+                sequence: header.first_sequence,
+                predecessor: header.predecessor,
+                epoch: Link::ANY_EPOCH,
+            };
+        }
+        if (header.first_sequence, header.predecessor)
+            != (self.link.sequence, self.link.predecessor)
+        {
+            return Err(Error::damaged(&segment.path, 0, Damage::Order));
+        }
+        Ok(())
+    }
+
+    /// Takes in a segment by its seal. Says whether it has one.
+    fn sealed(&mut self, segment: &Segment) -> Result<bool> {
+        let Some((directories, end)) = segment.read_seal()? else {
+            return Ok(false);
         };
-        if header.link != self.link {
-            return Ok(Found::Bad(Damage::Order));
+        for directory in directories {
+            if directory.head.sequence != self.link.sequence
+                || directory.predecessor != self.link.predecessor
+            {
+                return Err(Error::damaged(
+                    &segment.path,
+                    directory.frame_offset,
+                    Damage::Order,
+                ));
+            }
+            let records = record::decode(&directory.records);
+            let records = records
+                .map_err(|reason| Error::damaged(&segment.path, directory.frame_offset, reason))?;
+            self.take(segment, &directory, records)?;
         }
-        // The header's checksum was right, so the length is what was written; a file that is shorter is a torn one.
-        if header.frame_bytes() > window.remaining(offset) {
-            return Ok(Found::Bad(Damage::Short));
+        if self.link != end {
+            return Err(Error::damaged(&segment.path, 0, Damage::Order));
         }
-        let frame = window.read(offset, header.frame_bytes())?;
-        let body_end = FRAME_HEADER_BYTES + header.body_bytes as usize;
-        if crc32fast::hash(&frame[FRAME_HEADER_BYTES..body_end]) != header.body_checksum {
-            return Ok(Found::Bad(Damage::Checksum));
+        Ok(true)
+    }
+
+    /// Takes in a segment that has a successor and no seal: the process was killed before it wrote one, or the seal is
+    /// damaged. Its frames end where the successor's begin. The seal is written now.
+    fn unsealed(&mut self, disk: &dyn Disk, dir: &Path, segment: &Segment) -> Result<()> {
+        let next = Segment::open(disk, dir, segment.header.number + 1)?.header;
+        let mut scan = Scan::new(segment)?;
+        let (mut offset, mut seal) = (SEGMENT_HEADER_BYTES as u64, Vec::new());
+        while self.link.sequence < next.first_sequence {
+            let Ok(frame) = scan.frame(offset, self.link)? else {
+                return Err(Error::DamagedDirectory {
+                    path: segment.path.clone(),
+                    offset,
+                    sequence: self.link.sequence,
+                });
+            };
+            offset = frame.directory.frame_end();
+            seal.extend_from_slice(&frame.directory.encode_first(segment.home()));
+            self.keep(segment, frame)?;
         }
-        Ok(Found::Frame(header, frame))
+        segment.seal(&seal, offset, self.link)
+    }
+
+    /// Takes in the last segment, as far as it goes.
+    fn tail(&mut self, segment: &Segment, control_mark: u64) -> Result<Tail> {
+        let mut scan = Scan::new(segment)?;
+        let mut frames: Vec<Frame> = Vec::new();
+        let (mut end, mut link) = (SEGMENT_HEADER_BYTES as u64, self.link);
+        let rest = loop {
+            match scan.frame(end, link)? {
+                Ok(frame) => {
+                    end = frame.directory.frame_end();
+                    link = frame.directory.link_after();
+                    frames.push(frame);
+                }
+                Err(rest) => break rest,
+            }
+        };
+        let marks = frames.iter().map(|frame| frame.directory.head.mark);
+        let before = segment.header.first_sequence - 1; // All before a segment is durable when it is made.
+        let mark = marks
+            .chain([control_mark, rest.mark, before])
+            .max()
+            .unwrap_or(0);
+        if mark >= link.sequence {
+            return Err(Error::DamagedDirectory {
+                path: segment.path.clone(),
+                offset: end,
+                sequence: link.sequence,
+            });
+        }
+        let is_suspect =
+            |frame: &Frame| frame.directory.head.sequence > mark && !frame.bad_entries.is_empty();
+        let kept = frames.iter().position(is_suspect).unwrap_or(frames.len());
+        let suspects = frames.drain(kept..).next();
+        let mut tail = Tail {
+            seal: Vec::new(),
+            end: SEGMENT_HEADER_BYTES as u64,
+            mark,
+            unmarked: None,
+            cut_end: 0,
+        };
+        for frame in frames {
+            tail.keep(segment, &frame)?;
+            self.keep(segment, frame)?;
+        }
+        self.report.cut = cut(segment, tail.end, suspects, &rest);
+        tail.cut_end = self
+            .report
+            .cut
+            .as_ref()
+            .map_or(0, |cut| cut.offset + cut.bytes);
+        Ok(tail)
+    }
+
+    /// Takes in a frame, and reports what is damaged in it.
+    fn keep(&mut self, segment: &Segment, frame: Frame) -> Result<()> {
+        let damaged = frame.bad_entries.into_iter().map(|entry| DamagedEntry {
+            path: segment.path.clone(),
+            entry,
+        });
+        self.report.damaged.extend(damaged);
+        self.take(segment, &frame.directory, frame.records)
     }
 
     fn take(
         &mut self,
         segment: &Segment,
-        offset: u64,
-        header: &FrameHeader,
-        frame: &Bytes,
+        directory: &Directory,
+        mut records: Vec<Record>,
     ) -> Result<()> {
-        let damaged = |reason| Error::damaged(&segment.path, offset, reason);
-        let body = frame.slice(FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + header.body_bytes as usize);
-        let mut records = Records::new(body);
-        let mut taken = Vec::new();
-        while let Some(record) = records.next().map_err(damaged)? {
-            taken.push(record);
+        let damaged = || Error::damaged(&segment.path, directory.frame_offset, Damage::Content);
+        let first = directory.frame_offset == SEGMENT_HEADER_BYTES as u64;
+        if first && segment.header.number != self.oldest {
+            // It repeats the state of every group, which is known from the segments before.
+            let states = States::of(&self.groups);
+            if !records.iter().all(|record| states.agrees(record)) {
+                return Err(damaged());
+            }
+            records.clear();
         }
         let mut check = Check::new(&self.groups);
-        for record in &taken {
-            check.record(record).map_err(|_| damaged(Damage::Content))?;
+        for record in &mut records {
+            check.record(record).map_err(|_| damaged())?;
         }
-        self.groups.apply(&taken, segment.header.number, offset);
-        self.link = Link::after(header);
+        let mut sources = Sources(Source::Written {
+            segment: segment.header.number,
+            offset: directory.payload_offset(),
+        });
+        for record in &records {
+            self.groups.apply(record, &mut sources);
+        }
+        self.link = directory.link_after();
         self.report.frames += 1;
         Ok(())
     }
 }
 
-fn frame_header(
-    window: &mut Window,
-    segment: &Segment,
-    offset: u64,
-) -> Result<Option<FrameHeader>> {
-    if window.remaining(offset) < FRAME_HEADER_BYTES as u64 {
-        return Ok(None);
-    }
-    let place = Place {
-        log_id: segment.header.log_id,
-        segment: segment.header.number,
-        offset,
-    };
-    let head = window.read(offset, FRAME_HEADER_BYTES as u64)?;
-    let head = head[..].try_into().expect("as many bytes as asked for");
-    Ok(FrameHeader::decode(head, place))
+fn cut(segment: &Segment, end: u64, suspects: Option<Frame>, rest: &Rest) -> Option<Cut> {
+    let suspect_end = suspects
+        .as_ref()
+        .map_or(0, |frame| frame.directory.frame_end());
+    let until = rest.nonzero_end.max(suspect_end);
+    (until > end).then(|| Cut {
+        path: segment.path.clone(),
+        offset: end,
+        bytes: until - end,
+        suspects: suspects.map_or(Vec::new(), |frame| frame.bad_entries),
+    })
 }
 
-/// Whether a frame starts anywhere after `offset`.
-fn frame_after(window: &mut Window, segment: &Segment, offset: u64) -> Result<bool> {
-    let mut at = offset + ALIGN;
-    while window.remaining(at) >= FRAME_HEADER_BYTES as u64 {
-        if frame_header(window, segment, at)?.is_some() {
-            return Ok(true);
+impl Tail {
+    fn keep(&mut self, segment: &Segment, frame: &Frame) -> Result<()> {
+        let Directory {
+            head, frame_offset, ..
+        } = frame.directory;
+        self.seal
+            .extend_from_slice(&frame.directory.encode_first(segment.home()));
+        self.end = frame.directory.frame_end();
+        if head.sequence <= self.mark {
+            return Ok(());
         }
-        at += ALIGN;
+        let (_, unmarked) = self.unmarked.get_or_insert((frame_offset, Vec::new()));
+        let start = unmarked.len();
+        let len = self.end - frame_offset;
+        unmarked.resize(start + len as usize, 0); // The frame was read already: its length is real.
+        let read = segment
+            .file
+            .read_exact_at(&mut unmarked[start..], frame_offset);
+        read.map_err(Error::io("read", &segment.path))?;
+        if frame.header_is_bad {
+            let header = head.encode_frame_header(segment.home(), frame_offset);
+            unmarked[start..start + FRAME_HEADER_BYTES].copy_from_slice(&header);
+        }
+        Ok(())
     }
-    Ok(false)
+
+    /// Writes the kept frames again, and zeros over what is cut off, so that it is cut off once. Durable on return.
+    ///
+    /// If this fails, nothing was given away yet: the next `open` starts anew.
+    fn make_durable(&self, segment: &Segment) -> Result<()> {
+        let path = &segment.path;
+        let write = |bytes: &[u8], offset| {
+            segment
+                .file
+                .write_all_at(bytes, offset)
+                .map_err(Error::io("write", path))
+        };
+        if let Some((offset, bytes)) = &self.unmarked {
+            write(bytes, *offset)?;
+        }
+        let zeros = vec![0; ZEROS_BYTES];
+        let mut at = self.end;
+        while at < self.cut_end {
+            let len = ZEROS_BYTES.min((self.cut_end - at) as usize);
+            write(&zeros[..len], at)?;
+            at += len as u64;
+        }
+        match self.unmarked.is_some() || self.end < self.cut_end {
+            true => segment.file.sync_data().map_err(Error::io("sync", path)),
+            false => Ok(()),
+        }
+    }
 }
 
-/// See the module's documentation. If this fails, nothing was given away yet: the next `open` starts anew.
-fn make_durable(segment: &Segment, end: &SegmentEnd) -> Result<()> {
-    let path = &segment.path;
-    let write = |bytes: &[u8], offset| {
-        segment
-            .file
-            .write_all_at(bytes, offset)
-            .map_err(|error| match is_full(&error) {
-                true => Error::Full { path: path.clone() },
-                false => Error::io("write", path)(error),
-            })
-    };
-    write(&segment.header.encode(), 0)?;
-    if let Some((offset, frame)) = &end.last_frame {
-        write(frame, *offset)?;
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// The bytes of a new log's CONTROL: both slots.
+pub(crate) fn new_control(control: &Control) -> Bytes {
+    let mut bytes = vec![0; CONTROL_SLOT_OFFSETS[1] as usize + CONTROL_SLOT_BYTES];
+    for offset in CONTROL_SLOT_OFFSETS {
+        bytes[offset as usize..][..CONTROL_SLOT_BYTES].copy_from_slice(&control.encode());
     }
-    segment
-        .file
-        .set_len(end.offset)
-        .map_err(Error::io("cut", path))?;
-    segment.file.sync_data().map_err(Error::io("sync", path))
+    bytes.into()
 }

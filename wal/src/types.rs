@@ -48,12 +48,52 @@ pub struct LogId {
 }
 
 /// One entry of a Raft log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Entry {
     /// Where it is, and the term it was made in.
     pub id: LogId,
+    /// A few bytes of the caller's that belong to the id, and are protected like it.
+    pub context: Context,
     /// The caller's bytes.
     pub payload: Bytes,
+}
+
+/// A few bytes of the caller's beside an id or a vote, under the same protection: for a Raft whose leader ids and votes say
+/// more than the paper's.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Context {
+    len: u8,
+    bytes: [u8; Context::BYTES_MAX],
+}
+
+impl Context {
+    /// How many bytes there may be.
+    pub const BYTES_MAX: usize = 31;
+
+    /// No bytes.
+    pub const EMPTY: Context = Context {
+        len: 0,
+        bytes: [0; Context::BYTES_MAX],
+    };
+
+    /// `None` if there are more than [`BYTES_MAX`](Context::BYTES_MAX).
+    pub fn new(context: &[u8]) -> Option<Context> {
+        let mut bytes = [0; Context::BYTES_MAX];
+        bytes.get_mut(..context.len())?.copy_from_slice(context);
+        let len = context.len() as u8;
+        Some(Context { len, bytes })
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.as_bytes().escape_ascii())
+    }
 }
 
 /// What a Raft node must not forget beside its log: figure 2's `currentTerm` and `votedFor`.
@@ -63,6 +103,8 @@ pub struct HardState {
     pub term: Term,
     /// Whom it voted for in that term.
     pub voted_for: Option<NodeId>,
+    /// A few bytes of the caller's that belong to the vote, and are protected like it.
+    pub context: Context,
 }
 
 impl fmt::Display for Term {

@@ -40,26 +40,36 @@ impl<'a> Window<'a> {
         self.file_bytes.saturating_sub(offset)
     }
 
-    /// The `len` bytes at `offset`, which must be there.
-    pub(crate) fn read(&mut self, offset: u64, len: u64) -> Result<Bytes> {
-        assert!(
-            len <= self.remaining(offset),
-            "{len} bytes at {offset} of {}",
-            self.file_bytes
-        );
-        let end = self.start + self.bytes.len() as u64;
-        if offset < self.start || offset + len > end {
-            let load = len.max(READ_BYTES).min(self.remaining(offset));
-            let mut buf = vec![0; load as usize];
-            let path = &self.segment.path;
-            self.segment
-                .file
-                .read_exact_at(&mut buf, offset)
-                .map_err(Error::io("read", path))?;
-            self.start = offset;
-            self.bytes = buf.into();
+    /// The `len` bytes at `offset`, or as many as the file has.
+    pub(crate) fn read_up_to(&mut self, offset: u64, len: u64) -> Result<Bytes> {
+        let len = len.min(self.remaining(offset));
+        if len == 0 {
+            return Ok(Bytes::new());
         }
+        self.load(offset, len)?;
         let from = (offset - self.start) as usize;
         Ok(self.bytes.slice(from..from + len as usize))
+    }
+
+    /// A large piece at `offset`: all there is, or so much that going on at its end loses nothing.
+    pub(crate) fn chunk(&mut self, offset: u64) -> Result<Bytes> {
+        self.read_up_to(offset, READ_BYTES)
+    }
+
+    fn load(&mut self, offset: u64, len: u64) -> Result<()> {
+        let end = self.start + self.bytes.len() as u64;
+        if offset >= self.start && offset + len <= end {
+            return Ok(());
+        }
+        let load = len.max(READ_BYTES).min(self.remaining(offset));
+        let mut buf = vec![0; load as usize];
+        let path = &self.segment.path;
+        self.segment
+            .file
+            .read_exact_at(&mut buf, offset)
+            .map_err(Error::io("read", path))?;
+        self.start = offset;
+        self.bytes = buf.into();
+        Ok(())
     }
 }

@@ -1,197 +1,297 @@
-//! Writing: one frame and one sync per batch, and what happens when they fail.
+//! Writing frames: what goes into which segment, and in which order things become durable.
 //!
-//! Invariants:
-//! * `groups` holds what is durable and nothing else: a batch enters it after its sync returned Ok.
-//! * Frame n is written only when all before it are durable. Recovery relies on it.
-//! * Once `poison` is set nothing is written any more.
+//! Only one thread at a time writes, and each write is one `write` and one `sync_data`. So when a write begins, all frames
+//! before it are durable, and say so (`mark`).
+//!
+//! # Rotation
+//!
+//! 1. All frames of the old segment are durable: nothing is under way.
+//! 2. The new segment's header, length and name become durable.
+//! 3. The old segment is sealed. If the power goes before that, its frames still say all the seal would.
+//! 4. CONTROL learns of the new segment.
+//! 5. The first frame of the new segment, with the state of every group, goes out with the batches that did not fit.
+//!
+//! # Invariants
+//!
+//! * `states` follows the frames that are written, and nothing else.
+//! * A frame that changes a term or a vote is the first of its write: all before it is durable.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
-use duramen_disk::Disk;
+use duramen_disk::{Disk, DiskFile};
 
-use crate::Options;
-use crate::batch::Batch;
-use crate::error::{Damage, Error, Misuse, Result, is_full};
+use crate::control::{CONTROL_FILE, Control};
+use crate::error::{Error, Result};
 use crate::format::{
-    FrameHeader, Link, Place, SEGMENT_HEADER_BYTES, SegmentHeader, encode_frame, frame_bytes,
+    CONTROL_SLOT_OFFSETS, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES,
 };
-use crate::groups::{Check, Groups, Slot};
-use crate::recovery::Recovered;
-use crate::segment::Segment;
+use crate::frame::{Directory, Link, NewFrame, frame_bytes};
+use crate::groups::Before;
+use crate::record::{self, Record};
+use crate::segment::{Segment, SegmentHeader, Spare, segment_path};
+use crate::states::States;
 
-pub(crate) struct Writer {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
-    options: Options,
-    groups: Groups,
-    /// All of them, in order; the last one is written.
-    segments: Vec<Segment>,
-    /// Where in the last segment the next frame goes.
-    end: u64,
-    link: Link,
-    poison: Option<Arc<Error>>,
-    /// Kept between writes, so that its memory is touched once.
-    frame: Vec<u8>,
+/// A batch on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) records: Vec<Record>,
+    pub(crate) payloads: Vec<Bytes>,
+    /// The number of its first payload.
+    pub(crate) number: u64,
+    pub(crate) changes_vote: bool,
+    /// The most space it can take.
+    pub(crate) space: u64,
+    /// What takes it back.
+    pub(crate) before: Vec<Before>,
 }
 
+/// What a write gave.
+#[derive(Default)]
+pub(crate) struct Batches {
+    /// Where the payloads of each batch are now.
+    pub(crate) places: Vec<Written>,
+    /// The segments that were begun.
+    pub(crate) new_segments: Vec<Arc<Segment>>,
+}
+
+/// Where a batch's payloads are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+}
+
+pub(crate) struct Writer {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) segment: Arc<Segment>,
+    /// Where in the segment the next frame goes.
+    pub(crate) end: u64,
+    /// The directories of the segment's frames: its seal.
+    pub(crate) seal: Vec<u8>,
+    pub(crate) link: Link,
+    pub(crate) states: States,
+    pub(crate) control: Control,
+    pub(crate) control_file: Box<dyn DiskFile>,
+    /// Kept between writes, so that their memory is touched once.
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) records: Vec<u8>,
+}
+
+/// Batches that wait together share a frame up to this size. A frame is lost as a whole if its write is torn.
+const FRAME_PAYLOAD_BYTES: usize = 1 << 20;
+
 impl Writer {
-    pub(crate) fn new(
-        disk: Arc<dyn Disk>,
-        dir: &Path,
-        options: Options,
-        recovered: Recovered,
-    ) -> Writer {
-        Writer {
-            disk,
-            dir: dir.to_owned(),
-            options,
-            groups: recovered.groups,
-            segments: recovered.segments,
-            end: recovered.end,
-            link: recovered.link,
-            poison: None,
-            frame: Vec::new(),
-        }
+    /// How many bytes of frames still go into the segment, seal and trailer reckoned in.
+    pub(crate) fn room(&self) -> u64 {
+        let limit = self.segment.frames_limit(self.seal.len() as u64);
+        limit.saturating_sub(self.end)
     }
 
-    pub(crate) fn groups(&self) -> &Groups {
-        &self.groups
+    /// Writes batches. Durable on return. After an error nothing is known, and nothing more may be written.
+    ///
+    /// `spare` gives the file for the next segment when one is needed.
+    pub(crate) fn write(
+        &mut self,
+        batches: &[Queued],
+        mut spare: impl FnMut() -> Result<Spare>,
+    ) -> Result<Batches> {
+        let mut written = Batches::default();
+        let mut start = self.end;
+        self.buffer.clear();
+        for frame in split_into_frames(batches) {
+            if space_of(frame) > self.room() {
+                self.flush(start)?;
+                self.rotate(spare()?)?;
+                written.new_segments.push(self.segment.clone());
+                start = self.end;
+                let states = self.states.records();
+                self.put_frame(&states);
+            }
+            self.put_batches(frame, &mut written.places);
+        }
+        self.flush(start)?;
+        Ok(written)
     }
 
-    pub(crate) fn write(&mut self, batch: &Batch) -> Result<()> {
-        if let Some(cause) = &self.poison {
-            let cause = cause.clone();
-            return Err(Error::Poisoned { cause });
+    /// Writes the frame that begins an epoch. Durable on return. Needs a spare if the segment is full.
+    pub(crate) fn resume(
+        &mut self,
+        epoch: u64,
+        spare: impl FnOnce() -> Result<Spare>,
+    ) -> Result<()> {
+        if frame_space(0, RESUME_BYTES_MAX, false) > self.room() {
+            self.rotate(spare()?)?;
         }
-        if batch.is_empty() {
+        let mut records = vec![Record::Resume {
+            epoch_before: self.link.epoch,
+        }];
+        if self.end == SEGMENT_HEADER_BYTES as u64 {
+            records.extend(self.states.records());
+        }
+        self.link.epoch = epoch;
+        self.buffer.clear();
+        let start = self.end;
+        self.put_frame(&records);
+        self.flush(start)
+    }
+
+    fn put_batches(&mut self, batches: &[Queued], written: &mut Vec<Written>) {
+        self.records.clear();
+        let mut group = None;
+        let mut offset = self.end + FRAME_HEADER_BYTES as u64;
+        let mut payloads = Vec::new();
+        for batch in batches {
+            record::encode(&mut self.records, &batch.records, &mut group);
+            batch
+                .records
+                .iter()
+                .for_each(|record| self.states.apply(record));
+            payloads.extend_from_slice(&batch.payloads);
+            let segment = self.segment.header.number;
+            written.push(Written { segment, offset });
+            offset += batch
+                .payloads
+                .iter()
+                .map(|payload| payload.len() as u64)
+                .sum::<u64>();
+        }
+        let doubled = batches.iter().any(|batch| batch.changes_vote);
+        self.put_encoded(&payloads, doubled);
+    }
+
+    fn put_frame(&mut self, records: &[Record]) {
+        self.records.clear();
+        record::encode(&mut self.records, records, &mut None);
+        self.put_encoded(&[], false);
+    }
+
+    /// Puts a frame of the encoded records into the buffer.
+    fn put_encoded(&mut self, payloads: &[Bytes], doubled: bool) {
+        let frame = NewFrame {
+            home: self.segment.home(),
+            offset: self.end,
+            link: self.link,
+            mark: self.control.mark,
+            doubled,
+            payloads,
+            records: &self.records,
+        };
+        let start = self.buffer.len();
+        let directory = frame.encode(&mut self.buffer);
+        self.keep_for_seal(&directory, start);
+        self.end += directory.head.frame_bytes();
+        self.link = directory.link_after();
+    }
+
+    fn keep_for_seal(&mut self, directory: &Directory, frame_start: usize) {
+        let from = frame_start + directory.head.directory_distance() as usize;
+        let to = from + directory.head.directory_bytes() as usize;
+        self.seal.extend_from_slice(&self.buffer[from..to]);
+    }
+
+    /// Writes what is in the buffer, which goes to `start`.
+    fn flush(&mut self, start: u64) -> Result<()> {
+        if self.buffer.is_empty() {
             return Ok(());
         }
-        self.check(batch)?;
-        let written = self.write_durably(batch);
-        match written {
-            Ok(header) => {
-                self.take(batch, &header);
-                Ok(())
-            }
-            Err(error) => {
-                if !matches!(error, Error::Full { .. }) {
-                    tracing::error!(%error, "the log takes no more writes");
-                    self.poison = Some(Arc::new(error.clone()));
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Everything that can be refused is refused here, before anything is written.
-    fn check(&self, batch: &Batch) -> Result<()> {
-        let (bytes, bytes_max) = (frame_bytes(&batch.records), self.options.batch_bytes_max);
-        if bytes > bytes_max {
-            return Err(Error::TooLarge { bytes, bytes_max });
-        }
-        let mut check = Check::new(&self.groups);
-        for record in &batch.records {
-            let misuse = |misuse: Misuse| Error::misuse(record.group(), misuse);
-            check.record(record).map_err(misuse)?;
-        }
+        let Segment { file, path, .. } = &*self.segment;
+        file.write_all_at(&self.buffer, start)
+            .map_err(Error::io("write", path))?;
+        file.sync_data().map_err(Error::io("sync", path))?;
+        self.control.mark = self.link.sequence - 1;
+        self.buffer.clear();
         Ok(())
     }
 
-    fn write_durably(&mut self, batch: &Batch) -> Result<FrameHeader> {
-        if self.end >= self.options.segment_bytes && self.end > SEGMENT_HEADER_BYTES as u64 {
-            self.rotate()?;
-        }
-        let segment = self
-            .segments
-            .last()
-            .expect("a log has at least one segment");
-        let place = Place {
-            log_id: segment.header.log_id,
-            segment: segment.header.number,
-            offset: self.end,
-        };
-        let header = encode_frame(&mut self.frame, &batch.records, place, self.link);
-        if let Err(error) = segment.file.write_all_at(&self.frame, self.end) {
-            if is_full(&error) {
-                return Err(self.give_back(segment));
-            }
-            return Err(Error::io("write", &segment.path)(error));
-        }
-        segment
-            .file
-            .sync_data()
-            .map_err(Error::io("sync", &segment.path))?;
-        Ok(header)
-    }
-
-    /// After a write that ran out of space: what it left is removed durably. Otherwise a crash could bring back a batch
-    /// that was refused.
-    fn give_back(&self, segment: &Segment) -> Error {
-        let path = &segment.path;
-        let given_back = segment
-            .file
-            .set_len(self.end)
-            .map_err(Error::io("cut", path))
-            .and_then(|()| segment.file.sync_data().map_err(Error::io("sync", path)));
-        match given_back {
-            Ok(()) => Error::Full { path: path.clone() },
-            Err(error) => error,
-        }
-    }
-
-    /// All frames of the old segment are durable; the new one is, with its name, before its first frame is written.
-    fn rotate(&mut self) -> Result<()> {
-        let last = self
-            .segments
-            .last()
-            .expect("a log has at least one segment");
+    fn rotate(&mut self, spare: Spare) -> Result<()> {
+        let old = self.segment.clone();
         let header = SegmentHeader {
-            log_id: last.header.log_id,
-            number: last.header.number + 1,
+            log_id: old.header.log_id,
+            number: old.header.number + 1,
             first_sequence: self.link.sequence,
+            file_bytes: spare.file_bytes(),
             predecessor: self.link.predecessor,
         };
-        let segment = Segment::create(&*self.disk, &self.dir, header)?;
-        self.segments.push(segment);
+        let new = spare.into_segment(&*self.disk, &self.dir, header)?;
+        old.seal(&self.seal, self.end, self.link)?;
+        self.segment = Arc::new(new);
         self.end = SEGMENT_HEADER_BYTES as u64;
-        Ok(())
+        self.seal.clear();
+        self.control.newest = header.number;
+        self.write_control()
     }
 
-    /// Takes a durable batch into the groups.
-    fn take(&mut self, batch: &Batch, header: &FrameHeader) {
-        self.groups
-            .apply(&batch.records, self.segments.len() as u64, self.end);
-        self.end += header.frame_bytes();
-        self.link = Link::after(header);
+    /// Writes CONTROL. Durable on return.
+    pub(crate) fn write_control(&mut self) -> Result<()> {
+        self.control.generation += 1;
+        let path = self.dir.join(CONTROL_FILE);
+        let offset = CONTROL_SLOT_OFFSETS[(self.control.generation % 2) as usize];
+        let slot = self.control.encode();
+        self.control_file
+            .write_all_at(&slot, offset)
+            .map_err(Error::io("write", &path))?;
+        self.control_file
+            .sync_data()
+            .map_err(Error::io("sync", &path))
     }
 
-    /// Reads an entry's payload. `checksum` gives what its checksum should be.
-    pub(crate) fn read_payload(
-        &self,
-        slot: &Slot,
-        checksum: impl FnOnce(&[u8]) -> u32,
-    ) -> Result<Bytes> {
-        let segment = &self.segments[(slot.segment - 1) as usize];
-        // The checksum stands right before the payload.
-        let at = slot.offset - 4;
-        let mut buf = vec![0; 4 + slot.payload_bytes as usize];
-        segment
-            .file
-            .read_exact_at(&mut buf, at)
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => {
-                    Error::damaged(&segment.path, at, Damage::Short)
-                }
-                _ => Error::io("read", &segment.path)(error),
-            })?;
-        let mut stored = Bytes::from(buf);
-        let payload = stored.split_off(4);
-        if LE::read_u32(&stored) != checksum(&payload) {
-            return Err(Error::damaged(&segment.path, at, Damage::Checksum));
+    /// Frees the oldest segments, up to `below`: no slot points into them, durably.
+    ///
+    /// CONTROL says so first. If a crash comes between, the next `open` removes the files.
+    pub(crate) fn free(&mut self, below: u64) -> Result<()> {
+        let oldest = self.control.oldest;
+        self.control.oldest = below;
+        self.write_control()?;
+        for number in oldest..below {
+            let path = segment_path(&self.dir, number);
+            self.disk
+                .remove(&path)
+                .map_err(Error::io("remove", &path))?;
         }
-        Ok(payload)
+        self.disk
+            .sync_dir(&self.dir)
+            .map_err(Error::io("sync", &self.dir))
     }
+}
+
+/// The space of a frame made of these batches, and of its part of the seal.
+fn space_of(batches: &[Queued]) -> u64 {
+    let payloads = batches.iter().flat_map(|batch| &batch.payloads);
+    let payload_bytes: usize = payloads.map(Bytes::len).sum();
+    let records = batches.iter().flat_map(|batch| &batch.records);
+    let record_bytes = records.map(Record::encoded_bytes_max).sum();
+    let doubled = batches.iter().any(|batch| batch.changes_vote);
+    frame_space(payload_bytes as u64, record_bytes, doubled)
+}
+
+/// The records of a resume frame that is not the first of its segment.
+const RESUME_BYTES_MAX: u64 = 24;
+
+/// The space that a frame takes, with its part of the seal.
+pub(crate) fn frame_space(payload_bytes: u64, record_bytes: u64, doubled: bool) -> u64 {
+    let directory_bytes = DIRECTORY_HEAD_BYTES as u64 + record_bytes;
+    frame_bytes(payload_bytes, record_bytes, doubled) + directory_bytes
+}
+
+/// Batches that go into one frame each: a batch that changes a vote has its own, which is doubled.
+fn split_into_frames(batches: &[Queued]) -> impl Iterator<Item = &[Queued]> {
+    let mut rest = batches;
+    std::iter::from_fn(move || {
+        let first = rest.first()?;
+        let mut bytes = 0;
+        let joins = |batch: &&Queued| {
+            bytes += batch.payloads.iter().map(Bytes::len).sum::<usize>();
+            !batch.changes_vote && bytes <= FRAME_PAYLOAD_BYTES
+        };
+        let count = match first.changes_vote {
+            true => 1,
+            false => rest.iter().take_while(joins).count().max(1),
+        };
+        let (frame, after) = rest.split_at(count);
+        rest = after;
+        Some(frame)
+    })
 }

@@ -10,13 +10,13 @@ use duramen_disk::{Disk, LOCK_FILE, SimDisk};
 use duramen_wal::{Damage, Error, Options, Wal};
 use support::*;
 
-/// One frame in each segment.
+/// One step in each segment.
 fn small() -> Options {
-    options(1)
+    options(12288)
 }
 
 fn steps() -> Vec<Step> {
-    let one = |index| vec![append(1, index, index, 1, 10), vote(1, index, 1)];
+    let one = |index| vec![append(1, index, index, 1, 5500), vote(1, index, 1)];
     (1..=4).map(one).collect()
 }
 
@@ -24,6 +24,7 @@ fn steps() -> Vec<Step> {
 fn refused(spoil: impl Fn(&SimDisk), expected: impl Fn(&Error) -> bool) {
     let disk = disk_with(&small(), &steps());
     let whole = files(&disk, DIR.as_ref());
+    assert_eq!(whole.len(), 4 + 1);
     spoil(&disk);
     let spoiled = files(&disk, DIR.as_ref());
     let error = error(open(&disk, &small()));
@@ -39,68 +40,145 @@ fn refused(spoil: impl Fn(&SimDisk), expected: impl Fn(&Error) -> bool) {
     assert_holds(&disk, &small(), &steps(), 4);
 }
 
-fn damaged(number: u64, expected: Damage) -> impl Fn(&Error) -> bool {
-    move |error| matches!(error, Error::Damaged { path, reason, .. } if *path == segment(number) && *reason == expected)
+fn damaged(expected_path: PathBuf, expected: Damage) -> impl Fn(&Error) -> bool {
+    move |error| matches!(error, Error::Damaged { path, reason, .. } if *path == expected_path && *reason == expected)
+}
+
+fn missing(number: u64) -> impl Fn(&Error) -> bool {
+    move |error| matches!(error, Error::MissingSegment { path } if *path == segment(number))
 }
 
 #[test]
-fn a_missing_segment_is_named() {
-    for number in 1..=3 {
+fn a_missing_segment_is_named_also_the_last() {
+    for number in 1..=4 {
         refused(
             |disk| disk.remove(&segment(number)).unwrap(),
-            |error| matches!(error, Error::MissingSegment { path } if *path == segment(number)),
+            missing(number),
         );
     }
-}
-
-/// Format 0 does not know how many segments there are.
-#[test]
-fn a_missing_last_segment_is_not_seen_by_format_0() {
-    let disk = disk_with(&small(), &steps());
-    disk.remove(&segment(4)).unwrap();
-    assert_holds(&disk, &small(), &steps(), 3);
+    refused(
+        |disk| (1..=4).for_each(|number| disk.remove(&segment(number)).unwrap()),
+        missing(1),
+    );
+    refused(
+        |disk| (3..=4).for_each(|number| disk.remove(&segment(number)).unwrap()),
+        missing(3),
+    );
 }
 
 #[test]
 fn a_segment_under_another_number_is_a_stranger() {
     for from in 1..=4 {
-        refused(
-            |disk| write_file(disk, &segment(5), &read_file(disk, &segment(from))),
-            damaged(5, Damage::Stranger),
-        );
+        let doubled =
+            |disk: &SimDisk| write_file(disk, &segment(5), &read_file(disk, &segment(from)));
+        refused(doubled, damaged(segment(5), Damage::Stranger));
+        for to in (1..=4).filter(|to| *to != from) {
+            let over =
+                |disk: &SimDisk| write_file(disk, &segment(to), &read_file(disk, &segment(from)));
+            refused(over, damaged(segment(to), Damage::Stranger));
+        }
+        let renamed = |disk: &SimDisk| disk.rename(&segment(from), &segment(5)).unwrap();
+        refused(renamed, missing(from));
     }
-    refused(
-        |disk| {
-            let (two, three) = (read_file(disk, &segment(2)), read_file(disk, &segment(3)));
-            write_file(disk, &segment(2), &three);
-            write_file(disk, &segment(3), &two);
-        },
-        damaged(2, Damage::Stranger),
-    );
+    let swapped = |disk: &SimDisk| {
+        let (two, three) = (read_file(disk, &segment(2)), read_file(disk, &segment(3)));
+        write_file(disk, &segment(2), &three);
+        write_file(disk, &segment(3), &two);
+    };
+    refused(swapped, damaged(segment(2), Damage::Stranger));
+    // Before the first one: it is known which is the oldest, so that is what a killed process left of a freed segment.
+    let disk = disk_with(&small(), &steps());
+    write_file(&disk, &segment(0), &read_file(&disk, &segment(1)));
+    assert_holds(&disk, &small(), &steps(), 4);
+    assert_eq!(files(&disk, DIR.as_ref()).len(), 4 + 1);
 }
 
 #[test]
 fn a_segment_of_another_log_is_a_stranger() {
     let other = disk_with(&small(), &steps());
-    // If it is the first, the second is the first that does not belong to it.
-    for (number, noticed) in [(1, 2), (2, 2), (3, 3), (4, 4)] {
+    for number in 1..=4 {
         refused(
             |disk| write_file(disk, &segment(number), &read_file(&other, &segment(number))),
-            damaged(noticed, Damage::Stranger),
+            damaged(segment(number), Damage::Stranger),
         );
+    }
+    refused(
+        |disk| write_file(disk, &control(), &read_file(&other, &control())),
+        damaged(segment(1), Damage::Stranger),
+    );
+}
+
+/// When it was copied, the segment ended earlier: what was acknowledged later is missing.
+#[test]
+fn an_older_copy_of_a_segment_does_not_fit_what_is_known_of_it() {
+    let steps: Vec<Step> = (1..=24).map(|i| vec![append(1, i, i, 1, 1000)]).collect();
+    for written in 1..24 {
+        let disk = disk_with(&small(), &steps[..written]);
+        let old = files(&disk, DIR.as_ref());
+        let (path, bytes) = old.iter().rfind(|(path, _)| **path != control()).unwrap();
+        write_all(&open(&disk, &small()).unwrap(), &steps[written..]);
+        write_file(&disk, path, bytes);
+        let before = files(&disk, DIR.as_ref());
+        let sequence = match error(open(&disk, &small())) {
+            Error::DamagedDirectory {
+                path: named,
+                sequence,
+                offset,
+            } => {
+                assert_eq!(named, *path);
+                let end = frames(bytes).last().unwrap().end;
+                assert_eq!(offset, end as u64);
+                sequence
+            }
+            other => panic!("{other}"),
+        };
+        assert!(sequence > written as u64, "{sequence}");
+        assert_eq!(files(&disk, DIR.as_ref()), before);
     }
 }
 
 #[test]
-fn an_older_copy_of_a_segment_does_not_fit_what_follows_it() {
-    let options = options(200);
-    let steps: Vec<Step> = (1..=9).map(|i| vec![append(1, i, i, 1, 30)]).collect();
-    let disk = disk_with(&options, &steps[..1]);
-    let old = read_file(&disk, &segment(1));
-    write_all(&open(&disk, &options).unwrap(), &steps[1..]);
-    write_file(&disk, &segment(1), &old);
-    let error = error(open(&disk, &options));
-    assert!(damaged(2, Damage::Order)(&error), "{error}");
+fn an_older_control_is_a_lower_bound_and_names_what_it_misses() {
+    let disk = disk_with(&small(), &steps()[..1]);
+    let old = read_file(&disk, &control());
+    write_all(&open(&disk, &small()).unwrap(), &steps()[1..]);
+    write_file(&disk, &control(), &old);
+    assert_holds(&disk, &small(), &steps(), 4);
+
+    let wal = open(&disk, &small()).unwrap();
+    wal.write(batch(&vec![purge(1, 4, 1)])).unwrap();
+    drop(wal);
+    assert!(disk.open(&segment(1)).is_err(), "it was freed");
+    write_file(&disk, &control(), &old);
+    let error = error(open(&disk, &small()));
+    assert!(missing(1)(&error), "{error}");
+}
+
+#[test]
+fn a_missing_control_is_named() {
+    refused(
+        |disk| disk.remove(&control()).unwrap(),
+        |error| matches!(error, Error::Io { path, source, .. } if *path == control() && source.kind() == std::io::ErrorKind::NotFound),
+    );
+}
+
+#[test]
+fn either_slot_of_control_is_enough_and_without_both_it_is_damaged() {
+    for slot in [0, 4096] {
+        let disk = disk_with(&small(), &steps());
+        flip(&disk, &control(), slot + 50);
+        assert_holds(&disk, &small(), &steps(), 4);
+        flip(&disk, &control(), 4096 - slot + 50);
+        assert_holds(&disk, &small(), &steps(), 4); // the first one was written again
+    }
+    refused(
+        |disk| {
+            [50, 4096 + 50]
+                .iter()
+                .for_each(|at| flip(disk, &control(), *at))
+        },
+        damaged(control(), Damage::Checksum),
+    );
 }
 
 #[test]
@@ -110,6 +188,7 @@ fn a_file_that_is_not_part_of_a_log_is_foreign() {
         "0000000000000001.WAL",
         "1.wal",
         "0000000000000002.wal~",
+        "control",
     ] {
         let path = Path::new(DIR).join(name);
         refused(
@@ -119,19 +198,37 @@ fn a_file_that_is_not_part_of_a_log_is_foreign() {
     }
 }
 
+/// Gives a segment header or CONTROL slot another version, with a checksum that is right.
+fn with_version(bytes: &mut [u8], version: u8) {
+    bytes[8] = version;
+    let covered = [&bytes[..12], &bytes[16..64]].concat();
+    bytes[12..16].copy_from_slice(&crc32fast::hash(&covered).to_le_bytes());
+}
+
 #[test]
-fn a_newer_version_is_refused_with_its_number() {
-    refused(
-        |disk| {
-            let mut bytes = read_file(disk, &segment(2));
-            bytes[8] = 7;
-            let mut covered = bytes[..12].to_vec();
-            covered.extend_from_slice(&bytes[16..56]);
-            bytes[12..16].copy_from_slice(&crc32fast::hash(&covered).to_le_bytes());
-            write_file(disk, &segment(2), &bytes);
-        },
-        |error| matches!(error, Error::Version { path, found: 7, expected: 0 } if *path == segment(2)),
-    );
+fn another_version_is_refused_with_its_number() {
+    for version in [0, 2, 7] {
+        for (path, offset) in [
+            (segment(1), 0),
+            (segment(2), 0),
+            (segment(4), 0),
+            (control(), 0),
+            (control(), 4096),
+        ] {
+            refused(
+                |disk| {
+                    spoil(
+                        disk,
+                        &path,
+                        offset,
+                        |bytes| with_version(bytes, version),
+                        64,
+                    )
+                },
+                |error| matches!(error, Error::Version { path: named, found, expected: 1 } if *named == path && *found == u32::from(version)),
+            );
+        }
+    }
 }
 
 #[test]
@@ -168,27 +265,31 @@ fn an_empty_or_missing_directory_is_not_a_log_and_stays_as_it_is() {
     // Only what a killed `create` leaves.
     write_file(&disk, &PathBuf::from(DIR).join(LOCK_FILE), b"");
     assert!(not_a_log(error(open(&disk, &small()))));
+    write_file(&disk, &PathBuf::from(DIR).join("spare-0.tmp"), b"");
+    assert!(not_a_log(error(open(&disk, &small()))));
 }
 
 #[test]
 fn create_refuses_a_directory_that_holds_something() {
+    let refused = |disk: &SimDisk, name: &str| {
+        let before = files(disk, DIR.as_ref());
+        let refused = error(create(disk, &small()));
+        assert!(
+            matches!(&refused, Error::NotEmpty { found, .. } if *found == name),
+            "{refused}"
+        );
+        assert_eq!(files(disk, DIR.as_ref()), before);
+    };
     let disk = disk_with(&small(), &steps());
-    let before = files(&disk, DIR.as_ref());
-    let refused = error(create(&disk, &small()));
-    assert!(
-        matches!(&refused, Error::NotEmpty { found, .. } if *found == "0000000000000001.wal"),
-        "{refused}"
-    );
-    assert_eq!(files(&disk, DIR.as_ref()), before);
+    refused(&disk, "0000000000000001.wal");
+    // A log that lost all its segments is not an empty directory.
+    (1..=4).for_each(|number| disk.remove(&segment(number)).unwrap());
+    refused(&disk, "CONTROL");
 
     let disk = SimDisk::new();
     disk.create_dir_all(Path::new(DIR)).unwrap();
     write_file(&disk, &Path::new(DIR).join("notes.txt"), b"mine");
-    let refused = error(create(&disk, &small()));
-    assert!(
-        matches!(&refused, Error::NotEmpty { found, .. } if found == "notes.txt"),
-        "{refused}"
-    );
+    refused(&disk, "notes.txt");
 }
 
 #[test]

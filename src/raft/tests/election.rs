@@ -89,7 +89,8 @@ fn a_single_node_leads_only_when_its_vote_is_durable_and_commits_only_what_is() 
         vote.hard_state,
         Some(HardState {
             term: Term(1),
-            voted_for: Some(NodeId(1))
+            voted_for: Some(NodeId(1)),
+            ..HardState::default()
         })
     );
     assert!(!raft.is_leader());
@@ -177,7 +178,7 @@ fn who_gives_a_vote_waits_for_the_winner_and_who_refuses_one_does_not() {
         let mut raft = node_1_of_3(
             HardState {
                 term: Term(1),
-                voted_for: None,
+                ..HardState::default()
             },
             log,
         );
@@ -202,6 +203,7 @@ fn a_vote_survives_a_restart() {
     let voted = HardState {
         term: Term(4),
         voted_for: Some(NodeId(2)),
+        ..HardState::default()
     };
     let mut raft = node_1_of_3(voted, Vec::new());
     assert_eq!(
@@ -226,6 +228,7 @@ fn votes_go_to_logs_that_are_at_least_as_up_to_date() {
             HardState {
                 term: Term(2),
                 voted_for: None,
+                ..HardState::default()
             },
             log(),
         );
@@ -280,6 +283,7 @@ fn an_old_leader_is_told_the_new_term() {
         HardState {
             term: Term(7),
             voted_for: None,
+            ..HardState::default()
         },
         Vec::new(),
     );

@@ -24,6 +24,7 @@ pub(super) fn entry(term: u64, index: u64, payload: &'static str) -> Entry {
     Entry {
         id: id(term, index),
         payload: Bytes::from_static(payload.as_bytes()),
+        ..Entry::default()
     }
 }
 
@@ -78,6 +79,7 @@ impl Cluster {
                 hard_state: HardState {
                     term,
                     voted_for: None,
+                    ..HardState::default()
                 },
                 log,
                 applied: Vec::new(),

@@ -28,6 +28,7 @@ fn follower(term: u64, log: Vec<Entry>) -> Raft {
         HardState {
             term: Term(term),
             voted_for: None,
+            ..HardState::default()
         },
         log,
     )
@@ -359,6 +360,7 @@ fn a_large_backlog_goes_out_in_several_messages() {
         .map(|index| Entry {
             id: id(1, index),
             payload: Bytes::from(vec![7; 30]),
+            ..Entry::default()
         })
         .collect();
     let mut leader = Raft::new(
@@ -366,6 +368,7 @@ fn a_large_backlog_goes_out_in_several_messages() {
         HardState {
             term: Term(1),
             voted_for: None,
+            ..HardState::default()
         },
         log,
     );

@@ -4,13 +4,15 @@
 #![allow(dead_code)] // each test file is a crate of its own and uses a part
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use duramen_disk::{Disk, LOCK_FILE, SimDisk};
 use duramen_wal::{
-    Batch, Entry, Error, GroupId, HardState, Index, LogId, NodeId, Options, Result, Term, Wal,
+    Batch, Context, Entry, Error, GroupId, HardState, Index, LogId, NodeId, Options, Result, Term,
+    Wal,
 };
 
 /// Where the logs are.
@@ -22,6 +24,22 @@ pub(crate) enum Change {
     Append(u64, Vec<Entry>),
     Vote(u64, HardState),
     User(u64, Bytes),
+    Truncate(u64, u64),
+    Purge(u64, LogId),
+    Remove(u64),
+}
+
+impl Change {
+    fn group(&self) -> GroupId {
+        match self {
+            Change::Append(group, _)
+            | Change::Vote(group, _)
+            | Change::User(group, _)
+            | Change::Truncate(group, _)
+            | Change::Purge(group, _)
+            | Change::Remove(group) => GroupId(*group),
+        }
+    }
 }
 
 /// A batch that can be looked into.
@@ -30,6 +48,7 @@ pub(crate) type Step = Vec<Change>;
 /// What a group holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Content {
+    pub(crate) purged: LogId,
     pub(crate) hard_state: HardState,
     pub(crate) user_record: Bytes,
     pub(crate) entries: Vec<Entry>,
@@ -43,8 +62,11 @@ pub(crate) fn entry(index: u64, term: u64, payload: impl Into<Bytes>) -> Entry {
         term: Term(term),
         index: Index(index),
     };
-    let payload = payload.into();
-    Entry { id, payload }
+    Entry {
+        id,
+        payload: payload.into(),
+        ..Entry::default()
+    }
 }
 
 /// Entries from `first` to `last`, of `term`, each with `bytes` bytes that no other has.
@@ -61,8 +83,17 @@ pub(crate) fn vote(group: u64, term: u64, node: u64) -> Change {
     let hard_state = HardState {
         term: Term(term),
         voted_for: Some(NodeId(node)),
+        context: Context::new(&[node as u8; 5]).unwrap(),
     };
     Change::Vote(group, hard_state)
+}
+
+pub(crate) fn purge(group: u64, index: u64, term: u64) -> Change {
+    let last = LogId {
+        term: Term(term),
+        index: Index(index),
+    };
+    Change::Purge(group, last)
 }
 
 pub(crate) fn user(group: u64, bytes: &'static [u8]) -> Change {
@@ -76,6 +107,9 @@ pub(crate) fn batch(step: &Step) -> Batch {
             Change::Append(group, entries) => batch.append(GroupId(group), entries),
             Change::Vote(group, hard_state) => batch.hard_state(GroupId(group), hard_state),
             Change::User(group, bytes) => batch.user_record(GroupId(group), bytes),
+            Change::Truncate(group, last) => batch.truncate(GroupId(group), Index(last)),
+            Change::Purge(group, last) => batch.purge(GroupId(group), last),
+            Change::Remove(group) => batch.remove_group(GroupId(group)),
         };
     }
     batch
@@ -95,30 +129,45 @@ pub(crate) fn states(steps: &[Step]) -> Vec<State> {
 }
 
 fn apply(state: &mut State, change: &Change) {
-    let (Change::Append(group, _) | Change::Vote(group, _) | Change::User(group, _)) = change;
-    let content = state.entry(GroupId(*group)).or_default();
+    if let Change::Remove(group) = change {
+        state.remove(&GroupId(*group));
+        return;
+    }
+    let content = state.entry(change.group()).or_default();
+    let keep_to = |content: &mut Content, last: u64| {
+        let kept = last - content.purged.index.0;
+        content.entries.truncate(kept as usize);
+    };
     match change {
         Change::Append(_, entries) => {
             for entry in entries {
-                content.entries.truncate(entry.id.index.0 as usize - 1);
+                keep_to(content, entry.id.index.0 - 1);
                 content.entries.push(entry.clone());
             }
         }
         Change::Vote(_, hard_state) => content.hard_state = *hard_state,
         Change::User(_, bytes) => content.user_record = bytes.clone(),
+        Change::Truncate(_, last) => keep_to(content, *last),
+        Change::Purge(_, last) => {
+            content.entries.retain(|entry| entry.id.index > last.index);
+            content.purged = *last;
+        }
+        Change::Remove(_) => unreachable!(),
     }
 }
 
 /// Everything that a log gives to a reader.
 pub(crate) fn state_of(wal: &Wal) -> State {
     let content = |group| {
-        let last = wal.last(group).index;
-        let entries = wal.entries(group, Index(1)..last.next(), u64::MAX).unwrap();
-        assert_eq!(entries.len() as u64, last.0, "{group}");
+        let (purged, last) = (wal.purged(group), wal.last(group).index);
+        let range = purged.index.next()..last.next();
+        let entries = wal.entries(group, range, u64::MAX).unwrap();
+        assert_eq!(entries.len() as u64, last.0 - purged.index.0, "{group}");
         for entry in &entries {
             assert_eq!(wal.term(group, entry.id.index), Some(entry.id.term));
         }
         Content {
+            purged,
             hard_state: wal.hard_state(group),
             user_record: wal.user_record(group),
             entries,
@@ -131,7 +180,10 @@ pub(crate) fn state_of(wal: &Wal) -> State {
 /// A log that is followed by a new segment after `segment_bytes`.
 pub(crate) fn options(segment_bytes: u64) -> Options {
     let mut options = Options::default();
+    options.manual_drive = true;
     options.segment_bytes = segment_bytes;
+    options.batch_bytes_max = segment_bytes / 2;
+    options.in_flight_bytes_max = segment_bytes / 2;
     options
 }
 
@@ -153,7 +205,7 @@ pub(crate) fn error<T>(result: Result<T>) -> Error {
 
 pub(crate) fn write_all(wal: &Wal, steps: &[Step]) {
     for step in steps {
-        wal.write(&batch(step)).unwrap();
+        wal.write(batch(step)).unwrap();
     }
 }
 
@@ -164,12 +216,38 @@ pub(crate) fn disk_with(options: &Options, steps: &[Step]) -> SimDisk {
     disk
 }
 
+/// How many of the steps that gave `states` a log holds: the only number that fits.
+pub(crate) fn held(wal: &Wal, states: &[State]) -> usize {
+    let state = state_of(wal);
+    let fits: Vec<usize> = (0..states.len()).filter(|&k| states[k] == state).collect();
+    match fits[..] {
+        [k] => k,
+        [] => panic!("a state that never was: {state:?}"),
+        _ => panic!("the workload comes through one state twice: {fits:?}"),
+    }
+}
+
 /// Opens a log, and says whether it holds exactly the first `k` of `steps`.
 pub(crate) fn assert_holds(disk: &SimDisk, options: &Options, steps: &[Step], k: usize) {
     let wal = open(disk, options).unwrap();
     assert_eq!(state_of(&wal), states(steps)[k]);
-    assert_eq!(wal.recovery().frames, k as u64);
-    assert_eq!(wal.recovery().torn, None);
+    assert_eq!(wal.recovery().cut, None);
+    assert_eq!(wal.recovery().damaged, []);
+}
+
+/// The same, for a process that was killed after the last of `steps`: the last frame is marked nowhere.
+pub(crate) fn killed_disk_with(options: &Options, steps: &[Step]) -> SimDisk {
+    let disk = SimDisk::new();
+    let wal = create(&disk, options).unwrap();
+    write_all(&wal, steps);
+    disk.crash_after(0);
+    drop(wal);
+    disk.kill();
+    disk
+}
+
+pub(crate) fn control() -> PathBuf {
+    Path::new(DIR).join("CONTROL")
 }
 
 pub(crate) fn segment(number: u64) -> PathBuf {
@@ -203,18 +281,76 @@ pub(crate) fn files(disk: &dyn Disk, dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         .collect()
 }
 
-/// Where the frames of a segment begin, and at last where it ends. Goes by the lengths in the frames' headers (wal's
-/// `format.rs`), so only for a segment that is whole.
-pub(crate) fn frame_offsets(segment: &[u8]) -> Vec<usize> {
-    let mut offsets = vec![56];
-    loop {
-        let at = offsets[offsets.len() - 1];
-        if at == segment.len() {
-            return offsets;
-        }
-        let body = u32::from_le_bytes(segment[at + 4..at + 8].try_into().unwrap());
-        offsets.push((at + 24 + body as usize).next_multiple_of(8));
+/// A frame as it lies in a segment: where its parts begin, and where the next frame would. Goes by the lengths in the
+/// frames' headers (wal's `format.rs`), so only for a segment that is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FrameParts {
+    pub(crate) header: usize,
+    pub(crate) payload: Range<usize>,
+    pub(crate) directory: Range<usize>,
+    pub(crate) copy: Option<Range<usize>>,
+    pub(crate) end: usize,
+}
+
+pub(crate) fn number_at(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
+}
+
+/// Whether a segment is sealed.
+pub(crate) fn is_sealed(segment: &[u8]) -> bool {
+    &segment[segment.len() - 56..segment.len() - 48] == b"DURAMENS"
+}
+
+pub(crate) fn frames(segment: &[u8]) -> Vec<FrameParts> {
+    let limit = match is_sealed(segment) {
+        true => number_at(segment, segment.len() - 32),
+        false => segment.len(),
+    };
+    let mut frames = Vec::new();
+    let mut at = 64;
+    while at + 40 <= limit && segment[at..at + 40].iter().any(|byte| *byte != 0) {
+        let (payload_bytes, record_bytes) =
+            (number_at(segment, at + 24), number_at(segment, at + 28));
+        let payload = at + 40..at + 40 + payload_bytes;
+        let directory = payload.end.next_multiple_of(8);
+        let directory_bytes = 56 + record_bytes.next_multiple_of(8);
+        let directory = directory..directory + directory_bytes;
+        let copy = (number_at(segment, at + 4) == 1).then(|| {
+            let copy = directory.end.max(at + 4096);
+            copy..copy + directory_bytes
+        });
+        let end = copy.as_ref().map_or(directory.end, |copy| copy.end);
+        frames.push(FrameParts {
+            header: at,
+            payload,
+            directory,
+            copy,
+            end,
+        });
+        at = end;
     }
+    frames
+}
+
+/// Changes bytes of a file, durably.
+pub(crate) fn spoil(
+    disk: &dyn Disk,
+    path: &Path,
+    offset: usize,
+    change: impl Fn(&mut [u8]),
+    len: usize,
+) {
+    let file = disk.open(path).unwrap();
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, offset as u64).unwrap();
+    change(&mut bytes);
+    file.write_all_at(&bytes, offset as u64).unwrap();
+    file.sync_data().unwrap();
+}
+
+/// Flips the lowest bit of a byte, durably.
+pub(crate) fn flip(disk: &dyn Disk, path: &Path, byte: usize) {
+    spoil(disk, path, byte, |bytes| bytes[0] ^= 1, 1);
 }
 
 /// Says what is being tried, if it fails.

@@ -1,0 +1,68 @@
+//! The file `CONTROL`: what is known of the log as a whole. Lower bounds only, so that it may lag: the oldest and the newest
+//! segment, and up to which frame the log was known to be durable.
+//!
+//! Two slots are written in turn, so that a torn write leaves the other.
+
+use byteorder::{ByteOrder, LittleEndian as LE};
+
+use crate::format::{CONTROL_MAGIC, CONTROL_SLOT_BYTES, VERSION};
+
+pub(crate) const CONTROL_FILE: &str = "CONTROL";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Control {
+    pub(crate) log_id: u128,
+    pub(crate) generation: u64,
+    pub(crate) oldest: u64,
+    pub(crate) newest: u64,
+    pub(crate) mark: u64,
+}
+
+/// What a slot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    Control(Control),
+    /// Never written, torn or damaged.
+    Bad,
+    Version(u32),
+}
+
+impl Control {
+    pub(crate) fn encode(&self) -> [u8; CONTROL_SLOT_BYTES] {
+        let mut buf = [0; CONTROL_SLOT_BYTES];
+        buf[..8].copy_from_slice(CONTROL_MAGIC);
+        LE::write_u32(&mut buf[8..], VERSION);
+        LE::write_u128(&mut buf[16..], self.log_id);
+        LE::write_u64(&mut buf[32..], self.generation);
+        LE::write_u64(&mut buf[40..], self.oldest);
+        LE::write_u64(&mut buf[48..], self.newest);
+        LE::write_u64(&mut buf[56..], self.mark);
+        let checksum = slot_checksum(&buf);
+        LE::write_u32(&mut buf[12..], checksum);
+        buf
+    }
+
+    pub(crate) fn decode(buf: &[u8; CONTROL_SLOT_BYTES]) -> Slot {
+        if &buf[..8] != CONTROL_MAGIC || LE::read_u32(&buf[12..]) != slot_checksum(buf) {
+            return Slot::Bad;
+        }
+        match LE::read_u32(&buf[8..]) {
+            VERSION => {}
+            other => return Slot::Version(other),
+        }
+        Slot::Control(Control {
+            log_id: LE::read_u128(&buf[16..]),
+            generation: LE::read_u64(&buf[32..]),
+            oldest: LE::read_u64(&buf[40..]),
+            newest: LE::read_u64(&buf[48..]),
+            mark: LE::read_u64(&buf[56..]),
+        })
+    }
+}
+
+fn slot_checksum(buf: &[u8; CONTROL_SLOT_BYTES]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&buf[..12]);
+    hasher.update(&buf[16..]);
+    hasher.finalize()
+}

@@ -1,0 +1,608 @@
+//! Group commit: batches queue while one write is under way, and the next write takes them all.
+//!
+//! A batch is checked and takes effect in memory when it is submitted, in the order of submission. Whoever waits for a
+//! ticket first writes the queue, on its own thread; others wait for it. If nobody waits, a thread of the log writes.
+//!
+//! # Invariants
+//!
+//! * `submitted - durable` batches are in the queue or under way, in order; tickets complete in order.
+//! * A batch that was taken has its space reserved. Only a failure of the disk can fail it.
+//! * After the first failure (`poison`) nothing is written any more, and what was not durable is forgotten.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use duramen_disk::Disk;
+
+use crate::Options;
+use crate::batch::Batch;
+use crate::check::Check;
+use crate::error::{Error, Misuse, Result};
+use crate::format::{SEGMENT_HEADER_BYTES, TRAILER_BYTES};
+use crate::groups::{Before, Groups, Source, Sources};
+use crate::record::Record;
+use crate::segment::{Segment, Spare};
+use crate::states::STATE_BYTES;
+use crate::writer::{Batches, Queued, Writer, Written, frame_space};
+
+pub(crate) struct Pipeline {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: Options,
+    shared: Mutex<Shared>,
+    /// Told when a write has completed.
+    changed: Condvar,
+    /// Told when there is something to do for the log's thread: to write what nobody waits for, or to mark an idle log.
+    work: Condvar,
+    /// Told when the next segment is to be prepared.
+    space_wanted: Condvar,
+    /// Held by whoever writes. Whoever holds `shared` does not wait for it.
+    writer: Mutex<Writer>,
+}
+
+/// What all threads see.
+pub(crate) struct Shared {
+    pub(crate) groups: Groups,
+    pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
+    /// The payloads that are not written yet; the first one has the number `first_pending`.
+    pending: VecDeque<Bytes>,
+    first_pending: u64,
+    queue: VecDeque<Queued>,
+    /// How many batches were submitted, and how many of them are durable.
+    submitted: u64,
+    durable: u64,
+    is_writing: bool,
+    /// Nobody waits for some of what is queued.
+    is_unattended: bool,
+    mark: IdleMark,
+    callbacks: BTreeMap<u64, Vec<Callback>>,
+    poison: Option<Arc<Error>>,
+    space: Space,
+    /// The oldest segments below this one are dead as soon as so many batches are durable.
+    dead: Option<(u64, u64)>,
+    oldest: u64,
+    stop: bool,
+}
+
+/// The space for what is queued or under way.
+struct Space {
+    taken: u64,
+    /// What is left in the segment.
+    room: u64,
+    /// What the first frame of a segment takes.
+    states: u64,
+    /// A file that waits to become a segment.
+    spare: Option<Spare>,
+    spares_made: u64,
+    /// No spare could be prepared. Tried again after the next rotation.
+    gave_up: bool,
+}
+
+/// When an idle log is to be marked.
+#[derive(Default)]
+struct IdleMark {
+    /// The last write, if CONTROL does not know of it.
+    unmarked_since: Option<Instant>,
+    marked_at: Option<Instant>,
+    /// The log's thread wakes by itself when the mark is due.
+    is_timed: bool,
+}
+
+/// Told once what became of a batch.
+pub(crate) type Callback = Box<dyn FnOnce(Result<()>) + Send>;
+
+const NO_PANIC: &str = "nobody panics while holding the lock";
+
+/// An idle log is not marked more often than this.
+const MARK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// One write takes so much at the most, so that those who wait for its first batch do not wait for all.
+const WRITE_SPACE: u64 = 8 << 20;
+
+impl Pipeline {
+    pub(crate) fn new(
+        writer: Writer,
+        groups: Groups,
+        segments: BTreeMap<u64, Arc<Segment>>,
+        options: Options,
+    ) -> Pipeline {
+        let shared = Shared {
+            groups,
+            segments,
+            pending: VecDeque::new(),
+            first_pending: 0,
+            queue: VecDeque::new(),
+            submitted: 0,
+            durable: 0,
+            is_writing: false,
+            is_unattended: false,
+            mark: IdleMark::default(),
+            callbacks: BTreeMap::new(),
+            poison: None,
+            space: Space {
+                taken: 0,
+                room: writer.room(),
+                states: writer.states.space(),
+                spare: None,
+                spares_made: 0,
+                gave_up: false,
+            },
+            dead: None,
+            oldest: writer.control.oldest,
+            stop: false,
+        };
+        Pipeline {
+            disk: writer.disk.clone(),
+            dir: writer.dir.clone(),
+            options,
+            shared: Mutex::new(shared),
+            changed: Condvar::new(),
+            work: Condvar::new(),
+            space_wanted: Condvar::new(),
+            writer: Mutex::new(writer),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect(NO_PANIC)
+    }
+
+    /// Takes a batch. Gives its number, for [`wait`](Pipeline::wait). Waits as long as too much is under way.
+    pub(crate) fn submit(&self, batch: Batch) -> Result<u64> {
+        let mut shared = self.shared();
+        loop {
+            shared.check_poison()?;
+            if batch.is_empty() {
+                return Ok(shared.submitted);
+            }
+            // The check is of the state at this moment, so it is made again after each wait.
+            let space = self.space_of(&batch)?;
+            if shared.space.taken == 0
+                || shared.space.taken + space.total() <= self.options.in_flight_bytes_max
+            {
+                let queued = self.check(&shared, batch, space.frame)?;
+                self.reserve(&mut shared.space, space.total())?;
+                shared.take(queued, space.total());
+                return Ok(shared.submitted);
+            }
+            shared = self.write_or_wait(shared);
+        }
+    }
+
+    fn space_of(&self, batch: &Batch) -> Result<BatchSpace> {
+        let payload_bytes: u64 = batch
+            .payloads
+            .iter()
+            .map(|payload| payload.len() as u64)
+            .sum();
+        let record_bytes = batch.records.iter().map(Record::encoded_bytes_max).sum();
+        let space = BatchSpace {
+            frame: frame_space(payload_bytes, record_bytes, batch.changes_vote),
+            states: 2 * record_bytes + STATE_BYTES * batch.records.len() as u64,
+        };
+        let bytes_max = self.options.batch_bytes_max;
+        match batch.oversize.unwrap_or(space.frame) {
+            bytes if bytes > bytes_max => Err(Error::TooLarge { bytes, bytes_max }),
+            _ => Ok(space),
+        }
+    }
+
+    /// What breaks a rule is refused here, before anything has changed.
+    fn check(&self, shared: &Shared, batch: Batch, space: u64) -> Result<Queued> {
+        let mut records = batch.records;
+        let mut check = Check::new(&shared.groups);
+        for record in &mut records {
+            let group = record.group().unwrap_or_default();
+            let misuse = |misuse: Misuse| Error::misuse(group, misuse);
+            check.record(record).map_err(misuse)?;
+        }
+        Ok(Queued {
+            records,
+            payloads: batch.payloads,
+            number: shared.first_pending + shared.pending.len() as u64,
+            changes_vote: batch.changes_vote,
+            space,
+            before: Vec::new(),
+        })
+    }
+
+    /// Makes sure that there is space for one more batch: in the segment, or in a file that waits to become one, which
+    /// could take all that is under way.
+    fn reserve(&self, space: &mut Space, more: u64) -> Result<()> {
+        let wanted = space.taken + more;
+        if wanted <= space.room {
+            return Ok(());
+        }
+        let overhead = (SEGMENT_HEADER_BYTES + TRAILER_BYTES) as u64;
+        let file_bytes = self
+            .options
+            .segment_bytes
+            .max(overhead + space.states + wanted);
+        if space
+            .spare
+            .as_ref()
+            .is_none_or(|spare| spare.file_bytes() < file_bytes)
+        {
+            let file_bytes = file_bytes.next_multiple_of(4096);
+            space.spares_made += 1;
+            let spare = Spare::create(&*self.disk, &self.dir, space.spares_made, file_bytes, None)?;
+            if let Some(too_small) = space.spare.replace(spare) {
+                too_small.remove(&*self.disk)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until batch `number` is durable; writes the queue if nobody else does.
+    pub(crate) fn wait(&self, number: u64) -> Result<()> {
+        let mut shared = self.shared();
+        loop {
+            if shared.durable >= number {
+                return Ok(());
+            }
+            shared.check_poison()?;
+            shared = self.write_or_wait(shared);
+        }
+    }
+
+    fn write_or_wait<'a>(&'a self, shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        match shared.is_writing {
+            true => self.changed.wait(shared).expect(NO_PANIC),
+            false => self.write_queue(shared),
+        }
+    }
+
+    /// Calls `callback` when batch `number` is durable or has failed: at once, or on the thread that writes it.
+    pub(crate) fn when_durable(&self, number: u64, callback: Callback) {
+        let mut shared = self.shared();
+        let outcome = shared.outcome(number);
+        match outcome {
+            Some(outcome) => {
+                drop(shared);
+                callback(outcome);
+            }
+            None => shared.callbacks.entry(number).or_default().push(callback),
+        }
+    }
+
+    /// What became of batch `number`, once it is decided.
+    pub(crate) fn outcome(&self, number: u64) -> Option<Result<()>> {
+        self.shared().outcome(number)
+    }
+
+    /// Whether batch `number` is durable.
+    pub(crate) fn is_durable(&self, number: u64) -> bool {
+        self.shared().durable >= number
+    }
+
+    /// What was submitted is to be written, though nobody waits for it.
+    pub(crate) fn kick(&self) {
+        self.shared().is_unattended = true;
+        self.work.notify_one();
+    }
+
+    /// The log's thread: writes what nobody waits for and marks an idle log, until it is told to stop.
+    pub(crate) fn run(&self) {
+        let mut shared = self.shared();
+        while !shared.stop {
+            if shared.is_writing || shared.poison.is_some() {
+                shared = self.work.wait(shared).expect(NO_PANIC);
+            } else if shared.is_unattended && !shared.queue.is_empty() {
+                shared = self.write_queue(shared);
+            } else {
+                shared = self.mark_or_wait(shared);
+            }
+        }
+    }
+
+    fn mark_or_wait<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        let Some(due) = shared.mark.due(self.options.idle_mark) else {
+            return self.work.wait(shared).expect(NO_PANIC);
+        };
+        let wait = due.saturating_duration_since(Instant::now());
+        if wait.is_zero() {
+            return self.write_mark(shared);
+        }
+        shared.mark.is_timed = true;
+        let (mut shared, _) = self.work.wait_timeout(shared, wait).expect(NO_PANIC);
+        shared.mark.is_timed = false;
+        shared
+    }
+
+    /// Writes CONTROL. Nobody else is writing.
+    fn write_mark<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        shared.is_writing = true;
+        shared.mark.unmarked_since = None;
+        drop(shared);
+        let mut writer = self.writer.lock().expect(NO_PANIC);
+        let outcome = writer.write_control();
+        let mut shared = self.shared();
+        shared.is_writing = false;
+        shared.mark.marked_at = Some(Instant::now());
+        if let Err(error) = outcome {
+            shared.poison(error, Vec::new());
+        }
+        drop(writer);
+        self.changed.notify_all();
+        if shared.has_work() {
+            self.work.notify_one();
+        }
+        shared
+    }
+
+    /// The log's other thread: has the file of the next segment ready before it is needed, written once, so that a
+    /// rotation waits for nothing.
+    pub(crate) fn prepare(&self) {
+        let mut shared = self.shared();
+        while !shared.stop {
+            if !shared.space.wants_spare(&self.options) {
+                shared = self.space_wanted.wait(shared).expect(NO_PANIC);
+                continue;
+            }
+            shared.space.spares_made += 1;
+            let (number, file_bytes) = (shared.space.spares_made, self.options.segment_bytes);
+            drop(shared);
+            let goes_on = || !self.shared().stop;
+            let made = Spare::create(&*self.disk, &self.dir, number, file_bytes, Some(&goes_on));
+            shared = self.shared();
+            match made {
+                Ok(spare) if shared.space.spare.is_none() => shared.space.spare = Some(spare),
+                // The writers were faster.
+                Ok(spare) => drop(spare.remove(&*self.disk)),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot prepare a segment");
+                    shared.space.gave_up = true;
+                }
+            }
+        }
+    }
+
+    /// Writes all that was submitted so far.
+    pub(crate) fn flush(&self) -> Result<()> {
+        let submitted = self.shared().submitted;
+        self.wait(submitted)
+    }
+
+    /// Writes all that was submitted, and CONTROL: the log is being closed.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.flush()?;
+        let mut shared = self.shared();
+        while shared.is_writing {
+            shared = self.changed.wait(shared).expect(NO_PANIC);
+        }
+        shared.check_poison()?; // CONTROL may be what failed.
+        self.write_mark(shared).check_poison()
+    }
+
+    /// Tells the log's threads to end.
+    pub(crate) fn stop(&self) {
+        self.shared().stop = true;
+        self.work.notify_all();
+        self.space_wanted.notify_all();
+    }
+
+    /// Writes one write's worth of the queue. Nobody else is writing.
+    fn write_queue<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        let batches = shared.take_from_queue();
+        shared.is_writing = true;
+        drop(shared);
+        let mut writer = self.writer.lock().expect(NO_PANIC);
+        let outcome = writer.write(&batches, || self.next_spare());
+        let mut shared = self.shared();
+        match outcome {
+            Ok(written) => {
+                shared.complete(&batches, &written, &writer);
+                if let Some(below) = shared.freed() {
+                    drop(shared);
+                    let freed = writer.free(below);
+                    shared = self.shared();
+                    if let Err(error) = freed {
+                        shared.poison(error, Vec::new());
+                    }
+                }
+            }
+            Err(error) => shared.poison(error, batches),
+        }
+        shared.is_writing = false;
+        drop(writer);
+        self.changed.notify_all();
+        if shared.has_work() {
+            self.work.notify_one();
+        }
+        if shared.space.wants_spare(&self.options) {
+            self.space_wanted.notify_one();
+        }
+        let (callbacks, result) = shared.due_callbacks();
+        if callbacks.is_empty() {
+            return shared;
+        }
+        drop(shared);
+        callbacks
+            .into_iter()
+            .for_each(|callback| callback(result.clone()));
+        self.shared()
+    }
+
+    fn next_spare(&self) -> Result<Spare> {
+        let mut shared = self.shared();
+        let spare = shared.space.spare.take();
+        Ok(spare.expect("space was reserved when the batch was submitted"))
+    }
+}
+
+/// The space that a batch needs.
+#[derive(Clone, Copy)]
+struct BatchSpace {
+    frame: u64,
+    /// What it may add to the first frame of the next segment.
+    states: u64,
+}
+
+impl BatchSpace {
+    fn total(self) -> u64 {
+        self.frame + self.states
+    }
+}
+
+impl Space {
+    /// The next segment is prepared when this one is half full: a small log never pays for it.
+    fn wants_spare(&self, options: &Options) -> bool {
+        self.spare.is_none() && self.room < options.segment_bytes / 2 && !self.gave_up
+    }
+}
+
+impl IdleMark {
+    /// When the mark is to be written, if ever.
+    fn due(&self, idle_mark: Option<Duration>) -> Option<Instant> {
+        let idle = self.unmarked_since? + idle_mark?;
+        let next = self.marked_at.map(|at| at + MARK_INTERVAL);
+        Some(next.map_or(idle, |next| next.max(idle)))
+    }
+}
+
+impl Shared {
+    pub(crate) fn check_poison(&self) -> Result<()> {
+        match &self.poison {
+            None => Ok(()),
+            Some(cause) => Err(Error::Poisoned {
+                cause: cause.clone(),
+            }),
+        }
+    }
+
+    fn outcome(&self, number: u64) -> Option<Result<()>> {
+        match self.durable >= number {
+            true => Some(Ok(())),
+            false => self.check_poison().err().map(Err),
+        }
+    }
+
+    /// Whether there is something to do for the log's thread, and it does not know.
+    fn has_work(&self) -> bool {
+        let unmarked = self.mark.unmarked_since.is_some() && !self.mark.is_timed;
+        (self.is_unattended && !self.queue.is_empty()) || unmarked
+    }
+
+    /// A payload that is not written yet.
+    pub(crate) fn pending(&self, number: u64) -> Bytes {
+        let at = number
+            .checked_sub(self.first_pending)
+            .expect("a pending payload is in memory");
+        self.pending[at as usize].clone()
+    }
+
+    /// The log takes no more writes. Nothing of what was to be written, with `failed` first, counts any more.
+    fn poison(&mut self, error: Error, failed: Vec<Queued>) {
+        tracing::error!(%error, "the log takes no more writes");
+        self.poison.get_or_insert(Arc::new(error));
+        let batches = failed.into_iter().chain(self.queue.drain(..));
+        let before: Vec<Before> = batches.flat_map(|batch| batch.before).collect();
+        for before in before.into_iter().rev() {
+            self.groups.take_back(before);
+        }
+        self.pending.clear();
+    }
+
+    fn take(&mut self, mut queued: Queued, space: u64) {
+        let mut sources = Sources(Source::Pending {
+            number: queued.number,
+        });
+        let records = queued.records.iter();
+        let before = records.filter_map(|record| self.groups.apply(record, &mut sources));
+        queued.before = before.collect();
+        self.pending.extend(queued.payloads.iter().cloned());
+        self.space.taken += space;
+        self.submitted += 1;
+        self.queue.push_back(queued);
+    }
+
+    /// A batch that changes a vote begins a write: all before it is durable then.
+    fn take_from_queue(&mut self) -> Vec<Queued> {
+        let mut space = 0;
+        let mut count = 0;
+        for batch in &self.queue {
+            space += batch.space;
+            if count > 0 && (batch.changes_vote || space > WRITE_SPACE) {
+                break;
+            }
+            count += 1;
+        }
+        let taken = self.queue.drain(..count).collect();
+        self.is_unattended &= !self.queue.is_empty();
+        taken
+    }
+
+    fn complete(&mut self, batches: &[Queued], written: &Batches, writer: &Writer) {
+        let places = places(batches, written);
+        for queued in &mut self.queue {
+            let before = queued.before.iter_mut();
+            before.for_each(|before| before.written(self.first_pending, &places));
+        }
+        for (batch, place) in batches.iter().zip(&written.places) {
+            self.groups
+                .written(&batch.records, batch.number, place.segment, place.offset);
+            self.pending.drain(..batch.payloads.len());
+            self.first_pending += batch.payloads.len() as u64;
+        }
+        self.durable += batches.len() as u64;
+        self.mark.unmarked_since = Some(Instant::now());
+        self.space.gave_up &= written.new_segments.is_empty();
+        for segment in &written.new_segments {
+            self.segments.insert(segment.header.number, segment.clone());
+        }
+        self.space.taken = self.queue.iter().map(|batch| batch.space).sum();
+        self.space.room = writer.room();
+        self.space.states = writer.states.space();
+        self.find_dead(writer.segment.header.number);
+    }
+
+    /// Looks for segments that nothing points into any more: purged, truncated or replaced, by batches up to the last one
+    /// that was submitted.
+    fn find_dead(&mut self, current: u64) {
+        if self.dead.is_some() {
+            return;
+        }
+        let alive = (self.oldest..current).find(|&number| !self.groups.is_dead(number));
+        let below = alive.unwrap_or(current);
+        if below > self.oldest {
+            self.dead = Some((below, self.submitted));
+        }
+    }
+
+    /// The segments below this one may be freed now.
+    fn freed(&mut self) -> Option<u64> {
+        let (below, _) = self
+            .dead
+            .take_if(|(_, submitted)| *submitted <= self.durable)?;
+        self.oldest = below;
+        self.segments = self.segments.split_off(&below);
+        Some(below)
+    }
+
+    fn due_callbacks(&mut self) -> (Vec<Callback>, Result<()>) {
+        let result = self.check_poison();
+        let waiting = match result {
+            Ok(()) => self.callbacks.split_off(&(self.durable + 1)),
+            Err(_) => BTreeMap::new(),
+        };
+        let due = std::mem::replace(&mut self.callbacks, waiting);
+        (due.into_values().flatten().collect(), result)
+    }
+}
+
+/// Where each payload of these batches is, one after the other.
+fn places(batches: &[Queued], written: &Batches) -> Vec<Source> {
+    let mut places = Vec::new();
+    for (batch, &Written { segment, offset }) in batches.iter().zip(&written.places) {
+        let mut sources = Sources(Source::Written { segment, offset });
+        for record in &batch.records {
+            if let Record::Entries { entries, .. } = record {
+                places.extend(entries.iter().map(|&meta| sources.next(meta)));
+            }
+        }
+    }
+    places
+}

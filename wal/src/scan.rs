@@ -1,0 +1,224 @@
+//! Looking for frames in a segment.
+
+use byteorder::{ByteOrder, LittleEndian as LE};
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::format::{ALIGN, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES};
+use crate::frame::{Directory, Head, Link};
+use crate::record::{self, Record, entry_checksum};
+use crate::segment::Segment;
+use crate::types::{GroupId, Index, LogId};
+use crate::window::Window;
+
+/// A frame that was found.
+pub(crate) struct Frame {
+    pub(crate) directory: Directory,
+    pub(crate) records: Vec<Record>,
+    /// The frame was found through its directory alone.
+    pub(crate) header_is_bad: bool,
+    /// Entries whose payload does not match its checksum.
+    pub(crate) bad_entries: Vec<BadEntry>,
+}
+
+/// An entry that is known, and whose payload is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadEntry {
+    /// Its group.
+    pub group: GroupId,
+    /// Its index and term.
+    pub id: LogId,
+    /// Where in the segment its payload is, in bytes.
+    pub offset: u64,
+}
+
+/// What is left of a segment where no frame was found.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    /// The frame that was looked for, through one of its directories.
+    directory: Option<Directory>,
+    /// The highest mark of any frame that stands later.
+    pub(crate) mark: u64,
+    /// Where the last byte is that is not zero; 0 if there is none.
+    pub(crate) nonzero_end: u64,
+}
+
+pub(crate) struct Scan<'a> {
+    segment: &'a Segment,
+    window: Window<'a>,
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(segment: &'a Segment) -> Result<Scan<'a>> {
+        let window = Window::open(segment)?;
+        Ok(Scan { segment, window })
+    }
+
+    /// The frame at `offset`, if it follows `link`; otherwise what else is there.
+    pub(crate) fn frame(
+        &mut self,
+        offset: u64,
+        link: Link,
+    ) -> Result<std::result::Result<Frame, Rest>> {
+        if let Some(directory) = self.by_header(offset, link)? {
+            return self.read(directory, false).map(Ok);
+        }
+        let mut rest = self.look_on(offset, link)?;
+        match rest.directory.take() {
+            Some(directory) => self.read(directory, true).map(Ok),
+            None => Ok(Err(rest)),
+        }
+    }
+
+    fn by_header(&mut self, offset: u64, link: Link) -> Result<Option<Directory>> {
+        let header = self.window.read_up_to(offset, FRAME_HEADER_BYTES as u64)?;
+        let Some(head) = Head::decode_frame_header(&header, self.segment.home(), offset) else {
+            return Ok(None);
+        };
+        for distance in [Some(head.directory_distance()), head.copy_distance()]
+            .into_iter()
+            .flatten()
+        {
+            if let Some(directory) = self.directory_at(offset.saturating_add(distance))?
+                && follows(&directory, offset, link)
+            {
+                return Ok(Some(directory.into_first(self.segment.home())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn directory_at(&mut self, offset: u64) -> Result<Option<Directory>> {
+        let home = self.segment.home();
+        let head = self
+            .window
+            .read_up_to(offset, DIRECTORY_HEAD_BYTES as u64)?;
+        let Some(head) = Directory::decode_head(&head, home, offset) else {
+            return Ok(None);
+        };
+        let bytes = self.window.read_up_to(offset, head.directory_bytes())?;
+        Ok(Directory::decode(&bytes, home, offset))
+    }
+
+    /// Goes on looking, 8 bytes at a time: for the directory of the frame that should be at `offset`, and for later frames,
+    /// which say up to where all was durable.
+    fn look_on(&mut self, offset: u64, link: Link) -> Result<Rest> {
+        let frames_max = self.window.file_bytes() / FRAME_HEADER_BYTES as u64;
+        let sequences = link.sequence..=link.sequence.saturating_add(frames_max);
+        let mut rest = Rest::default();
+        let mut at = offset;
+        while self.window.remaining(at) > 0 {
+            let chunk = self.window.chunk(at)?;
+            let is_last = chunk.len() as u64 == self.window.remaining(at);
+            // What begins near the end of a chunk is looked at with the next one.
+            let overlap = if is_last { 0 } else { DIRECTORY_HEAD_BYTES };
+            let looked_at = (chunk.len() - overlap).next_multiple_of(ALIGN as usize);
+            for from in (0..looked_at).step_by(ALIGN as usize) {
+                let (here, place) = (&chunk[from..], at + from as u64);
+                if here.len() < ALIGN as usize || LE::read_u64(here) != 0 {
+                    rest.nonzero_end = (place + ALIGN).min(self.window.file_bytes());
+                }
+                // Cheap to tell, and false nearly everywhere.
+                if here.len() >= FRAME_HEADER_BYTES
+                    && sequences.contains(&LE::read_u64(&here[16..]))
+                {
+                    self.look_at(here, place, offset, link, &mut rest)?;
+                }
+            }
+            at += looked_at as u64;
+        }
+        Ok(rest)
+    }
+
+    /// Looks whether a header or directory begins at `place`.
+    fn look_at(
+        &mut self,
+        here: &[u8],
+        place: u64,
+        offset: u64,
+        link: Link,
+        rest: &mut Rest,
+    ) -> Result<()> {
+        let home = self.segment.home();
+        let header = Head::decode_frame_header(here, home, place);
+        let Some(head) = header.or_else(|| Directory::decode_head(here, home, place)) else {
+            return Ok(());
+        };
+        rest.mark = rest.mark.max(head.mark);
+        if rest.directory.is_none() && head.sequence == link.sequence {
+            let directory = self.directory_at(place)?;
+            let directory = directory.filter(|directory| follows(directory, offset, link));
+            rest.directory = directory.map(|directory| directory.into_first(home));
+        }
+        Ok(())
+    }
+
+    /// Reads the records of a frame and checks its payloads.
+    fn read(&mut self, directory: Directory, header_is_bad: bool) -> Result<Frame> {
+        let path = &self.segment.path;
+        let damaged = |reason| Error::damaged(path, directory.frame_offset, reason);
+        let records = record::decode(&directory.records).map_err(damaged)?;
+        let claimed: u64 = records.iter().map(Record::payload_bytes).sum();
+        if claimed != u64::from(directory.head.payload_bytes) {
+            return Err(damaged(crate::error::Damage::Content));
+        }
+        let payload_offset = directory.payload_offset();
+        let payloads = self.window.read_up_to(payload_offset, claimed)?;
+        let bad_entries = bad_entries(&records, &payloads, payload_offset);
+        Ok(Frame {
+            directory,
+            records,
+            header_is_bad,
+            bad_entries,
+        })
+    }
+}
+
+/// Whether a directory is the one of the frame at `offset` that follows `link`.
+fn follows(directory: &Directory, offset: u64, link: Link) -> bool {
+    let epoch_follows = directory.head.epoch == link.epoch || link.epoch == Link::ANY_EPOCH || {
+        let records = record::decode(&directory.records);
+        let resume = Record::Resume {
+            epoch_before: link.epoch,
+        };
+        records.is_ok_and(|records| records.first() == Some(&resume))
+    };
+    directory.head.sequence == link.sequence
+        && directory.predecessor == link.predecessor
+        && directory.frame_offset == offset
+        && epoch_follows
+}
+
+fn bad_entries(records: &[Record], payloads: &Bytes, payload_offset: u64) -> Vec<BadEntry> {
+    let mut bad = Vec::new();
+    let mut at = 0;
+    for record in records {
+        let Record::Entries {
+            group,
+            first,
+            entries,
+            ..
+        } = record
+        else {
+            continue;
+        };
+        for (index, meta) in (first.index.0..).zip(entries) {
+            let id = LogId {
+                term: first.term,
+                index: Index(index),
+            };
+            let end = at + meta.payload_bytes as usize;
+            let payload = payloads.get(at..end);
+            if payload.is_none_or(|payload| entry_checksum(*group, id, payload) != meta.checksum) {
+                let offset = payload_offset + at as u64;
+                bad.push(BadEntry {
+                    group: *group,
+                    id,
+                    offset,
+                });
+            }
+            at = end;
+        }
+    }
+    bad
+}

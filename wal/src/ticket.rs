@@ -1,0 +1,109 @@
+//! Waiting for a batch to become durable.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::Core;
+use crate::error::Result;
+
+/// A batch on its way to the disk.
+///
+/// It can be waited for on this thread ([`wait`](Ticket::wait)), by a callback ([`on_durable`](Ticket::on_durable)), or as a
+/// [`Future`], on any runtime. Tickets complete in the order of submission; each says that its batch *and all before it*
+/// are durable. Dropping a ticket cancels nothing.
+#[must_use = "a batch is durable only when its ticket says so"]
+pub struct Ticket {
+    core: Arc<Core>,
+    number: u64,
+    /// Whom to wake, once the future was polled.
+    waker: Option<Arc<Mutex<Waker>>>,
+    is_attended: bool,
+}
+
+impl Ticket {
+    pub(crate) fn new(core: Arc<Core>, number: u64) -> Ticket {
+        Ticket {
+            core,
+            number,
+            waker: None,
+            is_attended: false,
+        }
+    }
+
+    /// Waits until the batch is durable. If nobody writes, this thread does: a lone writer pays no hand-off.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`](crate::Error::Poisoned): whether the batch is there will be known at the next open.
+    pub fn wait(mut self) -> Result<()> {
+        self.is_attended = true;
+        self.core.pipeline.wait(self.number)
+    }
+
+    /// Calls `callback` once, when the batch is durable or has failed: on the thread that wrote it, or at once if it is
+    /// decided already. Callbacks are called in order and must be quick: the next write waits for them.
+    pub fn on_durable(mut self, callback: impl FnOnce(Result<()>) + Send + 'static) {
+        self.is_attended = true;
+        self.core
+            .pipeline
+            .when_durable(self.number, Box::new(callback));
+        self.core.pipeline.kick();
+    }
+
+    /// Whether the batch is durable by now.
+    pub fn is_durable(&self) -> bool {
+        self.core.pipeline.is_durable(self.number)
+    }
+}
+
+impl Future for Ticket {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Ticket>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        self.is_attended = true;
+        if let Some(outcome) = self.core.pipeline.outcome(self.number) {
+            return Poll::Ready(outcome);
+        }
+        if let Some(waker) = &self.waker {
+            waker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone_from(cx.waker());
+            // It may have been woken right before.
+            return self
+                .core
+                .pipeline
+                .outcome(self.number)
+                .map_or(Poll::Pending, Poll::Ready);
+        }
+        let waker = Arc::new(Mutex::new(cx.waker().clone()));
+        self.waker = Some(waker.clone());
+        let wake = move |_| {
+            waker
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .wake_by_ref()
+        };
+        self.core.pipeline.when_durable(self.number, Box::new(wake));
+        self.core.pipeline.kick();
+        Poll::Pending
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.is_attended && !self.is_durable() {
+            self.core.pipeline.kick();
+        }
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
