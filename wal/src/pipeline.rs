@@ -9,10 +9,13 @@
 //! * A batch that was taken has its space reserved. Only a failure of the disk can fail it.
 //! * After the first failure (`poison`) nothing is written any more, and what was not durable is forgotten.
 
+mod background;
+mod space;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use duramen_disk::Disk;
@@ -21,12 +24,12 @@ use crate::Options;
 use crate::batch::Batch;
 use crate::check::Check;
 use crate::error::{Error, Misuse, Result};
-use crate::format::{SEGMENT_HEADER_BYTES, TRAILER_BYTES};
 use crate::groups::{Before, Groups, Source, Sources};
 use crate::record::Record;
-use crate::segment::{Segment, Spare};
-use crate::states::STATE_BYTES;
-use crate::writer::{Batches, Queued, Writer, Written, frame_space};
+use crate::segment::Segment;
+use crate::writer::{Batches, Queued, Writer, Written};
+use background::IdleMark;
+use space::Space;
 
 pub(crate) struct Pipeline {
     disk: Arc<dyn Disk>,
@@ -67,37 +70,10 @@ pub(crate) struct Shared {
     stop: bool,
 }
 
-/// The space for what is queued or under way.
-struct Space {
-    taken: u64,
-    /// What is left in the segment.
-    room: u64,
-    /// What the first frame of a segment takes.
-    states: u64,
-    /// A file that waits to become a segment.
-    spare: Option<Spare>,
-    spares_made: u64,
-    /// No spare could be prepared. Tried again after the next rotation.
-    gave_up: bool,
-}
-
-/// When an idle log is to be marked.
-#[derive(Default)]
-struct IdleMark {
-    /// The last write, if CONTROL does not know of it.
-    unmarked_since: Option<Instant>,
-    marked_at: Option<Instant>,
-    /// The log's thread wakes by itself when the mark is due.
-    is_timed: bool,
-}
-
 /// Told once what became of a batch.
 pub(crate) type Callback = Box<dyn FnOnce(Result<()>) + Send>;
 
 const NO_PANIC: &str = "nobody panics while holding the lock";
-
-/// An idle log is not marked more often than this.
-const MARK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One write takes so much at the most, so that those who wait for its first batch do not wait for all.
 const WRITE_SPACE: u64 = 8 << 20;
@@ -163,30 +139,12 @@ impl Pipeline {
             if shared.space.taken == 0
                 || shared.space.taken + space.total() <= self.options.in_flight_bytes_max
             {
-                let queued = self.check(&shared, batch, space.frame)?;
+                let queued = self.check(&shared, batch, space.total())?;
                 self.reserve(&mut shared.space, space.total())?;
-                shared.take(queued, space.total());
+                shared.take(queued);
                 return Ok(shared.submitted);
             }
             shared = self.write_or_wait(shared);
-        }
-    }
-
-    fn space_of(&self, batch: &Batch) -> Result<BatchSpace> {
-        let payload_bytes: u64 = batch
-            .payloads
-            .iter()
-            .map(|payload| payload.len() as u64)
-            .sum();
-        let record_bytes = batch.records.iter().map(Record::encoded_bytes_max).sum();
-        let space = BatchSpace {
-            frame: frame_space(payload_bytes, record_bytes, batch.changes_vote),
-            states: 2 * record_bytes + STATE_BYTES * batch.records.len() as u64,
-        };
-        let bytes_max = self.options.batch_bytes_max;
-        match batch.oversize.unwrap_or(space.frame) {
-            bytes if bytes > bytes_max => Err(Error::TooLarge { bytes, bytes_max }),
-            _ => Ok(space),
         }
     }
 
@@ -207,33 +165,6 @@ impl Pipeline {
             space,
             before: Vec::new(),
         })
-    }
-
-    /// Makes sure that there is space for one more batch: in the segment, or in a file that waits to become one, which
-    /// could take all that is under way.
-    fn reserve(&self, space: &mut Space, more: u64) -> Result<()> {
-        let wanted = space.taken + more;
-        if wanted <= space.room {
-            return Ok(());
-        }
-        let overhead = (SEGMENT_HEADER_BYTES + TRAILER_BYTES) as u64;
-        let file_bytes = self
-            .options
-            .segment_bytes
-            .max(overhead + space.states + wanted);
-        if space
-            .spare
-            .as_ref()
-            .is_none_or(|spare| spare.file_bytes() < file_bytes)
-        {
-            let file_bytes = file_bytes.next_multiple_of(4096);
-            space.spares_made += 1;
-            let spare = Spare::create(&*self.disk, &self.dir, space.spares_made, file_bytes, None)?;
-            if let Some(too_small) = space.spare.replace(spare) {
-                too_small.remove(&*self.disk)?;
-            }
-        }
-        Ok(())
     }
 
     /// Waits until batch `number` is durable; writes the queue if nobody else does.
@@ -278,88 +209,6 @@ impl Pipeline {
         self.shared().durable >= number
     }
 
-    /// What was submitted is to be written, though nobody waits for it.
-    pub(crate) fn kick(&self) {
-        self.shared().is_unattended = true;
-        self.work.notify_one();
-    }
-
-    /// The log's thread: writes what nobody waits for and marks an idle log, until it is told to stop.
-    pub(crate) fn run(&self) {
-        let mut shared = self.shared();
-        while !shared.stop {
-            if shared.is_writing || shared.poison.is_some() {
-                shared = self.work.wait(shared).expect(NO_PANIC);
-            } else if shared.is_unattended && !shared.queue.is_empty() {
-                shared = self.write_queue(shared);
-            } else {
-                shared = self.mark_or_wait(shared);
-            }
-        }
-    }
-
-    fn mark_or_wait<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
-        let Some(due) = shared.mark.due(self.options.idle_mark) else {
-            return self.work.wait(shared).expect(NO_PANIC);
-        };
-        let wait = due.saturating_duration_since(Instant::now());
-        if wait.is_zero() {
-            return self.write_mark(shared);
-        }
-        shared.mark.is_timed = true;
-        let (mut shared, _) = self.work.wait_timeout(shared, wait).expect(NO_PANIC);
-        shared.mark.is_timed = false;
-        shared
-    }
-
-    /// Writes CONTROL. Nobody else is writing.
-    fn write_mark<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
-        shared.is_writing = true;
-        shared.mark.unmarked_since = None;
-        drop(shared);
-        let mut writer = self.writer.lock().expect(NO_PANIC);
-        let outcome = writer.write_control();
-        let mut shared = self.shared();
-        shared.is_writing = false;
-        shared.mark.marked_at = Some(Instant::now());
-        if let Err(error) = outcome {
-            shared.poison(error, Vec::new());
-        }
-        drop(writer);
-        self.changed.notify_all();
-        if shared.has_work() {
-            self.work.notify_one();
-        }
-        shared
-    }
-
-    /// The log's other thread: has the file of the next segment ready before it is needed, written once, so that a
-    /// rotation waits for nothing.
-    pub(crate) fn prepare(&self) {
-        let mut shared = self.shared();
-        while !shared.stop {
-            if !shared.space.wants_spare(&self.options) {
-                shared = self.space_wanted.wait(shared).expect(NO_PANIC);
-                continue;
-            }
-            shared.space.spares_made += 1;
-            let (number, file_bytes) = (shared.space.spares_made, self.options.segment_bytes);
-            drop(shared);
-            let goes_on = || !self.shared().stop;
-            let made = Spare::create(&*self.disk, &self.dir, number, file_bytes, Some(&goes_on));
-            shared = self.shared();
-            match made {
-                Ok(spare) if shared.space.spare.is_none() => shared.space.spare = Some(spare),
-                // The writers were faster.
-                Ok(spare) => drop(spare.remove(&*self.disk)),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot prepare a segment");
-                    shared.space.gave_up = true;
-                }
-            }
-        }
-    }
-
     /// Writes all that was submitted so far.
     pub(crate) fn flush(&self) -> Result<()> {
         let submitted = self.shared().submitted;
@@ -375,13 +224,6 @@ impl Pipeline {
         }
         shared.check_poison()?; // CONTROL may be what failed.
         self.write_mark(shared).check_poison()
-    }
-
-    /// Tells the log's threads to end.
-    pub(crate) fn stop(&self) {
-        self.shared().stop = true;
-        self.work.notify_all();
-        self.space_wanted.notify_all();
     }
 
     /// Writes one write's worth of the queue. Nobody else is writing.
@@ -425,42 +267,6 @@ impl Pipeline {
             .for_each(|callback| callback(result.clone()));
         self.shared()
     }
-
-    fn next_spare(&self) -> Result<Spare> {
-        let mut shared = self.shared();
-        let spare = shared.space.spare.take();
-        Ok(spare.expect("space was reserved when the batch was submitted"))
-    }
-}
-
-/// The space that a batch needs.
-#[derive(Clone, Copy)]
-struct BatchSpace {
-    frame: u64,
-    /// What it may add to the first frame of the next segment.
-    states: u64,
-}
-
-impl BatchSpace {
-    fn total(self) -> u64 {
-        self.frame + self.states
-    }
-}
-
-impl Space {
-    /// The next segment is prepared when this one is half full: a small log never pays for it.
-    fn wants_spare(&self, options: &Options) -> bool {
-        self.spare.is_none() && self.room < options.segment_bytes / 2 && !self.gave_up
-    }
-}
-
-impl IdleMark {
-    /// When the mark is to be written, if ever.
-    fn due(&self, idle_mark: Option<Duration>) -> Option<Instant> {
-        let idle = self.unmarked_since? + idle_mark?;
-        let next = self.marked_at.map(|at| at + MARK_INTERVAL);
-        Some(next.map_or(idle, |next| next.max(idle)))
-    }
 }
 
 impl Shared {
@@ -478,12 +284,6 @@ impl Shared {
             true => Some(Ok(())),
             false => self.check_poison().err().map(Err),
         }
-    }
-
-    /// Whether there is something to do for the log's thread, and it does not know.
-    fn has_work(&self) -> bool {
-        let unmarked = self.mark.unmarked_since.is_some() && !self.mark.is_timed;
-        (self.is_unattended && !self.queue.is_empty()) || unmarked
     }
 
     /// A payload that is not written yet.
@@ -506,7 +306,7 @@ impl Shared {
         self.pending.clear();
     }
 
-    fn take(&mut self, mut queued: Queued, space: u64) {
+    fn take(&mut self, mut queued: Queued) {
         let mut sources = Sources(Source::Pending {
             number: queued.number,
         });
@@ -514,7 +314,7 @@ impl Shared {
         let before = records.filter_map(|record| self.groups.apply(record, &mut sources));
         queued.before = before.collect();
         self.pending.extend(queued.payloads.iter().cloned());
-        self.space.taken += space;
+        self.space.taken += queued.space;
         self.submitted += 1;
         self.queue.push_back(queued);
     }

@@ -41,7 +41,7 @@ pub(crate) struct Queued {
     /// The number of its first payload.
     pub(crate) number: u64,
     pub(crate) changes_vote: bool,
-    /// The most space it can take.
+    /// The most space it can take, with what it adds to the first frame of the next segment.
     pub(crate) space: u64,
     /// What takes it back.
     pub(crate) before: Vec<Before>,

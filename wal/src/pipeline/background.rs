@@ -1,0 +1,131 @@
+//! The log's own threads: one writes what nobody waits for and marks an idle log, the other has the next segment ready.
+
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
+
+use super::{NO_PANIC, Pipeline, Shared};
+use crate::segment::Spare;
+
+/// When an idle log is to be marked.
+#[derive(Default)]
+pub(super) struct IdleMark {
+    /// The last write, if CONTROL does not know of it.
+    pub(super) unmarked_since: Option<Instant>,
+    marked_at: Option<Instant>,
+    /// The log's thread wakes by itself when the mark is due.
+    is_timed: bool,
+}
+
+/// An idle log is not marked more often than this.
+const MARK_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Pipeline {
+    /// What was submitted is to be written, though nobody waits for it.
+    pub(crate) fn kick(&self) {
+        self.shared().is_unattended = true;
+        self.work.notify_one();
+    }
+
+    /// The log's thread: writes what nobody waits for and marks an idle log, until it is told to stop.
+    pub(crate) fn run(&self) {
+        let mut shared = self.shared();
+        while !shared.stop {
+            if shared.is_writing || shared.poison.is_some() {
+                shared = self.work.wait(shared).expect(NO_PANIC);
+            } else if shared.is_unattended && !shared.queue.is_empty() {
+                shared = self.write_queue(shared);
+            } else {
+                shared = self.mark_or_wait(shared);
+            }
+        }
+    }
+
+    fn mark_or_wait<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        let Some(due) = shared.mark.due(self.options.idle_mark) else {
+            return self.work.wait(shared).expect(NO_PANIC);
+        };
+        let wait = due.saturating_duration_since(Instant::now());
+        if wait.is_zero() {
+            return self.write_mark(shared);
+        }
+        shared.mark.is_timed = true;
+        let (mut shared, _) = self.work.wait_timeout(shared, wait).expect(NO_PANIC);
+        shared.mark.is_timed = false;
+        shared
+    }
+
+    /// Writes CONTROL. Nobody else is writing.
+    pub(super) fn write_mark<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+    ) -> MutexGuard<'a, Shared> {
+        shared.is_writing = true;
+        shared.mark.unmarked_since = None;
+        drop(shared);
+        let mut writer = self.writer.lock().expect(NO_PANIC);
+        let outcome = writer.write_control();
+        let mut shared = self.shared();
+        shared.is_writing = false;
+        shared.mark.marked_at = Some(Instant::now());
+        if let Err(error) = outcome {
+            shared.poison(error, Vec::new());
+        }
+        drop(writer);
+        self.changed.notify_all();
+        if shared.has_work() {
+            self.work.notify_one();
+        }
+        shared
+    }
+
+    /// The log's other thread: has the file of the next segment ready before it is needed, written once, so that a
+    /// rotation waits for nothing.
+    pub(crate) fn prepare(&self) {
+        let mut shared = self.shared();
+        while !shared.stop {
+            if !shared.space.wants_spare(&self.options) {
+                shared = self.space_wanted.wait(shared).expect(NO_PANIC);
+                continue;
+            }
+            shared.space.spares_made += 1;
+            let (number, file_bytes) = (shared.space.spares_made, self.options.segment_bytes);
+            drop(shared);
+            let goes_on = || !self.shared().stop;
+            let made = Spare::create(&*self.disk, &self.dir, number, file_bytes, Some(&goes_on));
+            shared = self.shared();
+            match made {
+                Ok(spare) if shared.space.spare.is_none() => shared.space.spare = Some(spare),
+                // The writers were faster.
+                Ok(spare) => drop(spare.remove(&*self.disk)),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot prepare a segment");
+                    shared.space.gave_up = true;
+                }
+            }
+        }
+    }
+
+    /// Tells the log's threads to end.
+    pub(crate) fn stop(&self) {
+        self.shared().stop = true;
+        self.work.notify_all();
+        self.space_wanted.notify_all();
+    }
+}
+
+impl IdleMark {
+    /// When the mark is to be written, if ever.
+    fn due(&self, idle_mark: Option<Duration>) -> Option<Instant> {
+        let idle = self.unmarked_since? + idle_mark?;
+        let next = self.marked_at.map(|at| at + MARK_INTERVAL);
+        Some(next.map_or(idle, |next| next.max(idle)))
+    }
+}
+
+impl Shared {
+    /// Whether there is something to do for the log's thread, and it does not know.
+    pub(super) fn has_work(&self) -> bool {
+        let unmarked = self.mark.unmarked_since.is_some() && !self.mark.is_timed;
+        (self.is_unattended && !self.queue.is_empty()) || unmarked
+    }
+}

@@ -1,0 +1,102 @@
+//! The space that a batch will need is there before the batch is taken: so a full disk is told to whoever submits, and a
+//! ticket never fails for it.
+
+use super::Pipeline;
+use crate::Options;
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::format::{SEGMENT_HEADER_BYTES, TRAILER_BYTES};
+use crate::record::Record;
+use crate::segment::Spare;
+use crate::states::STATE_BYTES;
+use crate::writer::frame_space;
+
+/// The space for what is queued or under way.
+pub(super) struct Space {
+    pub(super) taken: u64,
+    /// What is left in the segment.
+    pub(super) room: u64,
+    /// What the first frame of a segment takes.
+    pub(super) states: u64,
+    /// A file that waits to become a segment.
+    pub(super) spare: Option<Spare>,
+    pub(super) spares_made: u64,
+    /// No spare could be prepared. Tried again after the next rotation.
+    pub(super) gave_up: bool,
+}
+
+/// The space that a batch needs.
+#[derive(Clone, Copy)]
+pub(super) struct BatchSpace {
+    pub(super) frame: u64,
+    /// What it may add to the first frame of the next segment.
+    states: u64,
+}
+
+impl BatchSpace {
+    pub(super) fn total(self) -> u64 {
+        self.frame + self.states
+    }
+}
+
+impl Pipeline {
+    /// The space that a batch needs, if it is not over the limit.
+    pub(super) fn space_of(&self, batch: &Batch) -> Result<BatchSpace> {
+        let payload_bytes: u64 = batch
+            .payloads
+            .iter()
+            .map(|payload| payload.len() as u64)
+            .sum();
+        let record_bytes = batch.records.iter().map(Record::encoded_bytes_max).sum();
+        let space = BatchSpace {
+            frame: frame_space(payload_bytes, record_bytes, batch.changes_vote),
+            states: 2 * record_bytes + STATE_BYTES * batch.records.len() as u64,
+        };
+        let bytes_max = self.options.batch_bytes_max;
+        match batch.oversize.unwrap_or(space.frame) {
+            bytes if bytes > bytes_max => Err(Error::TooLarge { bytes, bytes_max }),
+            _ => Ok(space),
+        }
+    }
+
+    /// Makes sure that there is space for one more batch: in the segment, or in a file that waits to become one, which
+    /// could take all that is under way.
+    pub(super) fn reserve(&self, space: &mut Space, more: u64) -> Result<()> {
+        let wanted = space.taken + more;
+        if wanted <= space.room {
+            return Ok(());
+        }
+        let overhead = (SEGMENT_HEADER_BYTES + TRAILER_BYTES) as u64;
+        let file_bytes = self
+            .options
+            .segment_bytes
+            .max(overhead + space.states + wanted);
+        if space
+            .spare
+            .as_ref()
+            .is_none_or(|spare| spare.file_bytes() < file_bytes)
+        {
+            let file_bytes = file_bytes.next_multiple_of(4096);
+            space.spares_made += 1;
+            let spare = Spare::create(&*self.disk, &self.dir, space.spares_made, file_bytes, None)?;
+            if let Some(too_small) = space.spare.replace(spare) {
+                too_small.remove(&*self.disk)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file for the next segment.
+    pub(super) fn next_spare(&self) -> Result<Spare> {
+        let mut shared = self.shared();
+        let spare = shared.space.spare.take();
+        Ok(spare.expect("space was reserved when the batch was submitted"))
+    }
+}
+
+impl Space {
+    /// The next segment is prepared when this one is half full: a small log never pays for it.
+    pub(super) fn wants_spare(&self, options: &Options) -> bool {
+        self.spare.is_none() && self.room < options.segment_bytes / 2 && !self.gave_up
+    }
+}
