@@ -80,7 +80,8 @@ use segment::{SegmentHeader, Spare};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
-    /// The size of a segment file, in bytes; its space is reserved when it is made. Default 64 MiB.
+    /// The size of a segment file, in bytes, rounded up to pages of 4096; its space is reserved when it is made. A segment
+    /// is larger if what it begins with, the state of every group, takes more. Default 64 MiB.
     pub segment_bytes: u64,
     /// The largest batch that is taken, in bytes, ids and checksums included. At most half of `segment_bytes`. Default
     /// 32 MiB.
@@ -186,10 +187,10 @@ impl Wal {
             log_id: control.log_id,
             number: 1,
             first_sequence: 1,
-            file_bytes: options.segment_bytes,
+            file_bytes: segment::segment_bytes(options.segment_bytes, 0),
             predecessor: 0,
         };
-        Spare::create(&*disk, dir, 0, options.segment_bytes, None)?
+        Spare::create(&*disk, dir, 0, header.file_bytes, None)?
             .into_segment(&*disk, dir, header)?;
         Wal::open_locked(disk, dir, options, lock)
     }

@@ -39,7 +39,7 @@ use crate::frame::{Directory, Link};
 use crate::groups::{Groups, Source, Sources};
 use crate::record::{self, Record};
 use crate::scan::{BadEntry, Frame, Rest, Scan};
-use crate::segment::{Name, Segment, Spare, segment_name, segment_path};
+use crate::segment::{self, Name, Segment, Spare, segment_name, segment_path};
 use crate::states::States;
 use crate::writer::Writer;
 
@@ -101,8 +101,9 @@ impl Recovered {
         } = self;
         let (disk, dir) = (writer.disk.clone(), writer.dir.clone());
         self.names.remove_temporary(&*disk, &dir)?;
-        writer.resume(epoch, || {
-            Spare::create(&*disk, &dir, 0, segment_bytes, None)
+        writer.resume(epoch, |wanted| {
+            let file_bytes = segment::segment_bytes(segment_bytes, wanted);
+            Spare::create(&*disk, &dir, 0, file_bytes, None)
         })?;
         segments.insert(writer.segment.header.number, writer.segment.clone());
         self.report.segments = segments.len() as u64;

@@ -71,6 +71,12 @@ pub(crate) fn segment_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(segment_name(number))
 }
 
+/// The size of a segment that is to be of `preferred` bytes and must hold frames and a seal of `wanted` bytes.
+pub(crate) fn segment_bytes(preferred: u64, wanted: u64) -> u64 {
+    let overhead = (SEGMENT_HEADER_BYTES + TRAILER_BYTES) as u64;
+    preferred.max(overhead + wanted).next_multiple_of(4096)
+}
+
 impl SegmentHeader {
     pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut buf = [0; SEGMENT_HEADER_BYTES];

@@ -41,7 +41,7 @@ pub(crate) struct Queued {
     /// The number of its first payload.
     pub(crate) number: u64,
     pub(crate) changes_vote: bool,
-    /// The most space it can take, with what it adds to the first frame of the next segment.
+    /// The most space it can take: its frame, and what it may add to the first frame of the next segment.
     pub(crate) space: u64,
     /// What takes it back.
     pub(crate) before: Vec<Before>,
@@ -116,14 +116,15 @@ impl Writer {
         Ok(written)
     }
 
-    /// Writes the frame that begins an epoch. Durable on return. Needs a spare if the segment is full.
+    /// Writes the frame that begins an epoch. Durable on return. Needs a spare for so many bytes if the segment is full.
     pub(crate) fn resume(
         &mut self,
         epoch: u64,
-        spare: impl FnOnce() -> Result<Spare>,
+        spare: impl FnOnce(u64) -> Result<Spare>,
     ) -> Result<()> {
-        if frame_space(0, RESUME_BYTES_MAX, false) > self.room() {
-            self.rotate(spare()?)?;
+        let space = frame_space(0, RESUME_BYTES_MAX, false);
+        if space > self.room() {
+            self.rotate(spare(space + self.states.space())?)?;
         }
         let mut records = vec![Record::Resume {
             epoch_before: self.link.epoch,

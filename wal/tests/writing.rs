@@ -220,6 +220,40 @@ fn a_log_goes_on_in_the_segments_of_other_options() {
     assert_holds(&disk, &small(), &steps, 9);
 }
 
+/// The first frame of a segment holds the state of every group, so a segment may have to be larger than it was meant to.
+#[test]
+fn the_state_of_many_groups_has_its_space_in_segments_of_any_size() {
+    let with = |group| vec![user(group, &[b'x'; 700]), append(group, 1, 1, 1, 10)];
+    let steps: Vec<Step> = (1..=60).map(with).collect();
+    let disk = disk_with(&large(), &steps);
+    let sizes = [1, 4096, 8192, 1 << 16].into_iter().cycle();
+    for segment_bytes in sizes.take(200) {
+        // Each time a frame is written, until the segment is full.
+        assert_holds(&disk, &options(segment_bytes), &steps, 60);
+    }
+    let wal = open(&disk, &options(4096)).unwrap();
+    assert!(wal.recovery().segments > 1);
+    let more: Vec<Step> = (61..=90).map(with).collect();
+    for pair in more.chunks(2) {
+        let tickets = [0, 1].map(|i| wal.submit(batch(&pair[i])).unwrap());
+        tickets
+            .into_iter()
+            .for_each(|ticket| ticket.wait().unwrap());
+    }
+    drop(wal);
+    assert_holds(&disk, &options(4096), &[steps, more].concat(), 90);
+}
+
+/// What is behind the last frame is zeros, whatever the size.
+#[test]
+fn nothing_is_cut_off_a_log_whose_segments_have_an_odd_size() {
+    let steps = [vec![append(1, 1, 1, 1, 10)], vec![append(1, 2, 2, 1, 10)]];
+    for segment_bytes in 9001..9009 {
+        let disk = killed_disk_with(&options(segment_bytes), &steps);
+        assert_holds(&disk, &options(segment_bytes), &steps, 2);
+    }
+}
+
 #[test]
 fn short_writes_are_completed() {
     let steps = [vec![append(1, 1, 3, 1, 50)], vec![vote(1, 2, 2)]];

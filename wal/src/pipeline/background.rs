@@ -4,7 +4,7 @@ use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use super::{NO_PANIC, Pipeline, Shared};
-use crate::segment::Spare;
+use crate::segment::{Spare, segment_bytes};
 
 /// When an idle log is to be marked.
 #[derive(Default)]
@@ -88,7 +88,8 @@ impl Pipeline {
                 continue;
             }
             shared.space.spares_made += 1;
-            let (number, file_bytes) = (shared.space.spares_made, self.options.segment_bytes);
+            let number = shared.space.spares_made;
+            let file_bytes = segment_bytes(self.options.segment_bytes, shared.space.states);
             drop(shared);
             let goes_on = || !self.shared().stop;
             let made = Spare::create(&*self.disk, &self.dir, number, file_bytes, Some(&goes_on));

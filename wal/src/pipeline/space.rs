@@ -5,9 +5,8 @@ use super::Pipeline;
 use crate::Options;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::format::{SEGMENT_HEADER_BYTES, TRAILER_BYTES};
 use crate::record::Record;
-use crate::segment::Spare;
+use crate::segment::{Spare, segment_bytes};
 use crate::states::STATE_BYTES;
 use crate::writer::frame_space;
 
@@ -66,17 +65,12 @@ impl Pipeline {
         if wanted <= space.room {
             return Ok(());
         }
-        let overhead = (SEGMENT_HEADER_BYTES + TRAILER_BYTES) as u64;
-        let file_bytes = self
-            .options
-            .segment_bytes
-            .max(overhead + space.states + wanted);
+        let file_bytes = segment_bytes(self.options.segment_bytes, space.states + wanted);
         if space
             .spare
             .as_ref()
             .is_none_or(|spare| spare.file_bytes() < file_bytes)
         {
-            let file_bytes = file_bytes.next_multiple_of(4096);
             space.spares_made += 1;
             let spare = Spare::create(&*self.disk, &self.dir, space.spares_made, file_bytes, None)?;
             if let Some(too_small) = space.spare.replace(spare) {

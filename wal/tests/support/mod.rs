@@ -128,7 +128,7 @@ pub(crate) fn states(steps: &[Step]) -> Vec<State> {
     states
 }
 
-fn apply(state: &mut State, change: &Change) {
+pub(crate) fn apply(state: &mut State, change: &Change) {
     if let Change::Remove(group) = change {
         state.remove(&GroupId(*group));
         return;
