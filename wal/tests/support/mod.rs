@@ -240,10 +240,9 @@ pub(crate) fn killed_disk_with(options: &Options, steps: &[Step]) -> SimDisk {
     let disk = SimDisk::new();
     let wal = create(&disk, options).unwrap();
     write_all(&wal, steps);
-    disk.crash_after(0);
-    drop(wal);
-    disk.kill();
-    disk
+    let killed = disk.fork();
+    killed.kill();
+    killed
 }
 
 pub(crate) fn control() -> PathBuf {
