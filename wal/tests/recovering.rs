@@ -1,0 +1,426 @@
+//! The table of cases in `recovery.rs`, row by row; seals and directories that stand in for each other; sectors that cannot
+//! be read.
+
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
+mod support;
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use duramen_disk::{DirLock, Disk, DiskFile, LockMode, SimDisk};
+use duramen_wal::{Damage, Error, GroupId, Index, Options, Wal};
+use support::*;
+
+fn small() -> Options {
+    options(12288)
+}
+
+/// What says that a frame was durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Marked {
+    Nothing,
+    LaterFrame,
+    Control,
+}
+
+/// What is left of a frame's directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Directories {
+    Whole,
+    FirstBad,
+    SecondBad,
+    Bad,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    directories: Directories,
+    payload_is_bad: bool,
+    header_is_bad: bool,
+    marked: Marked,
+    doubled: bool,
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let all = [
+        Directories::Whole,
+        Directories::FirstBad,
+        Directories::SecondBad,
+        Directories::Bad,
+    ];
+    for directories in all {
+        for marked in [Marked::Nothing, Marked::LaterFrame, Marked::Control] {
+            for bits in 0..8 {
+                let [payload_is_bad, header_is_bad, doubled] = [1, 2, 4].map(|bit| bits & bit != 0);
+                let one = matches!(directories, Directories::FirstBad | Directories::SecondBad);
+                if !one || doubled {
+                    cases.push(Case {
+                        directories,
+                        payload_is_bad,
+                        header_is_bad,
+                        marked,
+                        doubled,
+                    });
+                }
+            }
+        }
+    }
+    cases
+}
+
+/// The frame in question is that of the second step, the third in its segment.
+const VICTIM: usize = 2;
+
+fn steps(case: &Case) -> Vec<Step> {
+    let mut victim = vec![append(1, 2, 3, 1, 20)];
+    if case.doubled {
+        victim.push(vote(1, 2, 2));
+    }
+    let mut steps = vec![vec![append(1, 1, 1, 1, 20), vote(2, 1, 1)], victim];
+    if case.marked == Marked::LaterFrame {
+        steps.push(vec![append(1, 4, 4, 1, 20)]);
+    }
+    steps
+}
+
+fn spoil_frame(disk: &SimDisk, case: &Case, frame: &FrameParts) {
+    let directory = frame.directory.start + 30;
+    let copy = frame.copy.as_ref().map(|copy| copy.start + 30);
+    let mut bytes = Vec::new();
+    match case.directories {
+        Directories::Whole => {}
+        Directories::FirstBad => bytes.push(directory),
+        Directories::SecondBad => bytes.extend(copy),
+        Directories::Bad => bytes.extend(copy.into_iter().chain([directory])),
+    }
+    if case.payload_is_bad {
+        bytes.push(frame.payload.start + 25); // of the second entry
+    }
+    if case.header_is_bad {
+        bytes.push(frame.header + 20);
+    }
+    for byte in bytes {
+        flip(disk, &segment(1), byte);
+    }
+}
+
+#[test]
+fn each_row_of_the_table_of_cases() {
+    let cases = cases();
+    assert_eq!(cases.len(), 3 * (2 * 8 + 2 * 4));
+    for case in cases {
+        let _replay = Replay(|| format!("{case:?}"));
+        let steps = steps(&case);
+        let disk = match case.marked {
+            Marked::Control => disk_with(&small(), &steps),
+            Marked::Nothing | Marked::LaterFrame => killed_disk_with(&small(), &steps),
+        };
+        let whole = read_file(&disk, &segment(1));
+        let frame = frames(&whole)[VICTIM].clone();
+        spoil_frame(&disk, &case, &frame);
+        one_case(&disk, &case, &steps, &whole, &frame);
+    }
+}
+
+fn one_case(disk: &SimDisk, case: &Case, steps: &[Step], whole: &[u8], frame: &FrameParts) {
+    let before = files(disk, DIR.as_ref());
+    let opened = open(disk, &small());
+    let is_marked = case.marked != Marked::Nothing;
+    if case.directories == Directories::Bad && is_marked {
+        match error(opened) {
+            Error::DamagedDirectory {
+                path,
+                offset,
+                sequence,
+            } => {
+                let place = (segment(1), frame.header as u64, VICTIM as u64 + 1);
+                assert_eq!((path, offset, sequence), place);
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(files(disk, DIR.as_ref()), before);
+        return;
+    }
+    let wal = opened.unwrap();
+    let report = wal.recovery().clone();
+    if case.directories == Directories::Bad || case.payload_is_bad && !is_marked {
+        let cut = report.cut.unwrap();
+        assert_eq!((cut.path, cut.offset), (segment(1), frame.header as u64));
+        assert_eq!(cut.bytes, (frame.end - frame.header) as u64);
+        let suspects: Vec<_> = cut.suspects.iter().map(|entry| entry.id.index.0).collect();
+        let named = case.directories != Directories::Bad;
+        assert_eq!(suspects, if named { vec![3] } else { vec![] });
+        assert_eq!(state_of(&wal), states(steps)[1]);
+        // It is gone, and something else goes on there.
+        drop(wal);
+        disk.power_cut(0);
+        let other = [steps[0].clone(), vec![append(1, 2, 2, 5, 9)]];
+        write_all(&open(disk, &small()).unwrap(), &other[1..]);
+        assert_holds(disk, &small(), &other, 2);
+        return;
+    }
+    assert_eq!(report.cut, None);
+    let damaged: Vec<_> = report
+        .damaged
+        .iter()
+        .map(|damaged| damaged.entry.id.index.0)
+        .collect();
+    assert_eq!(damaged, if case.payload_is_bad { vec![3] } else { vec![] });
+    let group = GroupId(1);
+    let state = states(steps).pop().unwrap();
+    let last = state[&group].entries.len() as u64;
+    assert_eq!(wal.last(group).index, Index(last));
+    assert_eq!(wal.hard_state(group), state[&group].hard_state);
+    for entry in &state[&group].entries {
+        let index = entry.id.index;
+        let read = wal.entries(group, index..index.next(), 0);
+        match damaged.contains(&index.0) {
+            false => assert_eq!(read.unwrap()[0], *entry),
+            true => assert!(matches!(
+                error(read),
+                Error::Damaged {
+                    reason: Damage::Checksum,
+                    ..
+                }
+            )),
+        }
+    }
+    // What was not known to be durable is written again, with a header that is right. Damage is left as it is.
+    let header = frame.header..frame.header + 40;
+    let is_mended = read_file(disk, &segment(1))[header.clone()] == whole[header];
+    assert_eq!(is_mended, !case.header_is_bad || !is_marked);
+}
+
+/// Two full segments with votes, and one that is not.
+fn sealed() -> (SimDisk, Vec<Step>) {
+    let mut steps: Vec<Step> = Vec::new();
+    for i in 1..=4 {
+        steps.push(vec![append(1, i, i, i, 1000), vote(1, i, i)]);
+        steps.push(vec![append(2, i, i, 1, 300), user(2, b"user")]);
+    }
+    let disk = disk_with(&small(), &steps);
+    assert_eq!(files(&disk, DIR.as_ref()).len(), 2 + 1);
+    assert!(is_sealed(&read_file(&disk, &segment(1))));
+    (disk, steps)
+}
+
+fn spoil_seal(disk: &SimDisk, how: usize) {
+    let bytes = read_file(disk, &segment(1));
+    let (seal, end) = (number_at(&bytes, bytes.len() - 48), bytes.len());
+    match how {
+        0 => flip(disk, &segment(1), seal + 70),
+        1 => flip(disk, &segment(1), end - 20),
+        2 => spoil(disk, &segment(1), seal, |bytes| bytes.fill(0), end - seal), // as if it was killed before
+        _ => spoil(disk, &segment(1), end - 64, |bytes| bytes.fill(255), 64),
+    }
+}
+
+#[test]
+fn frames_stand_in_for_a_seal_that_is_missing_or_damaged_which_is_written_again() {
+    for how in 0..4 {
+        let (disk, steps) = sealed();
+        let whole = read_file(&disk, &segment(1));
+        spoil_seal(&disk, how);
+        assert_holds(&disk, &small(), &steps, 8);
+        assert!(read_file(&disk, &segment(1)) == whole, "seal {how}");
+    }
+}
+
+#[test]
+fn a_seal_stands_in_for_the_directories_of_its_frames() {
+    let (disk, steps) = sealed();
+    for frame in frames(&read_file(&disk, &segment(1))) {
+        let copy = frame.copy.as_ref().map(|copy| copy.start);
+        for byte in [frame.directory.start, frame.header]
+            .into_iter()
+            .chain(copy)
+        {
+            flip(&disk, &segment(1), byte);
+        }
+    }
+    assert_holds(&disk, &small(), &steps, 8);
+}
+
+/// Row 38.
+#[test]
+fn a_directory_that_is_bad_in_its_frame_and_in_the_seal_is_named() {
+    let (disk, _) = sealed();
+    for (n, frame) in frames(&read_file(&disk, &segment(1)))
+        .into_iter()
+        .enumerate()
+    {
+        for how in 0..4 {
+            let spoiled = disk.fork();
+            spoil_seal(&spoiled, how);
+            let copy = frame.copy.as_ref().map(|copy| copy.start + 7);
+            for byte in [frame.directory.end - 8].into_iter().chain(copy) {
+                flip(&spoiled, &segment(1), byte);
+            }
+            let before = files(&spoiled, DIR.as_ref());
+            match error(open(&spoiled, &small())) {
+                Error::DamagedDirectory {
+                    path,
+                    offset,
+                    sequence,
+                } => {
+                    let place = (segment(1), frame.header as u64, n as u64 + 1);
+                    assert_eq!((path, offset, sequence), place);
+                }
+                other => panic!("{other}"),
+            }
+            assert_eq!(files(&spoiled, DIR.as_ref()), before);
+        }
+    }
+}
+
+/// Payloads of a segment whose frames stand in for its seal are looked at, as those of the last one.
+#[test]
+fn a_damaged_payload_of_a_segment_without_a_seal_is_reported_and_never_cut() {
+    let (disk, steps) = sealed();
+    let frames = frames(&read_file(&disk, &segment(1)));
+    for frame in frames.iter().filter(|frame| !frame.payload.is_empty()) {
+        let spoiled = disk.fork();
+        spoil_seal(&spoiled, 0);
+        flip(&spoiled, &segment(1), frame.payload.start);
+        let wal = open(&spoiled, &small()).unwrap();
+        assert_eq!(wal.recovery().cut, None);
+        assert_eq!(wal.recovery().damaged.len(), 1);
+        let damaged = &wal.recovery().damaged[0];
+        assert_eq!(
+            (&damaged.path, damaged.entry.offset),
+            (&segment(1), frame.payload.start as u64)
+        );
+        let index = damaged.entry.id.index;
+        let read = wal.entries(damaged.entry.group, index..index.next(), 0);
+        assert!(matches!(error(read), Error::Damaged { .. }));
+        assert_eq!(
+            wal.hard_state(GroupId(1)),
+            states(&steps)[8][&GroupId(1)].hard_state
+        );
+    }
+}
+
+/// A disk on which a part of a file cannot be read.
+#[derive(Clone)]
+struct BadSector {
+    disk: SimDisk,
+    path: PathBuf,
+    bytes: Range<u64>,
+}
+
+struct BadFile {
+    file: Box<dyn DiskFile>,
+    bytes: Range<u64>,
+}
+
+impl BadSector {
+    fn file(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
+        match *path == self.path {
+            true => Box::new(BadFile {
+                file,
+                bytes: self.bytes.clone(),
+            }),
+            false => file,
+        }
+    }
+}
+
+impl Disk for BadSector {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(dir)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.file(path, self.disk.open(path)?))
+    }
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.file(path, self.disk.open_read(path)?))
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
+        self.disk.lock(dir, mode)
+    }
+}
+
+impl DiskFile for BadFile {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let end = offset + buf.len() as u64;
+        match offset < self.bytes.end && end > self.bytes.start {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => self.file.read_at(buf, offset),
+        }
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(buf, offset)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.allocate(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_is_an_error_and_nothing_is_cut() {
+    let (disk, steps) = sealed();
+    let expected = states(&steps).pop().unwrap();
+    let (mut refused, mut opened) = (0, 0);
+    for (path, bytes) in files(&disk, DIR.as_ref()) {
+        for sector in 0..bytes.len() as u64 / 512 {
+            let _replay = Replay(|| format!("sector {sector} of {}", path.display()));
+            let disk = disk.fork();
+            let bad = BadSector {
+                disk: disk.clone(),
+                path: path.clone(),
+                bytes: sector * 512..sector * 512 + 512,
+            };
+            let is_io = |error: &Error| matches!(error, Error::Io { path: named, source, .. } if *named == path && source.raw_os_error() == Some(5));
+            match Wal::open_on(Arc::new(bad), DIR, small()) {
+                Err(error) => {
+                    refused += 1;
+                    assert!(is_io(&error), "{error}");
+                }
+                Ok(wal) => {
+                    opened += 1;
+                    assert_eq!(wal.recovery().cut, None);
+                    for (group, content) in &expected {
+                        for entry in &content.entries {
+                            let index = entry.id.index;
+                            match wal.entries(*group, index..index.next(), 0) {
+                                Ok(read) => assert_eq!(read[0], *entry),
+                                Err(error) => assert!(is_io(&error), "{error}"),
+                            }
+                        }
+                    }
+                }
+            }
+            assert_holds(&disk, &small(), &steps, 8);
+        }
+    }
+    println!("{refused} times refused, {opened} times opened");
+    assert!(refused > 10 && opened > 10, "{refused} {opened}");
+}
