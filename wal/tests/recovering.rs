@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use duramen_disk::{DirLock, Disk, DiskFile, LockMode, SimDisk};
+use duramen_disk::{DirLock, Disk, DiskFile, LockMode, Map, SimDisk};
 use duramen_wal::{Damage, Error, GroupId, Index, Options, Wal};
 use support::*;
 
@@ -378,6 +378,12 @@ impl DiskFile for BadFile {
     }
     fn allocate(&self, len: u64) -> io::Result<()> {
         self.file.allocate(len)
+    }
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.punch_hole(offset, len)
+    }
+    fn map(&self) -> io::Result<Map> {
+        self.file.map()
     }
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
