@@ -7,12 +7,15 @@
 //!
 //! * `submitted - durable` batches are in the queue or under way, in order; tickets complete in order.
 //! * A batch that was taken has its space reserved. Only a failure of the disk can fail it.
+//! * Only one thread at a time writes (`is_writing`), and one calls back (`is_calling`), without the lock: callbacks may use
+//!   the log.
 //! * After the first failure (`poison`) nothing is written any more, and what was not durable is forgotten.
 
 mod background;
 mod space;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
@@ -62,6 +65,9 @@ pub(crate) struct Shared {
     is_unattended: bool,
     mark: IdleMark,
     callbacks: BTreeMap<u64, Vec<Callback>>,
+    /// Callbacks of batches that are decided, in order, and whether a thread is calling one.
+    due: VecDeque<(Callback, Result<()>)>,
+    is_calling: bool,
     poison: Option<Arc<Error>>,
     space: Space,
     /// The oldest segments below this one are dead as soon as so many batches are durable.
@@ -97,6 +103,8 @@ impl Pipeline {
             is_unattended: false,
             mark: IdleMark::default(),
             callbacks: BTreeMap::new(),
+            due: VecDeque::new(),
+            is_calling: false,
             poison: None,
             space: Space {
                 taken: 0,
@@ -186,14 +194,13 @@ impl Pipeline {
         }
     }
 
-    /// Calls `callback` when batch `number` is durable or has failed: at once, or on the thread that writes it.
+    /// Calls `callback` when batch `number` is durable or has failed: at once, or on a thread that writes.
     pub(crate) fn when_durable(&self, number: u64, callback: Callback) {
         let mut shared = self.shared();
-        let outcome = shared.outcome(number);
-        match outcome {
+        match shared.outcome(number) {
             Some(outcome) => {
-                drop(shared);
-                callback(outcome);
+                shared.due.push_back((callback, outcome));
+                drop(self.call_back(shared));
             }
             None => shared.callbacks.entry(number).or_default().push(callback),
         }
@@ -223,7 +230,10 @@ impl Pipeline {
             shared = self.changed.wait(shared).expect(NO_PANIC);
         }
         shared.check_poison()?; // CONTROL may be what failed.
-        self.write_mark(shared).check_poison()
+        match &self.write_mark(shared).poison {
+            None => Ok(()),
+            Some(cause) => Err(Error::clone(cause)),
+        }
     }
 
     /// Writes one write's worth of the queue. Nobody else is writing.
@@ -248,8 +258,13 @@ impl Pipeline {
             }
             Err(error) => shared.poison(error, batches),
         }
-        shared.is_writing = false;
         drop(writer);
+        self.end_write(shared)
+    }
+
+    /// Lets the next write begin, and tells everybody what became of this one.
+    fn end_write<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        shared.is_writing = false;
         self.changed.notify_all();
         if shared.has_work() {
             self.work.notify_one();
@@ -257,15 +272,28 @@ impl Pipeline {
         if shared.space.wants_spare(&self.options) {
             self.space_wanted.notify_one();
         }
-        let (callbacks, result) = shared.due_callbacks();
-        if callbacks.is_empty() {
+        shared.find_due();
+        self.call_back(shared)
+    }
+
+    /// Calls what is due, without the lock. One thread at a time does, so that the order is kept; what becomes due
+    /// meanwhile, be it through the callbacks themselves, it calls too.
+    fn call_back<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        if shared.is_calling {
             return shared;
         }
-        drop(shared);
-        callbacks
-            .into_iter()
-            .for_each(|callback| callback(result.clone()));
-        self.shared()
+        while let Some((callback, outcome)) = shared.due.pop_front() {
+            shared.is_calling = true;
+            drop(shared);
+            // The log's thread has others to call. The panic has been told on standard error.
+            let called = catch_unwind(AssertUnwindSafe(|| callback(outcome)));
+            if called.is_err() {
+                tracing::error!("a callback panicked");
+            }
+            shared = self.shared();
+            shared.is_calling = false;
+        }
+        shared
     }
 }
 
@@ -382,14 +410,22 @@ impl Shared {
         Some(below)
     }
 
-    fn due_callbacks(&mut self) -> (Vec<Callback>, Result<()>) {
-        let result = self.check_poison();
-        let waiting = match result {
+    /// Finds the callbacks of batches that are decided.
+    fn find_due(&mut self) {
+        let outcome = self.check_poison();
+        let waiting = match outcome {
             Ok(()) => self.callbacks.split_off(&(self.durable + 1)),
             Err(_) => BTreeMap::new(),
         };
-        let due = std::mem::replace(&mut self.callbacks, waiting);
-        (due.into_values().flatten().collect(), result)
+        for (number, callbacks) in std::mem::replace(&mut self.callbacks, waiting) {
+            let outcome = match number <= self.durable {
+                true => Ok(()),
+                false => outcome.clone(),
+            };
+            let due = callbacks.into_iter();
+            self.due
+                .extend(due.map(|callback| (callback, outcome.clone())));
+        }
     }
 }
 

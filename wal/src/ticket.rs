@@ -42,8 +42,9 @@ impl Ticket {
         self.core.pipeline.wait(self.number)
     }
 
-    /// Calls `callback` once, when the batch is durable or has failed: on the thread that wrote it, or at once if it is
-    /// decided already. Callbacks are called in order and must be quick: the next write waits for them.
+    /// Calls `callback` once, when the batch is durable or has failed: on a thread that writes, or on this one if it is
+    /// decided already. Callbacks are called one after the other, in the order of submission, and must be quick: the next
+    /// one waits, and so does the thread. They may use the log. A panic ends the callback alone.
     pub fn on_durable(mut self, callback: impl FnOnce(Result<()>) + Send + 'static) {
         self.is_attended = true;
         self.core
@@ -81,10 +82,8 @@ impl Future for Ticket {
         let waker = Arc::new(Mutex::new(cx.waker().clone()));
         self.waker = Some(waker.clone());
         let wake = move |_| {
-            waker
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .wake_by_ref()
+            let waker = waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            waker.wake(); // Not while it is locked: it may poll right here.
         };
         self.core.pipeline.when_durable(self.number, Box::new(wake));
         self.core.pipeline.kick();

@@ -64,18 +64,13 @@ impl Pipeline {
         drop(shared);
         let mut writer = self.writer.lock().expect(NO_PANIC);
         let outcome = writer.write_control();
+        drop(writer);
         let mut shared = self.shared();
-        shared.is_writing = false;
         shared.mark.marked_at = Some(Instant::now());
         if let Err(error) = outcome {
             shared.poison(error, Vec::new());
         }
-        drop(writer);
-        self.changed.notify_all();
-        if shared.has_work() {
-            self.work.notify_one();
-        }
-        shared
+        self.end_write(shared)
     }
 
     /// The log's other thread: has the file of the next segment ready before it is needed, written once, so that a
