@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::error::Misuse;
 use crate::groups::{Group, Groups};
-use crate::record::Record;
+use crate::record::{Record, are_indexes};
 use crate::types::{GroupId, HardState, Index, LogId, Term};
 
 /// Checks the records of a batch, in order, without changing the log.
@@ -76,7 +76,7 @@ impl Ahead<'_> {
 
     fn entries(&mut self, first: LogId, count: usize) -> Result<(), Misuse> {
         let (index, last) = (first.index, self.last());
-        if index <= self.purged.index || index > last.next() {
+        if index <= self.purged.index || index > last.next() || !are_indexes(index, count) {
             return Err(Misuse::Gap { index, last });
         }
         let before = self.term_at(index.prev()).unwrap_or(Term(0));
@@ -104,6 +104,9 @@ impl Ahead<'_> {
         if index < self.purged.index {
             let before = self.purged.index;
             return Err(Misuse::PurgeBack { index, before });
+        }
+        if index.0 == u64::MAX {
+            return Err(Misuse::NoSuchEntry { index, last }); // Nothing could follow it.
         }
         if index <= last && !self.is_gone(index) {
             let found = self.term_at(index);

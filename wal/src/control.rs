@@ -5,7 +5,7 @@
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
-use crate::format::{CONTROL_MAGIC, CONTROL_SLOT_BYTES, VERSION};
+use crate::format::{CONTROL_MAGIC, CONTROL_SLOT_BYTES, NUMBERS_MAX, VERSION};
 
 pub(crate) const CONTROL_FILE: &str = "CONTROL";
 
@@ -22,7 +22,7 @@ pub(crate) struct Control {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     Control(Control),
-    /// Never written, torn or damaged.
+    /// Never written, torn or damaged. Or it makes no sense.
     Bad,
     Version(u32),
 }
@@ -50,13 +50,28 @@ impl Control {
             VERSION => {}
             other => return Slot::Version(other),
         }
-        Slot::Control(Control {
+        let control = Control {
             log_id: LE::read_u128(&buf[16..]),
             generation: LE::read_u64(&buf[32..]),
             oldest: LE::read_u64(&buf[40..]),
             newest: LE::read_u64(&buf[48..]),
             mark: LE::read_u64(&buf[56..]),
-        })
+        };
+        let Control {
+            generation,
+            oldest,
+            newest,
+            mark,
+            ..
+        } = control;
+        let is_sane = (1..=newest.max(1)).contains(&oldest)
+            && [generation, newest, mark]
+                .iter()
+                .all(|number| *number < NUMBERS_MAX);
+        match is_sane {
+            true => Slot::Control(control),
+            false => Slot::Bad,
+        }
     }
 }
 

@@ -91,6 +91,11 @@ pub(crate) const CONTROL_SLOT_BYTES: usize = 64;
 /// The two slots lie in different sectors, also where sectors have 4096 bytes.
 pub(crate) const CONTROL_SLOT_OFFSETS: [u64; 2] = [0, 4096];
 
+/// Segments, sequence numbers, marks and generations stay below this, so that counting on never overflows.
+pub(crate) const NUMBERS_MAX: u64 = 1 << 62;
+/// A segment file is never larger: one batch is less than 2 GiB, and what it begins with is not more.
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 34;
+
 /// Frames and directories start at multiples of this.
 pub(crate) const ALIGN: u64 = 8;
 /// How far the second directory of a frame is from the frame's start: never in the same sector, nor in the same page.

@@ -93,7 +93,8 @@ impl Head {
             record_bytes: LE::read_u32(&buf[28..]),
             mark: LE::read_u64(&buf[32..]),
         };
-        let sane = flags <= FLAG_DOUBLED && head.epoch != 0 && head.mark < head.sequence;
+        let is_epoch = ![0, Link::ANY_EPOCH].contains(&head.epoch);
+        let sane = flags <= FLAG_DOUBLED && is_epoch && head.mark < head.sequence;
         sane.then_some(head)
     }
 

@@ -186,7 +186,7 @@ impl Groups {
                 continue;
             };
             let mut group = self.groups.get_mut(group);
-            for (index, &meta) in (first.index.0..).zip(entries) {
+            for (&meta, index) in entries.iter().zip(first.index.0..) {
                 let (pending, written) = (pending.next(meta), written.next(meta));
                 let slot = group
                     .as_mut()

@@ -225,6 +225,19 @@ pub(crate) fn decode(records: &[u8]) -> Result<Vec<Record>, Damage> {
     Ok(decoded)
 }
 
+/// Whether so many entries can have consecutive indexes from `first` on, and another one after them.
+pub(crate) fn are_indexes(first: Index, count: usize) -> bool {
+    first.0 > 0 && count > 0 && first.0.checked_add(count as u64).is_some()
+}
+
+/// An entry can come after this one.
+fn is_followed(last: LogId) -> Result<(), Damage> {
+    match last.index.0 {
+        u64::MAX => Err(Damage::Content),
+        _ => Ok(()),
+    }
+}
+
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -250,20 +263,28 @@ impl Reader<'_> {
                 group,
                 last: self.log_id()?,
             }),
-            KIND_PURGE => Ok(Record::Purge {
-                group,
-                last: self.log_id()?,
-            }),
+            KIND_PURGE => {
+                let last = self.log_id()?;
+                is_followed(last)?;
+                Ok(Record::Purge { group, last })
+            }
             KIND_USER => {
                 let bytes = Bytes::copy_from_slice(self.padded_bytes(count as usize)?);
                 Ok(Record::User { group, bytes })
             }
             KIND_REMOVE => Ok(Record::Remove { group }),
-            KIND_STATE => Ok(Record::State {
-                group,
-                purged: self.log_id()?,
-                last: self.log_id()?,
-            }),
+            KIND_STATE => {
+                let (purged, last) = (self.log_id()?, self.log_id()?);
+                is_followed(last)?;
+                match purged.index <= last.index {
+                    true => Ok(Record::State {
+                        group,
+                        purged,
+                        last,
+                    }),
+                    false => Err(Damage::Content),
+                }
+            }
             _ => Err(Damage::Content),
         }
     }
@@ -272,12 +293,9 @@ impl Reader<'_> {
         let first = self.log_id()?;
         let context = self.context(context_bytes)?;
         let metas = self.padded_bytes((count as usize).checked_mul(8).ok_or(Damage::Content)?)?;
-        // The last index must exist too.
-        first
-            .index
-            .0
-            .checked_add(u64::from(count))
-            .ok_or(Damage::Content)?;
+        if !are_indexes(first.index, count as usize) {
+            return Err(Damage::Content);
+        }
         let entries = metas.chunks_exact(8).map(|mut meta| EntryMeta {
             payload_bytes: meta.get_u32_le(),
             checksum: meta.get_u32_le(),
@@ -343,7 +361,7 @@ mod tests {
     use super::*;
 
     fn log_id() -> impl Strategy<Value = LogId> {
-        (0..u64::MAX / 2, any::<u64>()).prop_map(|(index, term)| LogId {
+        (1..u64::MAX / 2, any::<u64>()).prop_map(|(index, term)| LogId {
             term: Term(term),
             index: Index(index),
         })
@@ -360,7 +378,7 @@ mod tests {
             checksum,
         });
         prop_oneof![
-            (group.clone(), log_id(), context(), vec(meta, 0..5)).prop_map(
+            (group.clone(), log_id(), context(), vec(meta, 1..5)).prop_map(
                 |(group, first, context, entries)| Record::Entries {
                     group,
                     first,
@@ -386,10 +404,14 @@ mod tests {
                 bytes: bytes.into()
             }),
             group.clone().prop_map(|group| Record::Remove { group }),
-            (group, log_id(), log_id()).prop_map(|(group, purged, last)| Record::State {
-                group,
-                purged,
-                last
+            (group, log_id(), log_id()).prop_map(|(group, one, other)| {
+                let in_order = one.index <= other.index;
+                let (purged, last) = if in_order { (one, other) } else { (other, one) };
+                Record::State {
+                    group,
+                    purged,
+                    last,
+                }
             }),
             any::<u64>().prop_map(|epoch_before| Record::Resume { epoch_before }),
         ]

@@ -388,7 +388,10 @@ impl Replay {
             seal.extend_from_slice(&frame.directory.encode_first(segment.home()));
             self.keep(segment, frame)?;
         }
-        segment.seal(&seal, offset, self.link)
+        match offset <= segment.frames_limit(seal.len() as u64) {
+            true => segment.seal(&seal, offset, self.link),
+            false => Err(Error::damaged(&segment.path, offset, Damage::Content)),
+        }
     }
 
     /// Takes in the last segment, as far as it goes.
@@ -433,6 +436,9 @@ impl Replay {
         for frame in frames {
             tail.keep(segment, &frame)?;
             self.keep(segment, frame)?;
+        }
+        if tail.end > segment.frames_limit(tail.seal.len() as u64) {
+            return Err(Error::damaged(&segment.path, tail.end, Damage::Content));
         }
         self.report.cut = cut(segment, tail.end, suspects, &rest);
         tail.cut_end = self

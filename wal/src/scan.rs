@@ -3,7 +3,7 @@
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
+use crate::error::{Damage, Error, Result};
 use crate::format::{ALIGN, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES};
 use crate::frame::{Directory, Head, Link};
 use crate::record::{self, Record, entry_checksum};
@@ -41,7 +41,12 @@ pub(crate) struct Rest {
     pub(crate) mark: u64,
     /// Where the last byte is that is not zero; 0 if there is none.
     pub(crate) nonzero_end: u64,
+    /// How many directories that might be the right one were read.
+    tries: u32,
 }
+
+/// A frame has two directories. More that claim to be of it are made up, and each may claim to be as long as the file.
+const TRIES_MAX: u32 = 16;
 
 pub(crate) struct Scan<'a> {
     segment: &'a Segment,
@@ -123,6 +128,9 @@ impl<'a> Scan<'a> {
                     && sequences.contains(&LE::read_u64(&here[16..]))
                 {
                     self.look_at(here, place, offset, link, &mut rest)?;
+                    if rest.directory.is_some() {
+                        return Ok(rest); // No later frame is asked then.
+                    }
                 }
             }
             at += looked_at as u64;
@@ -145,7 +153,12 @@ impl<'a> Scan<'a> {
             return Ok(());
         };
         rest.mark = rest.mark.max(head.mark);
-        if rest.directory.is_none() && head.sequence == link.sequence {
+        let is_it = header.is_none()
+            && head.sequence == link.sequence
+            && LE::read_u32(&here[40..]) == link.predecessor
+            && LE::read_u64(&here[48..]) == offset;
+        if is_it && rest.tries < TRIES_MAX {
+            rest.tries += 1;
             let directory = self.directory_at(place)?;
             let directory = directory.filter(|directory| follows(directory, offset, link));
             rest.directory = directory.map(|directory| directory.into_first(home));
@@ -157,10 +170,13 @@ impl<'a> Scan<'a> {
     fn read(&mut self, directory: Directory, header_is_bad: bool) -> Result<Frame> {
         let path = &self.segment.path;
         let damaged = |reason| Error::damaged(path, directory.frame_offset, reason);
+        if directory.frame_end() > self.window.file_bytes() {
+            return Err(damaged(Damage::Content));
+        }
         let records = record::decode(&directory.records).map_err(damaged)?;
         let claimed: u64 = records.iter().map(Record::payload_bytes).sum();
         if claimed != u64::from(directory.head.payload_bytes) {
-            return Err(damaged(crate::error::Damage::Content));
+            return Err(damaged(Damage::Content));
         }
         let payload_offset = directory.payload_offset();
         let payloads = self.window.read_up_to(payload_offset, claimed)?;
@@ -202,7 +218,7 @@ fn bad_entries(records: &[Record], payloads: &Bytes, payload_offset: u64) -> Vec
         else {
             continue;
         };
-        for (index, meta) in (first.index.0..).zip(entries) {
+        for (meta, index) in entries.iter().zip(first.index.0..) {
             let id = LogId {
                 term: first.term,
                 index: Index(index),

@@ -9,7 +9,8 @@ use duramen_disk::{Disk, DiskFile};
 use crate::control::CONTROL_FILE;
 use crate::error::{Damage, Error, Result, is_full};
 use crate::format::{
-    Place, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, TRAILER_BYTES, TRAILER_MAGIC, VERSION,
+    FILE_BYTES_MAX, NUMBERS_MAX, Place, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, TRAILER_BYTES,
+    TRAILER_MAGIC, VERSION,
 };
 use crate::frame::{Directory, Home, Link};
 
@@ -104,13 +105,20 @@ impl SegmentHeader {
             VERSION => {}
             found => return Err(Error::version(path, found)),
         }
-        Ok(SegmentHeader {
+        let header = SegmentHeader {
             log_id: LE::read_u128(&buf[16..]),
             number: LE::read_u64(&buf[32..]),
             first_sequence: LE::read_u64(&buf[40..]),
             file_bytes: LE::read_u64(&buf[48..]),
             predecessor: LE::read_u32(&buf[56..]),
-        })
+        };
+        let is_sane = header.number < NUMBERS_MAX
+            && (1..NUMBERS_MAX).contains(&header.first_sequence)
+            && header.file_bytes <= FILE_BYTES_MAX;
+        match is_sane {
+            true => Ok(header),
+            false => Err(Error::damaged(path, 0, Damage::Content)),
+        }
     }
 }
 
