@@ -1,8 +1,8 @@
 //! The bytes on disk, format version 1. Everything is little-endian; checksums are CRC-32.
 //!
 //! A log is a directory: `CONTROL`, `LOCK`, and segments `<16 hex digits of the number>.wal`, numbered without a gap. A
-//! segment has its full length before its first frame is written; what no frame covers is zeros, or what stood there
-//! before.
+//! segment has its full length before its first frame is written; what no frame covers is zeros or, where the file was
+//! another segment before, what stood there.
 //!
 //! ```text
 //! segment
@@ -21,7 +21,7 @@
 //!     40  sequence              8      of the first frame
 //!     48  file bytes            8      the full length of the file
 //!     56  predecessor           4      directory checksum of the last frame of the segment before
-//!     60  zero                  4
+//!     60  flags                 4      1: recycled, old bytes stand behind the frames; else zeros do
 //!
 //! frame                                one write of one or more batches, whole or not there
 //!      0  frame header         40

@@ -22,6 +22,13 @@ pub(crate) struct Link {
 impl Link {
     /// No epoch has this number. Before the oldest segment that is there, the epoch is not known.
     pub(crate) const ANY_EPOCH: u64 = u64::MAX;
+
+    /// Before the first frame of a log.
+    pub(crate) const FIRST: Link = Link {
+        sequence: 1,
+        predecessor: 0,
+        epoch: 0,
+    };
 }
 
 /// What the header and the directory of a frame say alike.

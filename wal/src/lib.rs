@@ -72,9 +72,10 @@ pub use ticket::Ticket;
 pub use types::{Context, Entry, GroupId, HardState, Index, LogId, NodeId, Term};
 
 use control::{CONTROL_FILE, Control};
+use frame::{Home, Link};
 use pipeline::Pipeline;
 use recovery::{Names, recover};
-use segment::{SegmentHeader, Spare};
+use segment::Spare;
 
 /// How a log is written.
 #[derive(Debug, Clone)]
@@ -93,6 +94,10 @@ pub struct Options {
     /// is known as damage and not taken for a torn write. At most ten times a second. `None` for never, but for
     /// [`Wal::close`]. Default 5 ms.
     pub idle_mark: Option<Duration>,
+    /// A segment that is freed becomes the next one, with its space and its place on the disk, unless somebody reads it
+    /// just then. Turn it off for a file system that copies on write, or where segments are hard-linked for a backup.
+    /// Default true.
+    pub recycle: bool,
     /// The log starts no threads of its own, and so prepares nothing and marks nothing in the background. What nobody waits for is written by [`Wal::drive`]. For simulations. Default
     /// false.
     pub manual_drive: bool,
@@ -105,10 +110,14 @@ impl Default for Options {
             batch_bytes_max: 32 << 20,
             in_flight_bytes_max: 16 << 20,
             idle_mark: Some(Duration::from_millis(5)),
+            recycle: true,
             manual_drive: false,
         }
     }
 }
+
+/// A log's first segment is smaller, so that a small log costs little, and the next one, which is prewritten, comes soon.
+const FIRST_SEGMENT_BYTES: u64 = 4 << 20;
 
 impl Options {
     fn check(&self) {
@@ -183,15 +192,17 @@ impl Wal {
             mark: 0,
         };
         make_control(&*disk, dir, &control)?;
-        let header = SegmentHeader {
+        let home = Home {
             log_id: control.log_id,
-            number: 1,
-            first_sequence: 1,
-            file_bytes: segment::segment_bytes(options.segment_bytes, 0),
-            predecessor: 0,
+            segment: 1,
         };
-        Spare::create(&*disk, dir, 0, header.file_bytes, None)?
-            .into_segment(&*disk, dir, header)?;
+        let file_bytes = segment::segment_bytes(options.segment_bytes.min(FIRST_SEGMENT_BYTES), 0);
+        Spare::create(&*disk, dir, 0, file_bytes, None)?.into_segment(
+            &*disk,
+            dir,
+            home,
+            Link::FIRST,
+        )?;
         Wal::open_locked(disk, dir, options, lock)
     }
 
@@ -241,6 +252,7 @@ impl Wal {
             report: recovered.report,
             pipeline: Pipeline::new(
                 recovered.writer,
+                recovered.spare,
                 recovered.groups,
                 recovered.segments,
                 options,

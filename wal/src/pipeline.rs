@@ -29,7 +29,7 @@ use crate::check::Check;
 use crate::error::{Error, Misuse, Result};
 use crate::groups::{Before, Groups, Source, Sources};
 use crate::record::Record;
-use crate::segment::Segment;
+use crate::segment::{Segment, Spare, segment_bytes};
 use crate::writer::{Batches, Queued, Writer, Written};
 use background::IdleMark;
 use space::Space;
@@ -87,6 +87,7 @@ const WRITE_SPACE: u64 = 8 << 20;
 impl Pipeline {
     pub(crate) fn new(
         writer: Writer,
+        spare: Option<Spare>,
         groups: Groups,
         segments: BTreeMap<u64, Arc<Segment>>,
         options: Options,
@@ -108,10 +109,11 @@ impl Pipeline {
             poison: None,
             space: Space {
                 taken: 0,
+                segment_bytes: writer.segment.header.file_bytes,
                 room: writer.room(),
                 states: writer.states.space(),
-                spare: None,
-                spares_made: 0,
+                spares_made: spare.as_ref().map_or(0, Spare::number),
+                spare,
                 gave_up: false,
             },
             dead: None,
@@ -247,19 +249,35 @@ impl Pipeline {
         match outcome {
             Ok(written) => {
                 shared.complete(&batches, &written, &writer);
-                if let Some(below) = shared.freed() {
-                    drop(shared);
-                    let freed = writer.free(below);
-                    shared = self.shared();
-                    if let Err(error) = freed {
-                        shared.poison(error, Vec::new());
-                    }
+                if let Some(freed) = shared.freed() {
+                    shared = self.free(shared, &mut writer, freed);
                 }
             }
             Err(error) => shared.poison(error, batches),
         }
         drop(writer);
         self.end_write(shared)
+    }
+
+    /// Gives the space of dead segments back, or to the next segment.
+    fn free<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        writer: &mut Writer,
+        dead: Vec<Arc<Segment>>,
+    ) -> MutexGuard<'a, Shared> {
+        let wanted = self.options.recycle && shared.space.spare.is_none();
+        let file_bytes = segment_bytes(self.options.segment_bytes, shared.space.states);
+        let recycle = wanted.then(|| (shared.space.next_number(), file_bytes));
+        drop(shared);
+        let freed = writer.free(dead, recycle);
+        let mut shared = self.shared();
+        match freed {
+            Ok(Some(spare)) => self.offer_spare(&mut shared, spare),
+            Ok(None) => {}
+            Err(error) => shared.poison(error, Vec::new()),
+        }
+        shared
     }
 
     /// Lets the next write begin, and tells everybody what became of this one.
@@ -269,7 +287,7 @@ impl Pipeline {
         if shared.has_work() {
             self.work.notify_one();
         }
-        if shared.space.wants_spare(&self.options) {
+        if shared.space.wants_spare() {
             self.space_wanted.notify_one();
         }
         shared.find_due();
@@ -382,6 +400,7 @@ impl Shared {
             self.segments.insert(segment.header.number, segment.clone());
         }
         self.space.taken = self.queue.iter().map(|batch| batch.space).sum();
+        self.space.segment_bytes = writer.segment.header.file_bytes;
         self.space.room = writer.room();
         self.space.states = writer.states.space();
         self.find_dead(writer.segment.header.number);
@@ -400,14 +419,15 @@ impl Shared {
         }
     }
 
-    /// The segments below this one may be freed now.
-    fn freed(&mut self) -> Option<u64> {
+    /// The segments that may be freed now.
+    fn freed(&mut self) -> Option<Vec<Arc<Segment>>> {
         let (below, _) = self
             .dead
             .take_if(|(_, submitted)| *submitted <= self.durable)?;
         self.oldest = below;
-        self.segments = self.segments.split_off(&below);
-        Some(below)
+        let live = self.segments.split_off(&below);
+        let freed = std::mem::replace(&mut self.segments, live);
+        Some(freed.into_values().collect())
     }
 
     /// Finds the callbacks of batches that are decided.

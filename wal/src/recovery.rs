@@ -12,7 +12,7 @@
 //! | whole, one of its copies | whole | bad | kept | kept, and written again with its header |
 //! | whole, one of its copies | bad | any | **damage** of entries that have names: kept, reported; reading them is `Damaged` | **suspect**: torn or rotten; cut with all after it, reported |
 //! | bad | any | whole | **damage**: `DamagedDirectory`, nothing changed | **torn**: cut with all after it, reported |
-//! | bad | any | bad | **damage**: `DamagedDirectory`, nothing changed | **torn** if there is anything but zeros, else the end |
+//! | bad | any | bad | **damage**: `DamagedDirectory`, nothing changed | **torn** if there is anything but zeros (in a recycled segment: any header or directory of this log), else the end |
 //!
 //! Segments before the last are all at or below the mark: a segment is begun only when all before it is durable. Their
 //! frames are not looked at if they have a seal.
@@ -39,7 +39,7 @@ use crate::frame::{Directory, Link};
 use crate::groups::{Groups, Source, Sources};
 use crate::record::{self, Record};
 use crate::scan::{BadEntry, Frame, Rest, Scan};
-use crate::segment::{self, Name, Segment, Spare, segment_name, segment_path};
+use crate::segment::{self, Name, Segment, Spare, segment_name, segment_path, spare_path};
 use crate::states::States;
 use crate::writer::Writer;
 
@@ -89,6 +89,8 @@ pub(crate) struct Recovered {
     pub(crate) groups: Groups,
     pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
     pub(crate) report: RecoveryReport,
+    /// A file that can become the next segment.
+    pub(crate) spare: Option<Spare>,
     names: Names,
 }
 
@@ -100,11 +102,17 @@ impl Recovered {
             writer, segments, ..
         } = self;
         let (disk, dir) = (writer.disk.clone(), writer.dir.clone());
-        self.names.remove_temporary(&*disk, &dir)?;
+        let file_bytes = segment::segment_bytes(segment_bytes, 0);
+        let mut spare = self.names.adopt_spare(&*disk, &dir, file_bytes)?;
+        let number = spare.as_ref().map_or(0, Spare::number) + 1;
         writer.resume(epoch, |wanted| {
             let file_bytes = segment::segment_bytes(segment_bytes, wanted);
-            Spare::create(&*disk, &dir, 0, file_bytes, None)
+            match spare.take_if(|spare| spare.file_bytes() >= file_bytes) {
+                Some(spare) => Ok(spare),
+                None => Spare::create(&*disk, &dir, number, file_bytes, None),
+            }
         })?;
+        self.spare = spare;
         segments.insert(writer.segment.header.number, writer.segment.clone());
         self.report.segments = segments.len() as u64;
         writer.write_control()?;
@@ -165,6 +173,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered> {
         groups: replay.groups,
         segments,
         report: replay.report,
+        spare: None,
         names,
     })
 }
@@ -173,6 +182,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered> {
 pub(crate) struct Names {
     pub(crate) segments: Vec<u64>,
     pub(crate) has_control: bool,
+    spares: Vec<u64>,
     temporary: Vec<String>,
     foreign: Option<String>,
 }
@@ -182,6 +192,7 @@ impl Names {
         let mut names = Names {
             segments: Vec::new(),
             has_control: false,
+            spares: Vec::new(),
             temporary: Vec::new(),
             foreign: None,
         };
@@ -189,6 +200,7 @@ impl Names {
             match Name::parse(&name) {
                 Name::Segment(number) => names.segments.push(number),
                 Name::Control => names.has_control = true,
+                Name::Spare(number) => names.spares.push(number),
                 Name::Temporary => names.temporary.push(name),
                 Name::Lock => {}
                 Name::Foreign => names.foreign = Some(name),
@@ -206,7 +218,9 @@ impl Names {
         if let Some(number) = self.segments.first() {
             return Ok(Some(segment_name(*number)));
         }
-        self.remove_temporary(disk, dir)?;
+        let left = self.temporary.iter().map(|name| dir.join(name));
+        let spares = self.spares.iter().map(|number| spare_path(dir, *number));
+        left.chain(spares).try_for_each(|path| remove(disk, path))?;
         Ok(None)
     }
 
@@ -238,11 +252,21 @@ impl Names {
         }
     }
 
-    /// Removes files that did not become segments.
-    fn remove_temporary(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+    /// Removes files that did not become segments, but for one spare that can.
+    fn adopt_spare(&self, disk: &dyn Disk, dir: &Path, file_bytes: u64) -> Result<Option<Spare>> {
         self.temporary
             .iter()
-            .try_for_each(|name| remove(disk, dir.join(name)))
+            .try_for_each(|name| remove(disk, dir.join(name)))?;
+        let mut adopted = None;
+        for &number in &self.spares {
+            if adopted.is_none() {
+                adopted = Spare::adopt(disk, dir, number, file_bytes)?;
+            }
+            if adopted.as_ref().map(Spare::number) != Some(number) {
+                remove(disk, spare_path(dir, number))?;
+            }
+        }
+        Ok(adopted)
     }
 
     /// Removes segments that were freed.
@@ -313,11 +337,7 @@ impl Replay {
     fn new(oldest: u64) -> Replay {
         Replay {
             groups: Groups::default(),
-            link: Link {
-                sequence: 1,
-                predecessor: 0,
-                epoch: 0,
-            },
+            link: Link::FIRST,
             oldest,
             report: RecoveryReport::default(),
         }
@@ -496,7 +516,7 @@ fn cut(segment: &Segment, end: u64, suspects: Option<Frame>, rest: &Rest) -> Opt
     let suspect_end = suspects
         .as_ref()
         .map_or(0, |frame| frame.directory.frame_end());
-    let until = rest.nonzero_end.max(suspect_end);
+    let until = rest.written_end.max(suspect_end);
     (until > end).then(|| Cut {
         path: segment.path.clone(),
         offset: end,

@@ -39,10 +39,17 @@ pub(crate) struct Rest {
     directory: Option<Directory>,
     /// The highest mark of any frame that stands later.
     pub(crate) mark: u64,
-    /// Where the last byte is that is not zero; 0 if there is none.
-    pub(crate) nonzero_end: u64,
+    /// Where the last thing ends that was written and is not part of a frame that follows: bytes that are not zeros or, in a
+    /// recycled segment, headers and directories of this log. 0 if there is none.
+    pub(crate) written_end: u64,
     /// How many directories that might be the right one were read.
     tries: u32,
+}
+
+impl Rest {
+    fn wrote(&mut self, end: u64, file_bytes: u64) {
+        self.written_end = self.written_end.max(end.min(file_bytes));
+    }
 }
 
 /// A frame has two directories. More that claim to be of it are made up, and each may claim to be as long as the file.
@@ -120,8 +127,9 @@ impl<'a> Scan<'a> {
             let looked_at = (chunk.len() - overlap).next_multiple_of(ALIGN as usize);
             for from in (0..looked_at).step_by(ALIGN as usize) {
                 let (here, place) = (&chunk[from..], at + from as u64);
-                if here.len() < ALIGN as usize || LE::read_u64(here) != 0 {
-                    rest.nonzero_end = (place + ALIGN).min(self.window.file_bytes());
+                let is_zero = here.len() >= ALIGN as usize && LE::read_u64(here) == 0;
+                if !is_zero && !self.segment.header.is_recycled {
+                    rest.wrote(place + ALIGN, self.window.file_bytes());
                 }
                 // Cheap to tell, and false nearly everywhere.
                 if here.len() >= FRAME_HEADER_BYTES
@@ -153,6 +161,13 @@ impl<'a> Scan<'a> {
             return Ok(());
         };
         rest.mark = rest.mark.max(head.mark);
+        if self.segment.header.is_recycled {
+            let bytes = match header {
+                Some(_) => head.frame_bytes(),
+                None => head.directory_bytes(),
+            };
+            rest.wrote(place.saturating_add(bytes), self.window.file_bytes());
+        }
         let is_it = header.is_none()
             && head.sequence == link.sequence
             && LE::read_u32(&here[40..]) == link.predecessor

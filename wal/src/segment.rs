@@ -30,7 +30,11 @@ pub(crate) struct SegmentHeader {
     /// The full length of the file.
     pub(crate) file_bytes: u64,
     pub(crate) predecessor: u32,
+    /// The file was another segment before: what no frame covers are old bytes, and not zeros.
+    pub(crate) is_recycled: bool,
 }
+
+const FLAG_RECYCLED: u32 = 1;
 
 const SUFFIX: &str = ".wal";
 
@@ -39,6 +43,8 @@ const SUFFIX: &str = ".wal";
 pub(crate) enum Name {
     Segment(u64),
     Control,
+    /// A file that may become a segment.
+    Spare(u64),
     /// Not part of the log: a file that is to become one, perhaps left by a crash.
     Temporary,
     Lock,
@@ -50,7 +56,14 @@ impl Name {
         match name {
             duramen_disk::LOCK_FILE => return Name::Lock,
             CONTROL_FILE => return Name::Control,
-            name if name.ends_with(".tmp") => return Name::Temporary,
+            _ => {}
+        }
+        let spare = name
+            .strip_prefix("spare-")
+            .and_then(|name| name.strip_suffix(".tmp")?.parse().ok());
+        match spare {
+            Some(number) if spare_name(number) == name => return Name::Spare(number),
+            _ if name.ends_with(".tmp") => return Name::Temporary,
             _ => {}
         }
         let number = name
@@ -88,6 +101,10 @@ impl SegmentHeader {
         LE::write_u64(&mut buf[40..], self.first_sequence);
         LE::write_u64(&mut buf[48..], self.file_bytes);
         LE::write_u32(&mut buf[56..], self.predecessor);
+        LE::write_u32(
+            &mut buf[60..],
+            if self.is_recycled { FLAG_RECYCLED } else { 0 },
+        );
         let checksum = header_checksum(&buf);
         LE::write_u32(&mut buf[12..], checksum);
         buf
@@ -111,8 +128,10 @@ impl SegmentHeader {
             first_sequence: LE::read_u64(&buf[40..]),
             file_bytes: LE::read_u64(&buf[48..]),
             predecessor: LE::read_u32(&buf[56..]),
+            is_recycled: LE::read_u32(&buf[60..]) == FLAG_RECYCLED,
         };
         let is_sane = header.number < NUMBERS_MAX
+            && LE::read_u32(&buf[60..]) <= FLAG_RECYCLED
             && (1..NUMBERS_MAX).contains(&header.first_sequence)
             && header.file_bytes <= FILE_BYTES_MAX;
         match is_sane {
@@ -131,9 +150,13 @@ fn header_checksum(buf: &[u8; SEGMENT_HEADER_BYTES]) -> u32 {
 
 /// A file of a segment's full length that waits to become one. Its space is there, durably.
 pub(crate) struct Spare {
+    /// Sets it apart from other spares.
+    number: u64,
     path: PathBuf,
     file: Box<dyn DiskFile>,
     file_bytes: u64,
+    /// It holds what another segment held.
+    is_recycled: bool,
 }
 
 impl Spare {
@@ -148,7 +171,7 @@ impl Spare {
         file_bytes: u64,
         fill: Option<&dyn Fn() -> bool>,
     ) -> Result<Spare> {
-        let path = dir.join(format!("spare-{number}.tmp"));
+        let path = spare_path(dir, number);
         let full_or_io = |op: &'static str, error| match is_full(&error) {
             true => Error::Full { path: path.clone() },
             false => Error::io(op, &path)(error),
@@ -170,10 +193,62 @@ impl Spare {
             return Err(error);
         }
         Ok(Spare {
+            number,
             path,
             file,
             file_bytes,
+            is_recycled: false,
         })
+    }
+
+    /// Takes the file of a segment that was freed, durably: nobody may take it for one any more. The name is durable only
+    /// after the directory's next sync.
+    pub(crate) fn recycle(
+        disk: &dyn Disk,
+        dir: &Path,
+        number: u64,
+        segment: Segment,
+    ) -> Result<Spare> {
+        let path = spare_path(dir, number);
+        disk.rename(&segment.path, &path)
+            .map_err(Error::io("rename", &segment.path))?;
+        Ok(Spare {
+            number,
+            path,
+            file: segment.file,
+            file_bytes: segment.header.file_bytes,
+            is_recycled: true,
+        })
+    }
+
+    /// Takes a spare that an earlier process left, if it has the right size and its space is there.
+    pub(crate) fn adopt(
+        disk: &dyn Disk,
+        dir: &Path,
+        number: u64,
+        file_bytes: u64,
+    ) -> Result<Option<Spare>> {
+        let path = spare_path(dir, number);
+        let file = disk.open(&path).map_err(Error::io("open", &path))?;
+        if file.len().map_err(Error::io("look at", &path))? != file_bytes {
+            return Ok(None);
+        }
+        // After a power cut the length may be there and the space not.
+        match file.allocate(file_bytes) {
+            Err(error) if is_full(&error) => return Ok(None),
+            reserved => reserved.map_err(Error::io("allocate", &path))?,
+        }
+        Ok(Some(Spare {
+            number,
+            path,
+            file,
+            file_bytes,
+            is_recycled: true,
+        }))
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(crate) fn file_bytes(&self) -> u64 {
@@ -185,15 +260,24 @@ impl Spare {
             .map_err(Error::io("remove", &self.path))
     }
 
-    /// Makes the spare a segment without frames. Durable on return, name and header.
+    /// Makes the spare a segment without frames, whose first one follows `link`. Durable on return, name and header.
     ///
     /// The header is durable before the segment has its name, so a segment with a bad header is damage and never a crash.
     pub(crate) fn into_segment(
         self,
         disk: &dyn Disk,
         dir: &Path,
-        header: SegmentHeader,
+        home: Home,
+        link: Link,
     ) -> Result<Segment> {
+        let header = SegmentHeader {
+            log_id: home.log_id,
+            number: home.segment,
+            first_sequence: link.sequence,
+            file_bytes: self.file_bytes,
+            predecessor: link.predecessor,
+            is_recycled: self.is_recycled,
+        };
         let (spare, path) = (&self.path, segment_path(dir, header.number));
         self.file
             .write_all_at(&header.encode(), 0)
@@ -210,6 +294,15 @@ impl Spare {
     }
 }
 
+pub(crate) fn spare_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(spare_name(number))
+}
+
+fn spare_name(number: u64) -> String {
+    format!("spare-{number}.tmp")
+}
+
+/// In small pieces, each synced: the syncs of the log's writers go between them.
 fn write_zeros(
     file: &dyn DiskFile,
     file_bytes: u64,
@@ -220,6 +313,7 @@ fn write_zeros(
     while at < file_bytes && goes_on() {
         let len = zeros.len().min((file_bytes - at) as usize);
         file.write_all_at(&zeros[..len], at)?;
+        file.sync_data()?;
         at += len as u64;
     }
     Ok(())
@@ -359,6 +453,7 @@ mod tests {
         }
         assert_eq!(Name::parse("LOCK"), Name::Lock);
         assert_eq!(Name::parse("CONTROL"), Name::Control);
-        assert_eq!(Name::parse("spare-1.tmp"), Name::Temporary);
+        assert_eq!(Name::parse("spare-1.tmp"), Name::Spare(1));
+        assert_eq!(Name::parse("spare-01.tmp"), Name::Temporary);
     }
 }

@@ -27,10 +27,10 @@ use crate::error::{Error, Result};
 use crate::format::{
     CONTROL_SLOT_OFFSETS, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES,
 };
-use crate::frame::{Directory, Link, NewFrame, frame_bytes};
+use crate::frame::{Directory, Home, Link, NewFrame, frame_bytes};
 use crate::groups::Before;
 use crate::record::{self, Record};
-use crate::segment::{Segment, SegmentHeader, Spare, segment_path};
+use crate::segment::{Segment, Spare};
 use crate::states::States;
 
 /// A batch on its way to the disk.
@@ -209,19 +209,16 @@ impl Writer {
 
     fn rotate(&mut self, spare: Spare) -> Result<()> {
         let old = self.segment.clone();
-        let header = SegmentHeader {
-            log_id: old.header.log_id,
-            number: old.header.number + 1,
-            first_sequence: self.link.sequence,
-            file_bytes: spare.file_bytes(),
-            predecessor: self.link.predecessor,
+        let home = Home {
+            segment: old.header.number + 1,
+            ..old.home()
         };
-        let new = spare.into_segment(&*self.disk, &self.dir, header)?;
+        let new = spare.into_segment(&*self.disk, &self.dir, home, self.link)?;
         old.seal(&self.seal, self.end, self.link)?;
         self.segment = Arc::new(new);
         self.end = SEGMENT_HEADER_BYTES as u64;
         self.seal.clear();
-        self.control.newest = header.number;
+        self.control.newest = home.segment;
         self.write_control()
     }
 
@@ -239,22 +236,36 @@ impl Writer {
             .map_err(Error::io("sync", &path))
     }
 
-    /// Frees the oldest segments, up to `below`: no slot points into them, durably.
+    /// Frees the oldest segments: no slot points into them, durably. With `recycle`, a number for a spare and its size,
+    /// gives the file of one of them back, if it has that size and nobody reads it.
     ///
     /// CONTROL says so first. If a crash comes between, the next `open` removes the files.
-    pub(crate) fn free(&mut self, below: u64) -> Result<()> {
-        let oldest = self.control.oldest;
-        self.control.oldest = below;
+    pub(crate) fn free(
+        &mut self,
+        freed: Vec<Arc<Segment>>,
+        mut recycle: Option<(u64, u64)>,
+    ) -> Result<Option<Spare>> {
+        self.control.oldest += freed.len() as u64;
         self.write_control()?;
-        for number in oldest..below {
-            let path = segment_path(&self.dir, number);
-            self.disk
-                .remove(&path)
-                .map_err(Error::io("remove", &path))?;
+        let mut spare = None;
+        for segment in freed {
+            let wanted = recycle.filter(|(_, file_bytes)| segment.header.file_bytes == *file_bytes);
+            let path = segment.path.clone();
+            match (wanted, Arc::into_inner(segment)) {
+                (Some((number, _)), Some(segment)) => {
+                    spare = Some(Spare::recycle(&*self.disk, &self.dir, number, segment)?);
+                    recycle = None;
+                }
+                _ => self
+                    .disk
+                    .remove(&path)
+                    .map_err(Error::io("remove", &path))?,
+            }
         }
         self.disk
             .sync_dir(&self.dir)
-            .map_err(Error::io("sync", &self.dir))
+            .map_err(Error::io("sync", &self.dir))?;
+        Ok(spare)
     }
 }
 

@@ -78,21 +78,18 @@ impl Pipeline {
     pub(crate) fn prepare(&self) {
         let mut shared = self.shared();
         while !shared.stop {
-            if !shared.space.wants_spare(&self.options) {
+            if !shared.space.wants_spare() {
                 shared = self.space_wanted.wait(shared).expect(NO_PANIC);
                 continue;
             }
-            shared.space.spares_made += 1;
-            let number = shared.space.spares_made;
+            let number = shared.space.next_number();
             let file_bytes = segment_bytes(self.options.segment_bytes, shared.space.states);
             drop(shared);
             let goes_on = || !self.shared().stop;
             let made = Spare::create(&*self.disk, &self.dir, number, file_bytes, Some(&goes_on));
             shared = self.shared();
             match made {
-                Ok(spare) if shared.space.spare.is_none() => shared.space.spare = Some(spare),
-                // The writers were faster.
-                Ok(spare) => drop(spare.remove(&*self.disk)),
+                Ok(spare) => self.offer_spare(&mut shared, spare),
                 Err(error) => {
                     tracing::debug!(%error, "cannot prepare a segment");
                     shared.space.gave_up = true;

@@ -1,8 +1,7 @@
 //! The space that a batch will need is there before the batch is taken: so a full disk is told to whoever submits, and a
 //! ticket never fails for it.
 
-use super::Pipeline;
-use crate::Options;
+use super::{Pipeline, Shared};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -13,7 +12,8 @@ use crate::writer::frame_space;
 /// The space for what is queued or under way.
 pub(super) struct Space {
     pub(super) taken: u64,
-    /// What is left in the segment.
+    /// The size of the segment that is written to, and what is left of it.
+    pub(super) segment_bytes: u64,
     pub(super) room: u64,
     /// What the first frame of a segment takes.
     pub(super) states: u64,
@@ -71,13 +71,22 @@ impl Pipeline {
             .as_ref()
             .is_none_or(|spare| spare.file_bytes() < file_bytes)
         {
-            space.spares_made += 1;
-            let spare = Spare::create(&*self.disk, &self.dir, space.spares_made, file_bytes, None)?;
+            let number = space.next_number();
+            let spare = Spare::create(&*self.disk, &self.dir, number, file_bytes, None)?;
             if let Some(too_small) = space.spare.replace(spare) {
                 too_small.remove(&*self.disk)?;
             }
         }
         Ok(())
+    }
+
+    /// Keeps a file for the next segment, unless there is one by now.
+    pub(super) fn offer_spare(&self, shared: &mut Shared, spare: Spare) {
+        match &shared.space.spare {
+            None => shared.space.spare = Some(spare),
+            // If this fails, the next `open` does it.
+            Some(_) => drop(spare.remove(&*self.disk)),
+        }
     }
 
     /// The file for the next segment.
@@ -90,7 +99,13 @@ impl Pipeline {
 
 impl Space {
     /// The next segment is prepared when this one is half full: a small log never pays for it.
-    pub(super) fn wants_spare(&self, options: &Options) -> bool {
-        self.spare.is_none() && self.room < options.segment_bytes / 2 && !self.gave_up
+    pub(super) fn wants_spare(&self) -> bool {
+        self.spare.is_none() && self.room < self.segment_bytes / 2 && !self.gave_up
+    }
+
+    /// A number that no spare had.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.spares_made += 1;
+        self.spares_made
     }
 }
