@@ -3,9 +3,16 @@
 //!
 //! Two slots are written in turn, so that a torn write leaves the other.
 
+use std::path::Path;
+
 use byteorder::{ByteOrder, LittleEndian as LE};
 
-use crate::format::{CONTROL_MAGIC, CONTROL_SLOT_BYTES, NUMBERS_MAX, VERSION};
+use duramen_disk::DiskFile;
+
+use crate::error::{Error, Result};
+use crate::format::{
+    CONTROL_MAGIC, CONTROL_SLOT_BYTES, CONTROL_SLOT_OFFSETS, NUMBERS_MAX, VERSION,
+};
 
 pub(crate) const CONTROL_FILE: &str = "CONTROL";
 
@@ -40,6 +47,15 @@ impl Control {
         let checksum = slot_checksum(&buf);
         LE::write_u32(&mut buf[12..], checksum);
         buf
+    }
+
+    /// Writes the slot of this generation. Durable on return.
+    pub(crate) fn write(&self, file: &dyn DiskFile, dir: &Path) -> Result<()> {
+        let path = dir.join(CONTROL_FILE);
+        let offset = CONTROL_SLOT_OFFSETS[(self.generation % 2) as usize];
+        file.write_all_at(&self.encode(), offset)
+            .map_err(Error::io("write", &path))?;
+        file.sync_data().map_err(Error::io("sync", &path))
     }
 
     pub(crate) fn decode(buf: &[u8; CONTROL_SLOT_BYTES]) -> Slot {

@@ -147,6 +147,9 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered> {
     }
     let tail = tail.expect("check found at least one segment");
     let segment = segments[numbers.end()].clone();
+    // The slot may have been read from the cache alone, after a sync that failed: then only the other one is durable, and
+    // that is the next to be overwritten.
+    control.write(&*control_file, dir)?;
     tail.make_durable(&segment)?;
     disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
 

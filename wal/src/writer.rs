@@ -22,11 +22,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use duramen_disk::{Disk, DiskFile};
 
-use crate::control::{CONTROL_FILE, Control};
+use crate::control::Control;
 use crate::error::{Error, Result};
-use crate::format::{
-    CONTROL_SLOT_OFFSETS, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES,
-};
+use crate::format::{DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use crate::frame::{Directory, Home, Link, NewFrame, frame_bytes};
 use crate::groups::Before;
 use crate::record::{self, Record};
@@ -225,15 +223,7 @@ impl Writer {
     /// Writes CONTROL. Durable on return.
     pub(crate) fn write_control(&mut self) -> Result<()> {
         self.control.generation += 1;
-        let path = self.dir.join(CONTROL_FILE);
-        let offset = CONTROL_SLOT_OFFSETS[(self.control.generation % 2) as usize];
-        let slot = self.control.encode();
-        self.control_file
-            .write_all_at(&slot, offset)
-            .map_err(Error::io("write", &path))?;
-        self.control_file
-            .sync_data()
-            .map_err(Error::io("sync", &path))
+        self.control.write(&*self.control_file, &self.dir)
     }
 
     /// Frees the oldest segments: no slot points into them, durably. With `recycle`, a number for a spare and its size,

@@ -421,3 +421,20 @@ fn every_crash_while_purging_and_freeing() {
         steps,
     });
 }
+
+/// Each segment but the first two was another one before, and what stood there are frames that were good.
+#[test]
+fn every_crash_in_recycled_segments() {
+    let mut steps = vec![vec![append(1, 1, 1, 1, 5000), vote(1, 1, 1)]];
+    for i in 2..=9 {
+        steps.push(vec![purge(1, i - 1, i - 1)]);
+        steps.push(vec![append(1, i, i, i, 5000), vote(1, i, i)]);
+    }
+    explore(Workload {
+        name: "recycle",
+        options: options(12288),
+        before: 6,
+        together: 1,
+        steps,
+    });
+}

@@ -326,8 +326,8 @@ fn a_disk_error_in_open_is_no_answer_and_changes_nothing_for_the_next_one() {
         disk.kill();
         disk.fail_after(n, ErrorKind::Other);
         let Err(failed) = open(&disk, &small()) else {
-            // lock; the frames again, sync; directory; a frame, sync; CONTROL, sync; directory
-            assert_eq!(n, 9);
+            // lock; CONTROL again, sync; the frames again, sync; directory; a frame, sync; CONTROL, sync; directory
+            assert_eq!(n, 11);
             break;
         };
         assert_eq!(io_kind(&failed), Some(ErrorKind::Other), "{failed}");

@@ -238,7 +238,8 @@ fn any_numbers_in_the_first_frame_of_the_oldest_segment() {
     steps.push(vec![purge(1, 5, 2), purge(2, 1, 1)]);
     let closed = disk_with(&small(), &steps);
     let names = closed.list(DIR.as_ref()).unwrap();
-    assert_eq!(names.len(), 3, "{names:?}");
+    let segments = names.iter().filter(|name| name.ends_with(".wal"));
+    assert_eq!(segments.count(), 1, "{names:?}");
     let path = Path::new(DIR).join(&names[0]);
     let frame = frames(&read_file(&closed, &path)).remove(0);
     assert!(u64_at(&read_file(&closed, &path), 32) > 1);

@@ -230,3 +230,62 @@ fn entries_of_a_segment_that_is_gone_are_missed_and_named() {
     }
     assert_eq!(files(&disk, DIR.as_ref()), before);
 }
+
+/// How many segments were another one before, by the flag in their headers.
+fn recycled(disk: &SimDisk) -> usize {
+    let paths = segments(disk).into_iter().map(segment);
+    paths.filter(|path| read_file(disk, path)[60] == 1).count()
+}
+
+#[test]
+fn a_freed_segment_becomes_the_next_one() {
+    for recycle in [true, false] {
+        let mut options = small();
+        options.recycle = recycle;
+        let disk = SimDisk::new();
+        let wal = create(&disk, &options).unwrap();
+        let mut steps = Vec::new();
+        for i in 1..=8 {
+            steps.push(large(i, 1));
+            steps.push(vec![purge(1, i, 1)]);
+        }
+        write_all(&wal, &steps);
+        assert_eq!(recycled(&disk), usize::from(recycle));
+        drop(wal);
+        let spares = disk.list(DIR.as_ref()).unwrap();
+        let spares = spares.iter().filter(|name| name.starts_with("spare-"));
+        assert_eq!(spares.count(), usize::from(recycle));
+        disk.power_cut(0);
+        assert_holds(&disk, &options, &steps, steps.len());
+    }
+}
+
+/// Frames of the segment's earlier life and zeros of the disk's both stand behind the last frame: neither is torn.
+#[test]
+fn what_stood_in_a_recycled_segment_is_not_reported_as_cut() {
+    let mut steps = Vec::new();
+    for i in 1..=5 {
+        steps.push(large(i, 1));
+        steps.push(vec![purge(1, i, 1)]);
+    }
+    steps.push(vec![append(1, 6, 6, 1, 100)]);
+    let disk = disk_with(&small(), &steps);
+    assert_eq!(recycled(&disk), 1);
+    disk.power_cut(0);
+    let wal = open(&disk, &small()).unwrap();
+    assert_eq!(wal.recovery().cut, None);
+    assert_eq!(wal.last(GroupId(1)).index, Index(6));
+}
+
+#[test]
+fn a_spare_is_taken_over_by_the_next_open() {
+    let mut steps = vec![large(1, 1), large(2, 1), vec![purge(1, 1, 1)]];
+    let disk = disk_with(&small(), &steps);
+    let wal = open(&disk, &small()).unwrap();
+    steps.push(large(3, 1));
+    steps.push(large(4, 1));
+    write_all(&wal, &steps[3..]);
+    drop(wal);
+    assert_eq!(recycled(&disk), 1);
+    assert_holds(&disk, &small(), &steps, steps.len());
+}
