@@ -13,6 +13,8 @@ pub struct Batch {
     pub(crate) records: Vec<Record>,
     pub(crate) payloads: Vec<Bytes>,
     pub(crate) changes_vote: bool,
+    /// The caller says that it must be written also when the disk is full.
+    vital: bool,
     /// An entry that was over the limits of the format.
     pub(crate) oversize: Option<u64>,
 }
@@ -105,6 +107,21 @@ impl Batch {
         self.changes_vote = true;
         self.records.push(Record::Remove { group });
         self
+    }
+
+    /// Lets the batch use the space that is kept for when the disk is full. For the few small entries without which a Raft
+    /// group cannot go on: a leader's blank entry, a change of membership.
+    ///
+    /// Batches without entries and user records need not ask: votes, truncations and purges may always use it.
+    pub fn vital(&mut self) -> &mut Batch {
+        self.vital = true;
+        self
+    }
+
+    /// Whether it may use the reserve.
+    pub(crate) fn is_vital(&self) -> bool {
+        let adds = |record: &Record| matches!(record, Record::Entries { .. } | Record::User { .. });
+        self.vital || !self.records.iter().any(adds)
     }
 
     /// Whether there is nothing in it.

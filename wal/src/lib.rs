@@ -279,7 +279,9 @@ impl Wal {
     /// of the batch before.
     ///
     /// # Errors
-    /// [`Error::Misuse`], [`Error::TooLarge`], [`Error::Full`]: nothing has changed, the log goes on.
+    /// [`Error::Misuse`], [`Error::TooLarge`], [`Error::Full`]: nothing has changed, the log goes on. On a full disk votes,
+    /// truncations and purges are still taken, and what is [`vital`](Batch::vital): a sixteenth of a segment, at most
+    /// 1 MiB, is kept for them.
     /// [`Error::Poisoned`]: an earlier write failed.
     pub fn submit(&self, batch: Batch) -> Result<Ticket> {
         let core = &self.handle.core;

@@ -149,8 +149,9 @@ impl Pipeline {
             if shared.space.taken == 0
                 || shared.space.taken + space.total() <= self.options.in_flight_bytes_max
             {
+                let is_vital = batch.is_vital();
                 let queued = self.check(&shared, batch, space.total())?;
-                self.reserve(&mut shared.space, space.total())?;
+                self.reserve(&mut shared.space, space.total(), is_vital)?;
                 shared.take(queued);
                 return Ok(shared.submitted);
             }

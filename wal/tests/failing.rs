@@ -7,7 +7,7 @@ mod support;
 use std::io::ErrorKind;
 
 use duramen_disk::{Disk, SimDisk};
-use duramen_wal::{Error, Options};
+use duramen_wal::{Error, GroupId, Options, Term};
 use support::*;
 
 fn small() -> Options {
@@ -339,4 +339,100 @@ fn a_disk_error_in_open_is_no_answer_and_changes_nothing_for_the_next_one() {
         unsynced.list(DIR.as_ref()).is_err(),
         "crashed until it is killed"
     );
+}
+
+fn roomy() -> Options {
+    options(1 << 18)
+}
+
+/// A log on a disk with no space left, that has taken what it takes of ordinary entries. And how many it took.
+fn log_on_a_full_disk() -> (SimDisk, Vec<Step>) {
+    let disk = disk_with(&roomy(), &[]);
+    disk.set_free_bytes(Some(0));
+    let wal = open(&disk, &roomy()).unwrap();
+    let mut steps = Vec::new();
+    for i in 1.. {
+        let step = vec![append(1, i, i, 1, 1000)];
+        match wal.write(batch(&step)) {
+            Ok(()) => steps.push(step),
+            Err(Error::Full { .. }) => break,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(steps.len() > 150, "{}", steps.len());
+    (disk, steps)
+}
+
+#[test]
+fn on_a_full_disk_votes_truncations_purges_and_vital_entries_are_taken() {
+    let (disk, mut steps) = log_on_a_full_disk();
+    let last = steps.len() as u64;
+    let wal = open(&disk, &roomy()).unwrap();
+    let mut go_on = |step: Step, is_vital: bool| {
+        let mut batch = batch(&step);
+        if is_vital {
+            assert!(matches!(
+                error(wal.submit(batch.clone())),
+                Error::Full { .. }
+            ));
+            batch.vital();
+        }
+        wal.write(batch).unwrap();
+        steps.push(step);
+        let after = disk.fork();
+        after.power_cut(steps.len() as u64);
+        assert_holds(&after, &roomy(), &steps, steps.len());
+    };
+    go_on(vec![vote(1, 2, 1)], false);
+    go_on(vec![Change::Truncate(1, last - 1)], false);
+    go_on(vec![append(1, last, last, 2, 0)], true);
+    go_on(vec![purge(1, 5, 1)], false);
+    go_on(vec![append(1, last + 1, last + 1, 2, 100)], true); // a change of membership
+    let large = batch(&vec![append(1, last + 2, last + 2, 2, 1000)]);
+    assert!(matches!(
+        error(wal.submit(large.clone())),
+        Error::Full { .. }
+    ));
+    disk.set_free_bytes(None);
+    wal.write(large).unwrap(); // without opening it anew
+}
+
+/// A purge frees a segment, whose file is the next one: no space is needed for it.
+#[test]
+fn on_a_full_disk_a_purge_makes_space() {
+    let disk = disk_with(&roomy(), &[]);
+    let wal = open(&disk, &roomy()).unwrap();
+    let fill: Vec<Step> = (1..=400).map(|i| vec![append(1, i, i, 1, 1000)]).collect();
+    write_all(&wal, &fill);
+    disk.set_free_bytes(Some(0));
+    let mut next = 401;
+    let full = loop {
+        match wal.write(batch(&vec![append(1, next, next, 1, 1000)])) {
+            Ok(()) => next += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::Full { .. }), "{full}");
+    wal.write(batch(&vec![purge(1, next - 1, 1)])).unwrap();
+    for i in next..next + 200 {
+        wal.write(batch(&vec![append(1, i, i, 1, 1000)])).unwrap();
+    }
+}
+
+#[test]
+fn on_a_full_disk_the_log_opens_after_votes_took_all_they_may() {
+    let (disk, steps) = log_on_a_full_disk();
+    let wal = open(&disk, &roomy()).unwrap();
+    let mut term = 1;
+    while wal.write(batch(&vec![vote(1, term, 1)])).is_ok() {
+        term += 1;
+    }
+    assert!(term > 2, "no vote was taken");
+    drop(wal);
+    for _ in 0..10 {
+        disk.power_cut(term);
+        let wal = open(&disk, &roomy()).unwrap();
+        assert_eq!(wal.hard_state(GroupId(1)).term, Term(term - 1));
+        assert_eq!(wal.last(GroupId(1)).index.0, steps.len() as u64);
+    }
 }

@@ -24,6 +24,12 @@ pub(super) struct Space {
     pub(super) gave_up: bool,
 }
 
+/// How much of the last segment is kept for what must be written on a full disk too: votes, truncations, purges, and what the
+/// caller says is vital. A vote takes less than 9 KiB.
+fn reserve_bytes(segment_bytes: u64) -> u64 {
+    (segment_bytes / 16).min(1 << 20)
+}
+
 /// The space that a batch needs.
 #[derive(Clone, Copy)]
 pub(super) struct BatchSpace {
@@ -60,24 +66,29 @@ impl Pipeline {
 
     /// Makes sure that there is space for one more batch: in the segment, or in a file that waits to become one, which
     /// could take all that is under way.
-    pub(super) fn reserve(&self, space: &mut Space, more: u64) -> Result<()> {
+    ///
+    /// What is left then is the reserve, which only vital batches enter, and only when the disk is full. They too leave
+    /// something: opening a log takes a frame.
+    pub(super) fn reserve(&self, space: &mut Space, more: u64, is_vital: bool) -> Result<()> {
+        let reserve = reserve_bytes(self.options.segment_bytes);
         let wanted = space.taken + more;
-        if wanted <= space.room {
+        if space.has(wanted + reserve) {
             return Ok(());
         }
-        let file_bytes = segment_bytes(self.options.segment_bytes, space.states + wanted);
-        if space
-            .spare
-            .as_ref()
-            .is_none_or(|spare| spare.file_bytes() < file_bytes)
-        {
-            let number = space.next_number();
-            let spare = Spare::create(&*self.disk, &self.dir, number, file_bytes, None)?;
-            if let Some(too_small) = space.spare.replace(spare) {
-                too_small.remove(&*self.disk)?;
-            }
+        match self.make_spare(space, wanted + reserve) {
+            Err(Error::Full { .. }) if is_vital && space.has(wanted + reserve / 4) => Ok(()),
+            made => made,
         }
-        Ok(())
+    }
+
+    fn make_spare(&self, space: &mut Space, wanted: u64) -> Result<()> {
+        let file_bytes = segment_bytes(self.options.segment_bytes, space.states + wanted);
+        let number = space.next_number();
+        let spare = Spare::create(&*self.disk, &self.dir, number, file_bytes, None)?;
+        match space.spare.replace(spare) {
+            Some(too_small) => too_small.remove(&*self.disk),
+            None => Ok(()),
+        }
     }
 
     /// Keeps a file for the next segment, unless there is one by now.
@@ -98,6 +109,12 @@ impl Pipeline {
 }
 
 impl Space {
+    /// Whether frames of so many bytes have a place.
+    fn has(&self, bytes: u64) -> bool {
+        let is_enough = |spare: &Spare| spare.file_bytes() >= segment_bytes(0, self.states + bytes);
+        bytes <= self.room || self.spare.as_ref().is_some_and(is_enough)
+    }
+
     /// The next segment is prepared when this one is half full: a small log never pays for it.
     pub(super) fn wants_spare(&self) -> bool {
         self.spare.is_none() && self.room < self.segment_bytes / 2 && !self.gave_up
