@@ -53,7 +53,8 @@ struct At {
     fault: Fault,
     operation: u64,
     then: Then,
-    in_recovery: Option<(Fault, u64, Then)>,
+    /// What happened while it was opened, and while that was opened.
+    in_recovery: [Option<(Fault, u64, Then)>; 2],
 }
 
 impl fmt::Display for At {
@@ -63,13 +64,20 @@ impl fmt::Display for At {
             "workload {:?}, {:?} at operation {}, then {:?}",
             self.workload, self.fault, self.operation, self.then
         )?;
-        match self.in_recovery {
-            None => Ok(()),
-            Some((fault, operation, then)) => write!(
+        for (fault, operation, then) in self.in_recovery.into_iter().flatten() {
+            write!(
                 f,
                 "; opening it, {fault:?} at operation {operation}, then {then:?}"
-            ),
+            )?;
         }
+        Ok(())
+    }
+}
+
+impl At {
+    /// Whether the recovery from a disturbed recovery is disturbed too: that multiplies the states, so not everywhere.
+    fn is_sampled(&self, operation: u64, then: Then) -> bool {
+        matches!(then, Then::PowerCut(1)) && (7 * self.operation + operation).is_multiple_of(11)
     }
 }
 
@@ -106,6 +114,7 @@ impl Then {
 /// What came up, to know that it did.
 #[derive(Debug, Default)]
 struct Counts {
+    /// Disks that a crash left and that were opened.
     states: u64,
     cut: u64,
     /// A batch was submitted, not acknowledged, and is there.
@@ -123,8 +132,14 @@ struct Explorer {
 /// No workload writes to it.
 const NEW_GROUP: GroupId = GroupId(9);
 
-const SEEDS: u64 = 8;
+/// How many power cuts are drawn after each fault; `DURAMEN_CRASH_SEEDS` for more.
+const SEEDS: u64 = 2;
 const SEEDS_IN_RECOVERY: u64 = 2;
+
+fn seeds() -> u64 {
+    let given = std::env::var("DURAMEN_CRASH_SEEDS");
+    given.map_or(SEEDS, |seeds| seeds.parse().unwrap())
+}
 
 fn explore(workload: Workload) {
     let name = workload.name;
@@ -138,7 +153,7 @@ fn explore(workload: Workload) {
     }
     let counts = explorer.counts;
     println!("{name}: {counts:?}");
-    assert!(counts.states > 5_000, "{counts:?}");
+    assert!(counts.states > 25_000, "{counts:?}");
     assert!(
         counts.cut > 100 && counts.kept > 100 && counts.lost > 100,
         "{counts:?}"
@@ -156,7 +171,7 @@ impl Explorer {
             fault.arm(&disk, operation);
             let allowed = self.run(&disk);
             let done = *allowed.start() == self.workload.steps.len();
-            for then in fault.then(SEEDS) {
+            for then in fault.then(seeds()) {
                 if done && matches!(then, Then::Close) {
                     continue; // the fault would come now
                 }
@@ -165,7 +180,7 @@ impl Explorer {
                     fault,
                     operation,
                     then,
-                    in_recovery: None,
+                    in_recovery: [None; 2],
                 };
                 self.recover(&then.happen(&disk), &allowed, at);
             }
@@ -207,7 +222,7 @@ impl Explorer {
         acknowledged..=acknowledged
     }
 
-    /// Opens a log after a crash: undisturbed, and with a fault at each operation.
+    /// Opens a log after a crash: undisturbed, and with a fault at each operation, and some of what that leaves likewise.
     fn recover(&mut self, disk: &SimDisk, allowed: &RangeInclusive<usize>, at: At) {
         for fault in FAULTS {
             for operation in 0.. {
@@ -218,9 +233,18 @@ impl Explorer {
                     break;
                 }
                 for then in fault.then(SEEDS_IN_RECOVERY) {
-                    let in_recovery = Some((fault, operation, then));
+                    let disturbed = Some((fault, operation, then));
+                    let left = then.happen(&again);
+                    let deeper = at.in_recovery[0].is_none() && at.is_sampled(operation, then);
+                    let in_recovery = match at.in_recovery {
+                        [None, _] => [disturbed, None],
+                        [first, _] => [first, disturbed],
+                    };
                     let at = At { in_recovery, ..at };
-                    self.settle(&then.happen(&again), allowed, at);
+                    match deeper {
+                        true => self.recover(&left, allowed, at),
+                        false => self.settle(&left, allowed, at),
+                    }
                 }
             }
         }
@@ -235,7 +259,7 @@ impl Explorer {
         assert!(allowed.contains(&found), "{found} of {allowed:?} batches");
         assert_eq!(wal.recovery().damaged, []);
 
-        self.counts.states += 1;
+        self.counts.states += 1 + 3 + 1; // this one, and below
         self.counts.cut += u64::from(wal.recovery().cut.is_some());
         let undecided = allowed.start() != allowed.end();
         self.counts.kept += u64::from(undecided && found == *allowed.end());
