@@ -1,152 +1,74 @@
 //! The rules of a log. A batch that breaks one is refused before anything of it is written.
 
-use std::collections::BTreeMap;
-
 use crate::error::Misuse;
-use crate::groups::{Group, Groups};
+use crate::groups::Group;
 use crate::record::{Record, are_indexes};
-use crate::types::{GroupId, HardState, Index, LogId, Term};
+use crate::types::{HardState, Index, LogId, Term};
 
-/// Checks the records of a batch, in order, without changing the log.
-pub(crate) struct Check<'a> {
-    groups: &'a Groups,
-    ahead: BTreeMap<GroupId, Ahead<'a>>,
-}
-
-/// What the records so far would make of a group.
-#[derive(Default)]
-struct Ahead<'a> {
-    now: Option<&'a Group>,
-    term: Term,
-    purged: LogId,
-    /// The entries after `purged` up to here are those of `now`.
-    kept: Index,
-    /// The terms of the entries after `kept`.
-    terms: Vec<Term>,
-}
-
-impl<'a> Check<'a> {
-    pub(crate) fn new(groups: &'a Groups) -> Check<'a> {
-        Check {
-            groups,
-            ahead: BTreeMap::new(),
-        }
-    }
-
-    /// Checks a record. Fills in the term of a truncation, which its maker need not know.
-    pub(crate) fn record(&mut self, record: &mut Record) -> Result<(), Misuse> {
-        let Some(group) = record.group() else {
-            return Ok(());
-        };
-        let now = self.groups.find(group);
-        let ahead = self.ahead.entry(group).or_insert_with(|| Ahead {
-            now,
-            term: now.map_or(Term(0), |group| group.hard_state.term),
-            purged: now.map_or(LogId::default(), Group::purged),
-            kept: now.map_or(Index(0), |group| group.last().index),
-            terms: Vec::new(),
-        });
+impl Group {
+    /// Checks what a record would do to the group. Fills in the term of a truncation, which its maker need not know.
+    pub(crate) fn check(&self, record: &mut Record) -> Result<(), Misuse> {
         match record {
-            Record::Entries { first, entries, .. } => ahead.entries(*first, entries.len()),
-            Record::HardState { hard_state, .. } => ahead.hard_state(*hard_state),
-            Record::Truncate { last, .. } => ahead.truncate(last),
-            Record::Purge { last, .. } => ahead.purge(*last),
-            Record::Remove { .. } => {
-                *ahead = Ahead::default();
-                Ok(())
-            }
-            Record::User { .. } | Record::State { .. } | Record::Resume { .. } => Ok(()),
+            Record::Entries { first, entries, .. } => self.check_entries(*first, entries.len()),
+            Record::HardState { hard_state, .. } => self.check_hard_state(*hard_state),
+            Record::Truncate { last, .. } => self.check_truncate(last),
+            Record::Purge { last, .. } => self.check_purge(*last),
+            Record::User { .. }
+            | Record::Remove { .. }
+            | Record::State { .. }
+            | Record::Resume { .. } => Ok(()),
         }
     }
-}
 
-impl Ahead<'_> {
-    fn last(&self) -> Index {
-        Index(self.kept.0 + self.terms.len() as u64)
-    }
-
-    fn hard_state(&mut self, hard_state: HardState) -> Result<(), Misuse> {
-        let (term, before) = (hard_state.term, self.term);
-        if term < before {
-            return Err(Misuse::TermBack { term, before });
+    fn check_hard_state(&self, hard_state: HardState) -> Result<(), Misuse> {
+        let (term, before) = (hard_state.term, self.hard_state.term);
+        match term < before {
+            true => Err(Misuse::TermBack { term, before }),
+            false => Ok(()),
         }
-        self.term = term;
-        Ok(())
     }
 
-    fn entries(&mut self, first: LogId, count: usize) -> Result<(), Misuse> {
-        let (index, last) = (first.index, self.last());
-        if index <= self.purged.index || index > last.next() || !are_indexes(index, count) {
+    fn check_entries(&self, first: LogId, count: usize) -> Result<(), Misuse> {
+        let (index, last) = (first.index, self.last().index);
+        if index <= self.purged().index || index > last.next() || !are_indexes(index, count) {
             return Err(Misuse::Gap { index, last });
         }
         let before = self.term_at(index.prev()).unwrap_or(Term(0));
         let term = first.term;
-        if term < before {
-            return Err(Misuse::TermBack { term, before });
+        match term < before {
+            true => Err(Misuse::TermBack { term, before }),
+            false => Ok(()),
         }
-        self.cut_after(index.prev());
-        self.terms.extend(std::iter::repeat_n(term, count));
-        Ok(())
     }
 
-    fn truncate(&mut self, to: &mut LogId) -> Result<(), Misuse> {
-        let (index, last) = (to.index, self.last());
+    fn check_truncate(&self, to: &mut LogId) -> Result<(), Misuse> {
+        let (index, last) = (to.index, self.last().index);
         if !self.is_gone(index) {
-            let found = self.term_at(index).filter(|_| index <= last);
-            to.term = found.ok_or(Misuse::NoSuchEntry { index, last })?;
+            to.term = self
+                .term_at(index)
+                .ok_or(Misuse::NoSuchEntry { index, last })?;
         }
-        self.cut_after(index);
         Ok(())
     }
 
-    fn purge(&mut self, to: LogId) -> Result<(), Misuse> {
-        let (index, last) = (to.index, self.last());
-        if index < self.purged.index {
-            let before = self.purged.index;
+    fn check_purge(&self, to: LogId) -> Result<(), Misuse> {
+        let (index, last) = (to.index, self.last().index);
+        let before = self.purged().index;
+        if index < before {
             return Err(Misuse::PurgeBack { index, before });
         }
-        if index.0 == u64::MAX {
+        if index == Index(u64::MAX) {
             return Err(Misuse::NoSuchEntry { index, last }); // Nothing could follow it.
         }
-        if index <= last && !self.is_gone(index) {
-            let found = self.term_at(index);
-            let found = found.ok_or(Misuse::NoSuchEntry { index, last })?;
-            if found != to.term {
-                let term = to.term;
-                return Err(Misuse::WrongTerm { index, term, found });
-            }
+        if index > last || self.is_gone(index) {
+            return Ok(());
         }
-        self.purged = to;
-        if index > self.kept {
-            let gone = (index.0 - self.kept.0).min(self.terms.len() as u64);
-            self.terms.drain(..gone as usize);
-            self.kept = index;
-        }
-        Ok(())
-    }
-
-    fn cut_after(&mut self, last: Index) {
-        self.kept = self.kept.min(last);
-        self.terms.truncate((last.0 - self.kept.0) as usize);
-    }
-
-    /// Whether an entry is there whose term is not known: only when a log is replayed.
-    fn is_gone(&self, index: Index) -> bool {
-        let is_there = index > self.purged.index && index <= self.kept;
-        is_there && self.now.is_some_and(|group| group.is_gone(index))
-    }
-
-    /// The term of an entry that is there, or at the purge point.
-    fn term_at(&self, index: Index) -> Option<Term> {
-        if index == self.purged.index {
-            return Some(self.purged.term);
-        }
-        if index < self.purged.index {
-            return None;
-        }
-        match index.0.checked_sub(self.kept.0 + 1) {
-            Some(at) => self.terms.get(at as usize).copied(),
-            None => self.now?.term_at(index),
+        let found = self.term_at(index);
+        let found = found.ok_or(Misuse::NoSuchEntry { index, last })?;
+        let term = to.term;
+        match found == term {
+            true => Ok(()),
+            false => Err(Misuse::WrongTerm { index, term, found }),
         }
     }
 }
@@ -154,8 +76,9 @@ impl Ahead<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::groups::{Groups, Source, Sources};
     use crate::record::EntryMeta;
-    use crate::types::Context;
+    use crate::types::{Context, GroupId};
 
     const GROUP: GroupId = GroupId(1);
 
@@ -186,11 +109,11 @@ mod tests {
     }
 
     fn check(records: impl IntoIterator<Item = Record>) -> Result<(), Misuse> {
-        let groups = Groups::default();
-        let mut check = Check::new(&groups);
+        let mut groups = Groups::default();
+        let mut sources = Sources(Source::Pending { number: 0 });
         records
             .into_iter()
-            .try_for_each(|mut record| check.record(&mut record))
+            .try_for_each(|mut record| groups.take_in(&mut record, &mut sources).map(drop))
     }
 
     #[test]

@@ -1,22 +1,25 @@
 //! What the log holds, in memory: for each group its hard state, its user record, its purge point, and where each entry is.
 //!
-//! Submitting and recovery go through the same check (`check.rs`) and the same [`Groups::apply`], so that replaying the frames
-//! gives the state that writing them gave.
+//! Submitting and recovery go through the same [`Groups::take_in`], so that replaying the frames gives the state that writing
+//! them gave.
 //!
 //! Invariants of a group: slot `i` belongs to index `base.index + 1 + i`, where `base` is the purge point, or while a log is
 //! replayed the last entry that is gone; the runs begin with the first slot's index, their first indexes go up and their
 //! terms never go down.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
+use rustc_hash::FxBuildHasher;
 
+use crate::error::Misuse;
 use crate::record::{EntryMeta, Record};
 use crate::types::{Context, GroupId, HardState, Index, LogId, Term};
 
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    groups: BTreeMap<GroupId, Group>,
+    groups: HashMap<GroupId, Group, FxBuildHasher>,
     /// How many slots point into each segment.
     live: BTreeMap<u64, u64>,
 }
@@ -72,6 +75,7 @@ impl Sources {
 }
 
 impl Groups {
+    /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> + '_ {
         self.groups.iter().map(|(id, group)| (*id, group))
     }
@@ -92,19 +96,30 @@ impl Groups {
             .map(|(id, _)| id)
     }
 
-    /// Takes in a record that has passed the check. Gives what takes it back.
-    pub(crate) fn apply(&mut self, record: &Record, sources: &mut Sources) -> Option<Before> {
-        let id = record.group()?;
-        let mut live = Live(&mut self.live);
-        let existed = self.groups.contains_key(&id);
+    /// Takes in a record, unless it breaks a rule (`check.rs`). Gives what takes it back.
+    pub(crate) fn take_in(
+        &mut self,
+        record: &mut Record,
+        sources: &mut Sources,
+    ) -> Result<Option<Before>, Misuse> {
+        let Some(id) = record.group() else {
+            return Ok(None);
+        };
         if let Record::Remove { .. } = record {
-            let removed = self.groups.remove(&id)?;
-            live.remove_all(&removed.slots);
-            let what = Was::Removed(removed);
-            return Some(Before { id, existed, what });
+            return Ok(self.remove(id));
         }
-        let group = self.groups.entry(id).or_default();
-        let what = match record {
+        let mut live = Live(&mut self.live);
+        let (group, existed) = match self.groups.entry(id) {
+            Entry::Occupied(entry) => {
+                entry.get().check(record)?;
+                (entry.into_mut(), true)
+            }
+            Entry::Vacant(entry) => {
+                Group::default().check(record)?;
+                (entry.insert(Group::default()), false)
+            }
+        };
+        let what = match &*record {
             Record::Entries {
                 first,
                 context,
@@ -132,15 +147,33 @@ impl Groups {
             Record::Purge { last, .. } => group.purge(*last, &mut live),
             Record::State { purged, last, .. } => {
                 group.begin_at(*purged, *last);
-                return None; // Only in a replay.
+                return Ok(None); // Only in a replay.
             }
-            Record::Remove { .. } | Record::Resume { .. } => return None,
+            Record::Remove { .. } | Record::Resume { .. } => return Ok(None),
         };
-        Some(Before { id, existed, what })
+        Ok(Some(Before { id, existed, what }))
     }
 
-    /// Takes back the last record that was applied and not taken back yet.
-    pub(crate) fn take_back(&mut self, before: Before) {
+    fn remove(&mut self, id: GroupId) -> Option<Before> {
+        let removed = self.groups.remove(&id)?;
+        Live(&mut self.live).remove_all(&removed.slots);
+        let what = Was::Removed(Box::new(removed));
+        Some(Before {
+            id,
+            existed: true,
+            what,
+        })
+    }
+
+    /// Takes back the last records that were taken in.
+    pub(crate) fn take_all_back(&mut self, before: Vec<Before>) {
+        before
+            .into_iter()
+            .rev()
+            .for_each(|before| self.take_back(before));
+    }
+
+    fn take_back(&mut self, before: Before) {
         let Before { id, existed, what } = before;
         let mut live = Live(&mut self.live);
         let group = self.groups.entry(id).or_default();
@@ -162,7 +195,7 @@ impl Groups {
             }
             Was::Removed(removed) => {
                 removed.slots.iter().for_each(|slot| live.add(slot.source));
-                *group = removed;
+                *group = *removed;
             }
         }
         if !existed {
@@ -218,7 +251,7 @@ enum Was {
         slots: Vec<Slot>,
         runs: VecDeque<Run>,
     },
-    Removed(Group),
+    Removed(Box<Group>),
 }
 
 /// The end of a group's entries.

@@ -25,9 +25,8 @@ use duramen_disk::Disk;
 
 use crate::Options;
 use crate::batch::Batch;
-use crate::check::Check;
-use crate::error::{Error, Misuse, Result};
-use crate::groups::{Before, Groups, Source, Sources};
+use crate::error::{Error, Result};
+use crate::groups::{Groups, Source, Sources};
 use crate::record::Record;
 use crate::segment::{Segment, Spare, segment_bytes};
 use crate::writer::{Batches, Queued, Writer, Written};
@@ -150,32 +149,16 @@ impl Pipeline {
                 || shared.space.taken + space.total() <= self.options.in_flight_bytes_max
             {
                 let is_vital = batch.is_vital();
-                let queued = self.check(&shared, batch, space.total())?;
-                self.reserve(&mut shared.space, space.total(), is_vital)?;
-                shared.take(queued);
+                let queued = shared.take_in(batch, space.total())?;
+                if let Err(full) = self.reserve(&mut shared.space, space.total(), is_vital) {
+                    shared.groups.take_all_back(queued.before);
+                    return Err(full);
+                }
+                shared.queue(queued);
                 return Ok(shared.submitted);
             }
             shared = self.write_or_wait(shared);
         }
-    }
-
-    /// What breaks a rule is refused here, before anything has changed.
-    fn check(&self, shared: &Shared, batch: Batch, space: u64) -> Result<Queued> {
-        let mut records = batch.records;
-        let mut check = Check::new(&shared.groups);
-        for record in &mut records {
-            let group = record.group().unwrap_or_default();
-            let misuse = |misuse: Misuse| Error::misuse(group, misuse);
-            check.record(record).map_err(misuse)?;
-        }
-        Ok(Queued {
-            records,
-            payloads: batch.payloads,
-            number: shared.first_pending + shared.pending.len() as u64,
-            changes_vote: batch.changes_vote,
-            space,
-            before: Vec::new(),
-        })
     }
 
     /// Waits until batch `number` is durable; writes the queue if nobody else does.
@@ -346,20 +329,38 @@ impl Shared {
         tracing::error!(%error, "the log takes no more writes");
         self.poison.get_or_insert(Arc::new(error));
         let batches = failed.into_iter().chain(self.queue.drain(..));
-        let before: Vec<Before> = batches.flat_map(|batch| batch.before).collect();
-        for before in before.into_iter().rev() {
-            self.groups.take_back(before);
-        }
+        let before = batches.flat_map(|batch| batch.before).collect();
+        self.groups.take_all_back(before);
         self.pending.clear();
     }
 
-    fn take(&mut self, mut queued: Queued) {
+    /// Lets a batch take effect. One that breaks a rule has none.
+    fn take_in(&mut self, batch: Batch, space: u64) -> Result<Queued> {
+        let mut queued = Queued {
+            records: batch.records,
+            payloads: batch.payloads,
+            number: self.first_pending + self.pending.len() as u64,
+            changes_vote: batch.changes_vote,
+            space,
+            before: Vec::new(),
+        };
         let mut sources = Sources(Source::Pending {
             number: queued.number,
         });
-        let records = queued.records.iter();
-        let before = records.filter_map(|record| self.groups.apply(record, &mut sources));
-        queued.before = before.collect();
+        queued.before.reserve(queued.records.len());
+        for record in &mut queued.records {
+            match self.groups.take_in(record, &mut sources) {
+                Ok(before) => queued.before.extend(before),
+                Err(misuse) => {
+                    self.groups.take_all_back(queued.before);
+                    return Err(Error::misuse(record.group().unwrap_or_default(), misuse));
+                }
+            }
+        }
+        Ok(queued)
+    }
+
+    fn queue(&mut self, queued: Queued) {
         self.pending.extend(queued.payloads.iter().cloned());
         self.space.taken += queued.space;
         self.submitted += 1;

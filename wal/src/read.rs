@@ -18,9 +18,12 @@ use crate::types::{Entry, GroupId, HardState, Index, LogId, Term};
 
 /// Reads answer for what was submitted, durable or not; after a failure, for what is durable.
 impl Wal {
-    /// The groups that the log holds.
+    /// The groups that the log holds, in ascending order.
     pub fn groups(&self) -> Vec<GroupId> {
-        self.shared(|shared| shared.groups.iter().map(|(id, _)| id).collect())
+        let mut groups: Vec<GroupId> =
+            self.shared(|shared| shared.groups.iter().map(|(id, _)| id).collect());
+        groups.sort_unstable();
+        groups
     }
 
     /// A group's term and vote. Term 0 and no vote for a group that was never written to.

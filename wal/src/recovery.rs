@@ -29,7 +29,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use duramen_disk::{Disk, DiskFile};
 
-use crate::check::Check;
 use crate::control::{CONTROL_FILE, Control, Slot};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
@@ -498,16 +497,13 @@ impl Replay {
             }
             records.clear();
         }
-        let mut check = Check::new(&self.groups);
-        for record in &mut records {
-            check.record(record).map_err(|_| damaged())?;
-        }
         let mut sources = Sources(Source::Written {
             segment: segment.header.number,
             offset: directory.payload_offset(),
         });
-        for record in &records {
-            self.groups.apply(record, &mut sources);
+        for record in &mut records {
+            let taken = self.groups.take_in(record, &mut sources);
+            taken.map_err(|_| damaged())?;
         }
         self.link = directory.link_after();
         self.report.frames += 1;

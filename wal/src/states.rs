@@ -2,9 +2,10 @@
 //!
 //! It follows the frames as they are written, while [`Groups`] is ahead by what was submitted and waits.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use bytes::Bytes;
+use rustc_hash::FxBuildHasher;
 
 use crate::groups::Groups;
 use crate::record::Record;
@@ -12,7 +13,7 @@ use crate::types::{GroupId, HardState, Index, LogId};
 
 #[derive(Debug, Default)]
 pub(crate) struct States {
-    states: BTreeMap<GroupId, State>,
+    states: HashMap<GroupId, State, FxBuildHasher>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,9 +75,11 @@ impl States {
         }
     }
 
-    /// The records of a segment's first frame.
+    /// The records of a segment's first frame, by group.
     pub(crate) fn records(&self) -> Vec<Record> {
-        let records = self.states.iter().flat_map(|(&group, state)| {
+        let mut states: Vec<_> = self.states.iter().collect();
+        states.sort_unstable_by_key(|(group, _)| **group);
+        let records = states.into_iter().flat_map(|(&group, state)| {
             [
                 Record::State {
                     group,
