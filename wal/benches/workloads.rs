@@ -35,14 +35,20 @@ const WORKLOADS: &[Workload] = &[
     Workload {
         name: "W2",
         what: "entries/s, one writer, 64 x 256 B a batch",
-        floor: |dir| floor(dir, 256, 64, 1000),
-        log: |dir| log(dir, 256, 64, 1000),
+        floor: |dir| floor(dir, 256, 64, 6000),
+        log: |dir| log(dir, 256, 64, 6000),
     },
     Workload {
         name: "W3",
         what: "entries/s, one writer, 16 x 4 KiB a batch",
+        floor: |dir| floor(dir, 4096, 16, 3000),
+        log: |dir| log(dir, 4096, 16, 3000),
+    },
+    Workload {
+        name: "W3cold",
+        what: "the same from the first byte of a new log",
         floor: |dir| floor(dir, 4096, 16, 1000),
-        log: |dir| log(dir, 4096, 16, 1000),
+        log: |dir| cold_log(dir, 4096, 16, 1000),
     },
     Workload {
         name: "W4",
@@ -53,8 +59,8 @@ const WORKLOADS: &[Workload] = &[
     Workload {
         name: "W9",
         what: "entries/s, 1,000 groups x 1 entry in one batch",
-        floor: |dir| floor(dir, 256, 1000, 300),
-        log: |dir| groups(dir, 1000, 300),
+        floor: |dir| floor(dir, 256, 1000, 600),
+        log: |dir| groups(dir, 1000, 600),
     },
     Workload {
         name: "W5",
@@ -151,9 +157,40 @@ fn payload(bytes: usize) -> Bytes {
     vec![7; bytes].into()
 }
 
-fn log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+/// A log as it is when it has been written to for a while: its segments were others before, and entries are purged as it
+/// goes on. A cold one writes into its first segment, which is not prewritten.
+fn warm(dir: &Path) -> Wal {
     let wal = Wal::create(dir.join("log"), options()).expect("a new log");
+    let (group, payload) = (GroupId(u64::MAX), payload(1 << 20));
+    for index in 1..=210 {
+        let mut batch = Batch::new();
+        let entry = entry(index, &payload);
+        let id = entry.id;
+        batch.append(group, [entry]);
+        if index % 10 == 0 {
+            batch.purge(group, id);
+        }
+        wal.write(batch).expect("a write");
+    }
+    wal
+}
+
+/// So many bytes are written between purges.
+const PURGE_BYTES: u64 = 32 << 20;
+
+fn log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+    write_batches(&warm(dir), entry_bytes, entries, batches)
+}
+
+/// The first bytes of a new log, into a segment whose space is only reserved.
+fn cold_log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+    let wal = Wal::create(dir.join("log"), options()).expect("a new log");
+    write_batches(&wal, entry_bytes, entries, batches)
+}
+
+fn write_batches(wal: &Wal, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
     let payload = payload(entry_bytes);
+    let purge_every = (PURGE_BYTES / (entry_bytes as u64 * entries)).max(1);
     let start = Instant::now();
     for n in 0..batches {
         let first = n * entries + 1;
@@ -162,19 +199,27 @@ fn log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
             GroupId(1),
             (first..first + entries).map(|index| entry(index, &payload)),
         );
+        if n % purge_every == purge_every - 1 {
+            batch.purge(GroupId(1), entry(first, &payload).id);
+        }
         wal.write(batch).expect("a write");
     }
     per_second(batches * entries, start.elapsed())
 }
 
 fn groups(dir: &Path, groups: u64, batches: u64) -> f64 {
-    let wal = Wal::create(dir.join("log"), options()).expect("a new log");
+    let wal = warm(dir);
     let payload = payload(256);
     let start = Instant::now();
     for n in 0..batches {
         let mut batch = Batch::new();
         for group in 0..groups {
-            batch.append(GroupId(group), [entry(n + 1, &payload)]);
+            let entry = entry(n + 1, &payload);
+            let id = entry.id;
+            batch.append(GroupId(group), [entry]);
+            if n % 128 == 127 {
+                batch.purge(GroupId(group), id);
+            }
         }
         wal.write(batch).expect("a write");
     }
@@ -193,7 +238,7 @@ fn stream_floor(dir: &Path, bytes: u64) -> f64 {
 }
 
 fn stream_log(dir: &Path, bytes: u64) -> f64 {
-    let wal = Wal::create(dir.join("log"), options()).expect("a new log");
+    let wal = warm(dir);
     let payload = payload(1 << 10);
     let (per_batch, batches) = (64, bytes / (64 << 10));
     let start = Instant::now();
@@ -235,7 +280,7 @@ struct LogCommit {
 impl LogCommit {
     fn new(dir: &Path) -> LogCommit {
         LogCommit {
-            wal: Wal::create(dir.join("log"), options()).expect("a new log"),
+            wal: warm(dir),
             payload: payload(256),
         }
     }
