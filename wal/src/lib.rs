@@ -286,6 +286,7 @@ impl Wal {
     pub fn submit(&self, batch: Batch) -> Result<Ticket> {
         let core = &self.handle.core;
         let number = core.pipeline.submit(batch)?;
+        core.pipeline.kick_if_much();
         Ok(Ticket::new(core.clone(), number))
     }
 

@@ -55,7 +55,11 @@ impl Ticket {
 
     /// Whether the batch is durable by now.
     pub fn is_durable(&self) -> bool {
-        self.core.pipeline.is_durable(self.number)
+        let is_durable = self.core.pipeline.is_durable(self.number);
+        if !is_durable {
+            self.core.pipeline.kick(); // Whoever asks again and again waits too.
+        }
+        is_durable
     }
 }
 
@@ -93,8 +97,8 @@ impl Future for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if !self.is_attended && !self.is_durable() {
-            self.core.pipeline.kick();
+        if !self.is_attended {
+            self.is_durable();
         }
     }
 }

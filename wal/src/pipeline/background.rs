@@ -19,11 +19,23 @@ pub(super) struct IdleMark {
 /// An idle log is not marked more often than this.
 const MARK_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What is submitted and not waited for is written when it has so many bytes, if not before.
+const KICK_BYTES: u64 = 256 << 10;
+
 impl Pipeline {
     /// What was submitted is to be written, though nobody waits for it.
     pub(crate) fn kick(&self) {
         self.shared().is_unattended = true;
         self.work.notify_one();
+    }
+
+    /// So much waits that it is worth a write of its own: the next batches are made while it is under way.
+    pub(crate) fn kick_if_much(&self) {
+        let mut shared = self.shared();
+        if !shared.is_writing && shared.space.taken >= KICK_BYTES && !self.options.manual_drive {
+            shared.is_unattended = true;
+            self.work.notify_one();
+        }
     }
 
     /// The log's thread: writes what nobody waits for and marks an idle log, until it is told to stop.
