@@ -39,6 +39,7 @@
 //! See `recovery.rs` for how, and `format.rs` for the bytes.
 
 mod batch;
+mod canary;
 mod check;
 mod control;
 mod error;

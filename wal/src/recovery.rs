@@ -29,6 +29,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use duramen_disk::{Disk, DiskFile};
 
+use crate::canary::planted;
 use crate::control::{CONTROL_FILE, Control, Slot};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
@@ -148,7 +149,9 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Recovered> {
     let segment = segments[numbers.end()].clone();
     // The slot may have been read from the cache alone, after a sync that failed: then only the other one is durable, and
     // that is the next to be overwritten.
-    control.write(&*control_file, dir)?;
+    if !planted("control_not_again") {
+        control.write(&*control_file, dir)?;
+    }
     tail.make_durable(&segment)?;
     disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
 
@@ -437,7 +440,7 @@ impl Replay {
             .chain([control_mark, rest.mark, before])
             .max()
             .unwrap_or(0);
-        if mark >= link.sequence {
+        if mark >= link.sequence && !planted("damage_cut") {
             return Err(Error::DamagedDirectory {
                 path: segment.path.clone(),
                 offset: end,
@@ -561,7 +564,9 @@ impl Tail {
                 .write_all_at(bytes, offset)
                 .map_err(Error::io("write", path))
         };
-        if let Some((offset, bytes)) = &self.unmarked {
+        if let Some((offset, bytes)) = &self.unmarked
+            && !planted("tail_not_again")
+        {
             write(bytes, *offset)?;
         }
         let zeros = vec![0; ZEROS_BYTES];

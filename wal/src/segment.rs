@@ -6,6 +6,7 @@ use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
 use duramen_disk::{Disk, DiskFile};
 
+use crate::canary::planted;
 use crate::control::CONTROL_FILE;
 use crate::error::{Damage, Error, Result, is_full};
 use crate::format::{
@@ -276,7 +277,7 @@ impl Spare {
             first_sequence: link.sequence,
             file_bytes: self.file_bytes,
             predecessor: link.predecessor,
-            is_recycled: self.is_recycled,
+            is_recycled: self.is_recycled && !planted("recycled_unsaid"),
         };
         let (spare, path) = (&self.path, segment_path(dir, header.number));
         self.file
@@ -285,7 +286,9 @@ impl Spare {
         self.file.sync_data().map_err(Error::io("sync", spare))?;
         disk.rename(spare, &path)
             .map_err(Error::io("rename", spare))?;
-        disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        if !planted("no_dir_sync") {
+            disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+        }
         Ok(Segment {
             header,
             path,

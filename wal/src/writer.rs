@@ -22,6 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use duramen_disk::{Disk, DiskFile};
 
+use crate::canary::planted;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::format::{DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
@@ -101,6 +102,9 @@ impl Writer {
         self.buffer.clear();
         for frame in split_into_frames(batches) {
             if space_of(frame) > self.room() {
+                if planted("seal_before_data") {
+                    self.put_down(start)?;
+                }
                 self.flush(start)?;
                 self.rotate(spare()?)?;
                 written.new_segments.push(self.segment.clone());
@@ -173,8 +177,11 @@ impl Writer {
             home: self.segment.home(),
             offset: self.end,
             link: self.link,
-            mark: self.control.mark,
-            doubled,
+            mark: match planted("mark_ahead") {
+                true => self.link.sequence - 1,
+                false => self.control.mark,
+            },
+            doubled: doubled && !planted("one_vote"),
             payloads,
             records: &self.records,
         };
@@ -196,11 +203,19 @@ impl Writer {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        self.put_down(start)?;
+        let Segment { file, path, .. } = &*self.segment;
+        if !planted("no_sync") {
+            file.sync_data().map_err(Error::io("sync", path))?;
+        }
+        self.control.mark = self.link.sequence - 1;
+        Ok(())
+    }
+
+    fn put_down(&mut self, start: u64) -> Result<()> {
         let Segment { file, path, .. } = &*self.segment;
         file.write_all_at(&self.buffer, start)
             .map_err(Error::io("write", path))?;
-        file.sync_data().map_err(Error::io("sync", path))?;
-        self.control.mark = self.link.sequence - 1;
         self.buffer.clear();
         Ok(())
     }
@@ -236,7 +251,9 @@ impl Writer {
         mut recycle: Option<(u64, u64)>,
     ) -> Result<Option<Spare>> {
         self.control.oldest += freed.len() as u64;
-        self.write_control()?;
+        if !planted("removed_before_control") {
+            self.write_control()?;
+        }
         let mut spare = None;
         for segment in freed {
             let wanted = recycle.filter(|(_, file_bytes)| segment.header.file_bytes == *file_bytes);

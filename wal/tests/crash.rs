@@ -462,3 +462,37 @@ fn every_crash_in_recycled_segments() {
         steps,
     });
 }
+
+/// A write of two frames, the second of which begins a segment.
+#[test]
+fn every_crash_while_a_write_spans_segments() {
+    let mut steps = Vec::new();
+    for i in 1..=3 {
+        steps.push(vec![append(1, i, i, i, 300), vote(1, i, i)]);
+        steps.push(vec![append(2, i, i, i, 8000)]);
+    }
+    explore(Workload {
+        name: "span",
+        options: options(1 << 15),
+        before: 2,
+        together: 2,
+        steps,
+    });
+}
+
+/// What a purge kills is dead in memory before the purge is written: a vote waits for the write before it.
+#[test]
+fn every_crash_while_a_purge_waits() {
+    let mut steps = vec![vec![append(1, 1, 1, 1, 8000)], vec![vote(2, 1, 1)]];
+    for i in 2..=4 {
+        steps.push(vec![append(1, i, i, i, 8000)]);
+        steps.push(vec![vote(2, i, 1), purge(1, i - 1, i - 1)]);
+    }
+    explore(Workload {
+        name: "purge waits",
+        options: options(1 << 15),
+        before: 2,
+        together: 2,
+        steps,
+    });
+}

@@ -436,3 +436,37 @@ fn on_a_full_disk_the_log_opens_after_votes_took_all_they_may() {
         assert_eq!(wal.last(GroupId(1)).index.0, steps.len() as u64);
     }
 }
+
+/// A sync of CONTROL fails, so that only the cache has the newer slot. The older one, which is all there is on the disk, may
+/// not be overwritten before the newer one is there.
+#[test]
+fn a_slot_of_control_that_was_read_from_the_cache_is_written_again_first() {
+    let mut steps: Vec<Step> = Vec::new();
+    for i in 1..=4 {
+        steps.push(vec![append(1, i, i, i, 5000), vote(1, i, i)]);
+        steps.push(vec![purge(1, i, i)]);
+    }
+    let rotates = vec![append(1, 5, 5, 5, 5000), vote(1, 4, 4)];
+    let (frees, before) = steps.split_last().unwrap();
+    let before = disk_with(&small(), before);
+    for failing in 0..30 {
+        let failed = before.fork();
+        let wal = open(&failed, &small()).unwrap();
+        wal.write(batch(frees)).unwrap();
+        failed.fail_after(failing, ErrorKind::Other);
+        let _ = wal.write(batch(&rotates));
+        drop(wal);
+        for crashing in 0..12 {
+            let disk = failed.fork();
+            disk.crash_after(crashing);
+            drop(open(&disk, &small()));
+            for seed in 0..4 {
+                let _replay = Replay(|| format!("{failing} {crashing} {seed}"));
+                let left = disk.fork();
+                left.power_cut(seed);
+                let wal = open(&left, &small()).unwrap();
+                assert_eq!(wal.hard_state(GroupId(1)).term, Term(4));
+            }
+        }
+    }
+}
