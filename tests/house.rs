@@ -30,6 +30,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "bytes",
             "crc32fast",
             "getrandom",
+            "rustc-hash",
             "serde",
             "thiserror",
             "tracing",
