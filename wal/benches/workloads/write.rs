@@ -1,0 +1,118 @@
+//! Writing to the log, in batches of every size, from one thread and from many.
+
+use std::path::Path;
+use std::time::Instant;
+
+use bytes::Bytes;
+use duramen_wal::{Batch, Entry, GroupId, Index, LogId, Options, Term, Wal};
+
+use crate::harness::per_second;
+
+fn options() -> Options {
+    Options::default()
+}
+
+pub(crate) fn entry(index: u64, payload: &Bytes) -> Entry {
+    let id = LogId {
+        term: Term(1),
+        index: Index(index),
+    };
+    Entry {
+        id,
+        payload: payload.clone(),
+        ..Entry::default()
+    }
+}
+
+pub(crate) fn payload(bytes: usize) -> Bytes {
+    vec![7; bytes].into()
+}
+
+/// A log as it is when it has been written to for a while: its segments were others before, and entries are purged as it
+/// goes on. A cold one writes into its first segment, which is not prewritten.
+pub(crate) fn warm(dir: &Path) -> Wal {
+    let wal = Wal::create(dir.join("log"), options()).expect("a new log");
+    let (group, payload) = (GroupId(u64::MAX), payload(1 << 20));
+    for index in 1..=210 {
+        let mut batch = Batch::new();
+        let entry = entry(index, &payload);
+        let id = entry.id;
+        batch.append(group, [entry]);
+        if index % 10 == 0 {
+            batch.purge(group, id);
+        }
+        wal.write(batch).expect("a write");
+    }
+    wal
+}
+
+/// So many bytes are written between purges.
+const PURGE_BYTES: u64 = 32 << 20;
+
+pub(crate) fn log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+    write_batches(&warm(dir), entry_bytes, entries, batches)
+}
+
+/// The first bytes of a new log, into a segment whose space is only reserved.
+pub(crate) fn cold_log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+    let wal = Wal::create(dir.join("log"), options()).expect("a new log");
+    write_batches(&wal, entry_bytes, entries, batches)
+}
+
+fn write_batches(wal: &Wal, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+    let payload = payload(entry_bytes);
+    let purge_every = (PURGE_BYTES / (entry_bytes as u64 * entries)).max(1);
+    let start = Instant::now();
+    for n in 0..batches {
+        let first = n * entries + 1;
+        let mut batch = Batch::new();
+        batch.append(
+            GroupId(1),
+            (first..first + entries).map(|index| entry(index, &payload)),
+        );
+        if n % purge_every == purge_every - 1 {
+            batch.purge(GroupId(1), entry(first, &payload).id);
+        }
+        wal.write(batch).expect("a write");
+    }
+    per_second(batches * entries, start.elapsed())
+}
+
+pub(crate) fn groups(dir: &Path, groups: u64, batches: u64) -> f64 {
+    let wal = warm(dir);
+    let payload = payload(256);
+    let start = Instant::now();
+    for n in 0..batches {
+        let mut batch = Batch::new();
+        for group in 0..groups {
+            let entry = entry(n + 1, &payload);
+            let id = entry.id;
+            batch.append(GroupId(group), [entry]);
+            if n % 128 == 127 {
+                batch.purge(GroupId(group), id);
+            }
+        }
+        wal.write(batch).expect("a write");
+    }
+    per_second(batches * groups, start.elapsed())
+}
+
+pub(crate) fn stream_log(dir: &Path, bytes: u64) -> f64 {
+    let wal = warm(dir);
+    let payload = payload(1 << 10);
+    let (per_batch, batches) = (64, bytes / (64 << 10));
+    let start = Instant::now();
+    let mut tickets = Vec::new();
+    for n in 0..batches {
+        let first = n * per_batch + 1;
+        let mut batch = Batch::new();
+        batch.append(
+            GroupId(1),
+            (first..first + per_batch).map(|index| entry(index, &payload)),
+        );
+        tickets.push(wal.submit(batch).expect("a batch"));
+    }
+    let last = tickets.pop().expect("a batch");
+    last.wait().expect("a write");
+    per_second(bytes, start.elapsed()) / 1e6
+}
