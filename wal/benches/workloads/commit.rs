@@ -4,23 +4,36 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Condvar, Mutex};
+use std::thread;
 use std::time::Instant;
 
 use bytes::Bytes;
 use duramen_wal::{Batch, GroupId, Wal};
 
 use crate::floors::prewritten;
-use crate::harness::per_second;
+use crate::harness::{Row, Workload, in_turn, per_second};
 use crate::write::{entry, payload, warm};
 
+pub(crate) const WORKLOADS: &[Workload] = &[Workload {
+    rows: &[Row::rate("W4", "entries/s", "32 threads, 1 x 256 B each")],
+    is_large: false,
+    prepare: |dir| {
+        in_turn(
+            dir,
+            |dir| threads(&FloorCommit::new(dir), 32, 300),
+            |dir| threads(&LogCommit::new(dir), 32, 300),
+        )
+    },
+}];
+
 /// One entry made durable, together with those of other threads.
-pub(crate) trait Commit: Sync {
+trait Commit: Sync {
     fn commit(&self, thread: u64, n: u64);
 }
 
-pub(crate) fn threads(commit: &impl Commit, threads: u64, each: u64) -> f64 {
+fn threads(commit: &impl Commit, threads: u64, each: u64) -> f64 {
     let start = Instant::now();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for thread in 0..threads {
             scope.spawn(move || (1..=each).for_each(|n| commit.commit(thread, n)));
         }
@@ -28,13 +41,13 @@ pub(crate) fn threads(commit: &impl Commit, threads: u64, each: u64) -> f64 {
     per_second(threads * each, start.elapsed())
 }
 
-pub(crate) struct LogCommit {
+struct LogCommit {
     wal: Wal,
     payload: Bytes,
 }
 
 impl LogCommit {
-    pub(crate) fn new(dir: &Path) -> LogCommit {
+    fn new(dir: &Path) -> LogCommit {
         LogCommit {
             wal: warm(dir),
             payload: payload(256),
@@ -51,7 +64,7 @@ impl Commit for LogCommit {
 }
 
 /// Group commit without a log: a buffer under a mutex, and a condition variable.
-pub(crate) struct FloorCommit {
+struct FloorCommit {
     file: File,
     state: Mutex<FloorState>,
     changed: Condvar,
@@ -67,7 +80,7 @@ struct FloorState {
 }
 
 impl FloorCommit {
-    pub(crate) fn new(dir: &Path) -> FloorCommit {
+    fn new(dir: &Path) -> FloorCommit {
         FloorCommit {
             file: prewritten(dir),
             state: Mutex::default(),

@@ -30,7 +30,10 @@ pub(crate) fn prewritten(dir: &Path) -> File {
 }
 
 pub(crate) fn floor(dir: &Path, entry_bytes: usize, entries: usize, batches: u64) -> f64 {
-    let file = prewritten(dir);
+    floor_batches(&prewritten(dir), entry_bytes, entries, batches)
+}
+
+pub(crate) fn floor_batches(file: &File, entry_bytes: usize, entries: usize, batches: u64) -> f64 {
     let buf = vec![7; entry_bytes * entries];
     let start = Instant::now();
     for n in 0..batches {

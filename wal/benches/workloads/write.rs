@@ -6,7 +6,101 @@ use std::time::Instant;
 use bytes::Bytes;
 use duramen_wal::{Batch, Entry, GroupId, Index, LogId, Options, Term, Wal};
 
-use crate::harness::per_second;
+use crate::floors::{floor, stream_floor};
+use crate::harness::{Row, Workload, in_turn, per_second};
+
+pub(crate) const WORKLOADS: &[Workload] = &[
+    Workload {
+        rows: &[Row::rate(
+            "W1",
+            "entries/s",
+            "one writer, 1 x 256 B, durable each",
+        )],
+        is_large: false,
+        prepare: |dir| {
+            in_turn(
+                dir,
+                |dir| floor(dir, 256, 1, 2000),
+                |dir| log(dir, 256, 1, 2000),
+            )
+        },
+    },
+    Workload {
+        rows: &[Row::rate(
+            "W2",
+            "entries/s",
+            "one writer, 64 x 256 B a batch",
+        )],
+        is_large: false,
+        prepare: |dir| {
+            in_turn(
+                dir,
+                |dir| floor(dir, 256, 64, 6000),
+                |dir| log(dir, 256, 64, 6000),
+            )
+        },
+    },
+    Workload {
+        rows: &[Row::rate(
+            "W3",
+            "entries/s",
+            "one writer, 16 x 4 KiB a batch",
+        )],
+        is_large: false,
+        prepare: |dir| {
+            in_turn(
+                dir,
+                |dir| floor(dir, 4096, 16, 3000),
+                |dir| log(dir, 4096, 16, 3000),
+            )
+        },
+    },
+    Workload {
+        rows: &[Row::rate(
+            "W3cold",
+            "entries/s",
+            "the same from the first byte of a new log",
+        )],
+        is_large: false,
+        prepare: |dir| {
+            in_turn(
+                dir,
+                |dir| floor(dir, 4096, 16, 1000),
+                |dir| cold_log(dir, 4096, 16, 1000),
+            )
+        },
+    },
+    Workload {
+        rows: &[Row::rate(
+            "W9",
+            "entries/s",
+            "1,000 groups x 1 entry in one batch",
+        )],
+        is_large: false,
+        prepare: |dir| {
+            in_turn(
+                dir,
+                |dir| floor(dir, 256, 1000, 600),
+                |dir| groups(dir, 1000, 600),
+            )
+        },
+    },
+    Workload {
+        rows: &[Row::rate(
+            "W5",
+            "MB/s",
+            "64 KiB batches, one wait at the end",
+        )],
+        is_large: false,
+        prepare: |dir| {
+            in_turn(
+                dir,
+                |dir| stream_floor(dir, 200 << 20),
+                |dir| stream_log(dir, 200 << 20),
+            )
+        },
+    },
+];
 
 fn options() -> Options {
     Options::default()
@@ -47,19 +141,19 @@ pub(crate) fn warm(dir: &Path) -> Wal {
 }
 
 /// So many bytes are written between purges.
-const PURGE_BYTES: u64 = 32 << 20;
+pub(crate) const PURGE_BYTES: u64 = 32 << 20;
 
-pub(crate) fn log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+fn log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
     write_batches(&warm(dir), entry_bytes, entries, batches)
 }
 
 /// The first bytes of a new log, into a segment whose space is only reserved.
-pub(crate) fn cold_log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+fn cold_log(dir: &Path, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
     let wal = Wal::create(dir.join("log"), options()).expect("a new log");
     write_batches(&wal, entry_bytes, entries, batches)
 }
 
-fn write_batches(wal: &Wal, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
+pub(crate) fn write_batches(wal: &Wal, entry_bytes: usize, entries: u64, batches: u64) -> f64 {
     let payload = payload(entry_bytes);
     let purge_every = (PURGE_BYTES / (entry_bytes as u64 * entries)).max(1);
     let start = Instant::now();
@@ -78,7 +172,7 @@ fn write_batches(wal: &Wal, entry_bytes: usize, entries: u64, batches: u64) -> f
     per_second(batches * entries, start.elapsed())
 }
 
-pub(crate) fn groups(dir: &Path, groups: u64, batches: u64) -> f64 {
+fn groups(dir: &Path, groups: u64, batches: u64) -> f64 {
     let wal = warm(dir);
     let payload = payload(256);
     let start = Instant::now();
@@ -97,11 +191,17 @@ pub(crate) fn groups(dir: &Path, groups: u64, batches: u64) -> f64 {
     per_second(batches * groups, start.elapsed())
 }
 
-pub(crate) fn stream_log(dir: &Path, bytes: u64) -> f64 {
+fn stream_log(dir: &Path, bytes: u64) -> f64 {
     let wal = warm(dir);
+    let start = Instant::now();
+    stream(&wal, bytes);
+    per_second(bytes, start.elapsed()) / 1e6
+}
+
+/// Entries of 1 KiB, 64 to a batch, and one wait at the end.
+pub(crate) fn stream(wal: &Wal, bytes: u64) {
     let payload = payload(1 << 10);
     let (per_batch, batches) = (64, bytes / (64 << 10));
-    let start = Instant::now();
     let mut tickets = Vec::new();
     for n in 0..batches {
         let first = n * per_batch + 1;
@@ -114,5 +214,4 @@ pub(crate) fn stream_log(dir: &Path, bytes: u64) -> f64 {
     }
     let last = tickets.pop().expect("a batch");
     last.wait().expect("a write");
-    per_second(bytes, start.elapsed()) / 1e6
 }
