@@ -1,30 +1,50 @@
 //! Group commit: entries of many writers, made durable by one sync.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Condvar, Mutex};
-use std::thread;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::Instant;
 
 use bytes::Bytes;
-use duramen_wal::{Batch, GroupId, Wal};
+use duramen_wal::{Batch, GroupId, Ticket, Wal};
 
-use crate::floors::prewritten;
-use crate::harness::{Row, Workload, in_turn, per_second};
-use crate::write::{entry, payload, warm};
+use crate::floors::{FILE_BYTES, prewritten};
+use crate::harness::{Figure, Round, Row, Workload, in_turn, per_second};
+use crate::write::{PURGE_BYTES, entry, payload, warm};
 
-pub(crate) const WORKLOADS: &[Workload] = &[Workload {
-    rows: &[Row::rate("W4", "entries/s", "32 threads, 1 x 256 B each")],
-    is_large: false,
-    prepare: |dir| {
-        in_turn(
-            dir,
-            |dir| threads(&FloorCommit::new(dir), 32, 300),
-            |dir| threads(&LogCommit::new(dir), 32, 300),
-        )
+pub(crate) const WORKLOADS: &[Workload] = &[
+    Workload {
+        rows: &[Row::rate("W4", "entries/s", "32 threads, 1 x 256 B each")],
+        is_large: false,
+        prepare: |dir| {
+            in_turn(
+                dir,
+                |dir| threads(&FloorCommit::new(dir), 32, 300),
+                |dir| threads(&LogCommit::new(dir), 32, 300),
+            )
+        },
     },
-}];
+    Workload {
+        rows: &[
+            Row::rate("W4p", "entries/s", "64 tickets polled by one thread"),
+            Row::rate("W4p256", "entries/s", "256 tickets polled by one thread"),
+            Row::rate("W4c", "entries/s", "64 tickets with callbacks, one thread"),
+            Row::rate(
+                "W4c256",
+                "entries/s",
+                "256 tickets with callbacks, one thread",
+            ),
+        ],
+        is_large: false,
+        prepare: one_thread,
+    },
+];
 
 /// One entry made durable, together with those of other threads.
 trait Commit: Sync {
@@ -116,4 +136,139 @@ impl Commit for FloorCommit {
             self.changed.notify_all();
         }
     }
+}
+
+/// One thread that keeps so many entries in flight, and so many in all.
+const IN_FLIGHT: [(u64, u64); 2] = [(64, 64 * 3000), (256, 256 * 2000)];
+
+const ENTRY_BYTES: usize = 256;
+
+fn one_thread(parent: &Path) -> Result<Round, String> {
+    let parent = parent.to_owned();
+    Ok(Box::new(move || {
+        let run = |run: fn(&Path, u64, u64) -> f64, (in_flight, total)| {
+            let dir = tempfile::tempdir_in(&parent).expect("a directory for the files");
+            run(dir.path(), in_flight, total)
+        };
+        let floors = IN_FLIGHT.map(|size| run(raw_loop, size));
+        let polled = IN_FLIGHT.map(|size| run(polled, size));
+        let called = IN_FLIGHT.map(|size| run(called_back, size));
+        let figure = |(floor, log)| Figure { floor, log };
+        let figures = |logs: [f64; 2]| floors.into_iter().zip(logs).map(figure);
+        figures(polled).chain(figures(called)).collect()
+    }))
+}
+
+/// The floor: what is outstanding is gathered, written at once, and synced.
+fn raw_loop(dir: &Path, in_flight: u64, total: u64) -> f64 {
+    let file = prewritten(dir);
+    let (payload, mut buffer, mut at) = ([7; ENTRY_BYTES], Vec::new(), 0);
+    let start = Instant::now();
+    for _ in 0..total / in_flight {
+        buffer.clear();
+        (0..in_flight).for_each(|_| buffer.extend_from_slice(&payload));
+        file.write_all_at(&buffer, at).expect("a write");
+        file.sync_data().expect("a sync");
+        at = (at + buffer.len() as u64) % (FILE_BYTES - buffer.len() as u64);
+    }
+    per_second(total, start.elapsed())
+}
+
+/// A group's entries, one to a batch, as fast as the caller asks for them.
+struct Submitter {
+    wal: Wal,
+    payload: Bytes,
+    submitted: u64,
+}
+
+impl Submitter {
+    fn new(dir: &Path) -> Submitter {
+        Submitter {
+            wal: warm(dir),
+            payload: payload(ENTRY_BYTES),
+            submitted: 0,
+        }
+    }
+
+    fn next(&mut self) -> Ticket {
+        self.submitted += 1;
+        let entry = entry(self.submitted, &self.payload);
+        let id = entry.id;
+        let mut batch = Batch::new();
+        batch.append(GroupId(1), [entry]);
+        if self
+            .submitted
+            .is_multiple_of(PURGE_BYTES / ENTRY_BYTES as u64)
+        {
+            batch.purge(GroupId(1), id);
+        }
+        self.wal.submit(batch).expect("a batch")
+    }
+}
+
+/// Each ticket is a future that is polled when it is made and when its thread is woken. They complete in order, so that only
+/// the oldest is asked.
+fn polled(dir: &Path, in_flight: u64, total: u64) -> f64 {
+    let mut submitter = Submitter::new(dir);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut is_done = |ticket: &mut Ticket| match Pin::new(ticket).poll(&mut context) {
+        Poll::Ready(outcome) => {
+            outcome.expect("a write");
+            true
+        }
+        Poll::Pending => false,
+    };
+    let start = Instant::now();
+    let mut outstanding: VecDeque<Ticket> = VecDeque::new();
+    loop {
+        while submitter.submitted < total && (outstanding.len() as u64) < in_flight {
+            let mut ticket = submitter.next();
+            if !is_done(&mut ticket) {
+                outstanding.push_back(ticket);
+            }
+        }
+        let before = outstanding.len();
+        while outstanding.front_mut().is_some_and(&mut is_done) {
+            outstanding.pop_front();
+        }
+        match outstanding.len() {
+            0 if submitter.submitted == total => break,
+            len if len == before => thread::park(),
+            _ => {}
+        }
+    }
+    per_second(total, start.elapsed())
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Unpark>) {
+        self.0.unpark();
+    }
+}
+
+/// Each ticket's callback counts and wakes.
+fn called_back(dir: &Path, in_flight: u64, total: u64) -> f64 {
+    let mut submitter = Submitter::new(dir);
+    let (thread, done) = (thread::current(), Arc::new(AtomicU64::new(0)));
+    let start = Instant::now();
+    let mut seen = 0;
+    while seen < total {
+        while submitter.submitted < total.min(seen + in_flight) {
+            let (thread, done) = (thread.clone(), done.clone());
+            submitter.next().on_durable(move |outcome| {
+                outcome.expect("a write");
+                done.fetch_add(1, Ordering::Release);
+                thread.unpark();
+            });
+        }
+        let now = done.load(Ordering::Acquire);
+        if now == seen {
+            thread::park();
+        }
+        seen = now;
+    }
+    per_second(total, start.elapsed())
 }
