@@ -4,19 +4,27 @@
 //! `cargo bench -p duramen-wal` runs all but the large ones; `cargo bench -p duramen-wal -- W1 W4` some: a name stands for
 //! all rows that are measured with it. `--json FILE` writes the rows as a list of `{workload, unit, better, floor, log,
 //! ratio}`; `--dir DIR` puts the files elsewhere than in the target directory. Both are relative to `wal/`, where cargo
-//! runs a bench. What is on the same disk and works meanwhile disturbs the absolute figures.
+//! runs a bench. What is on the same disk and works meanwhile disturbs the absolute figures, and W8 most of all.
 
 mod commit;
+mod device;
 mod floors;
 mod harness;
 mod open;
+mod read;
 mod write;
 
 use std::path::PathBuf;
 
 use harness::Workload;
 
-const TABLES: &[&[Workload]] = &[write::WORKLOADS, commit::WORKLOADS, open::WORKLOADS];
+const TABLES: &[&[Workload]] = &[
+    write::WORKLOADS,
+    commit::WORKLOADS,
+    open::WORKLOADS,
+    read::WORKLOADS,
+    device::WORKLOADS,
+];
 
 struct Args {
     names: Vec<String>,
