@@ -2,15 +2,15 @@
 
 use bytes::Bytes;
 
-use crate::record::{EntryMeta, Record, entry_checksum};
-use crate::types::{Entry, GroupId, HardState, Index, LogId, Term};
+use crate::record::{EntryMeta, How, Record, Records, Run, entry_checksum};
+use crate::types::{Context, Entry, GroupId, HardState, Index, LogId, Term};
 
 /// Changes to one or more groups that become durable together: after a crash all of a batch is there, or none.
 ///
 /// They take effect in the order in which they were added. Entries are checksummed when they are added.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
-    pub(crate) records: Vec<Record>,
+    pub(crate) records: Records,
     pub(crate) payloads: Vec<Bytes>,
     pub(crate) changes_vote: bool,
     /// The caller says that it must be written also when the disk is full.
@@ -41,71 +41,86 @@ impl Batch {
                 payload_bytes,
                 checksum: entry_checksum(group, entry.id, &entry.payload),
             };
-            match self.run_before(group, &entry) {
-                Some(run) => run.push(meta),
-                None => self.records.push(Record::Entries {
-                    group,
-                    first: entry.id,
-                    context: entry.context,
-                    entries: vec![meta],
-                }),
-            }
+            self.put(group, How::Appended, entry.id, entry.context, meta);
             self.payloads.push(entry.payload);
         }
         self
     }
 
-    /// The run that an entry goes on with.
-    fn run_before(&mut self, of: GroupId, entry: &Entry) -> Option<&mut Vec<EntryMeta>> {
-        match self.records.last_mut() {
-            Some(Record::Entries {
-                group,
-                first,
-                context,
-                entries,
-            }) => {
-                let next = first.index.0.checked_add(entries.len() as u64);
-                let goes_on =
-                    *group == of && first.term == entry.id.term && *context == entry.context;
-                (goes_on && next == Some(entry.id.index.0)).then_some(entries)
+    /// Lets an entry that is there stand here from now on. `payload` is `None` if it is damaged, and stands nowhere.
+    pub(crate) fn move_entry(
+        &mut self,
+        group: GroupId,
+        id: LogId,
+        context: Context,
+        meta: EntryMeta,
+        payload: Option<Bytes>,
+    ) {
+        let how = match payload {
+            Some(_) => How::Moved,
+            None => How::Lost,
+        };
+        self.put(group, how, id, context, meta);
+        self.payloads.extend(payload);
+    }
+
+    /// Adds an entry, to the run before if it goes on with it.
+    fn put(&mut self, group: GroupId, how: How, id: LogId, context: Context, meta: EntryMeta) {
+        self.records.metas.push(meta);
+        if let Some(Record::Entries(run)) = self.records.list.last_mut() {
+            let goes_on = (run.group, run.how, run.first.term) == (group, how, id.term)
+                && run.context == context
+                && run.count < u32::MAX
+                && run.first.index.0.checked_add(run.count.into()) == Some(id.index.0);
+            if goes_on {
+                run.count += 1;
+                return;
             }
-            _ => None,
         }
+        self.records.list.push(Record::Entries(Run {
+            group,
+            how,
+            first: id,
+            context,
+            count: 1,
+        }));
     }
 
     /// Cuts a group's log off after `last`, which must be there or the purge point.
     pub fn truncate(&mut self, group: GroupId, last: Index) -> &mut Batch {
         let term = Term(0); // Filled in when the batch is submitted.
         let last = LogId { term, index: last };
-        self.records.push(Record::Truncate { group, last });
+        self.records.list.push(Record::Truncate { group, last });
         self
     }
 
     /// Drops a group's entries up to and with `last`: a snapshot has them. `last` may be past the end: then the log is
     /// empty, and goes on after `last` (paper, section 7, InstallSnapshot).
     pub fn purge(&mut self, group: GroupId, last: LogId) -> &mut Batch {
-        self.records.push(Record::Purge { group, last });
+        self.records.list.push(Record::Purge { group, last });
         self
     }
 
     /// Sets a group's term and vote.
     pub fn hard_state(&mut self, group: GroupId, hard_state: HardState) -> &mut Batch {
         self.changes_vote = true;
-        self.records.push(Record::HardState { group, hard_state });
+        self.records
+            .list
+            .push(Record::HardState { group, hard_state });
         self
     }
 
     /// Sets a group's user record: a few bytes that the log keeps for the caller.
     pub fn user_record(&mut self, group: GroupId, record: impl Into<Bytes>) -> &mut Batch {
         let bytes = record.into();
-        self.records.push(Record::User { group, bytes });
+        self.records.list.push(Record::User { group, bytes });
         self
     }
 
     /// Forgets a group, all of it.
     pub fn remove_group(&mut self, group: GroupId) -> &mut Batch {
         self.changes_vote = true;
-        self.records.push(Record::Remove { group });
+        self.records.list.push(Record::Remove { group });
         self
     }
 
@@ -120,8 +135,8 @@ impl Batch {
 
     /// Whether it may use the reserve.
     pub(crate) fn is_vital(&self) -> bool {
-        let adds = |record: &Record| matches!(record, Record::Entries { .. } | Record::User { .. });
-        self.vital || !self.records.iter().any(adds)
+        let adds = |record: &Record| matches!(record, Record::Entries(_) | Record::User { .. });
+        self.vital || !self.records.list.iter().any(adds)
     }
 
     /// Whether there is nothing in it.

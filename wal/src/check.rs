@@ -1,22 +1,35 @@
 //! The rules of a log. A batch that breaks one is refused before anything of it is written.
 
 use crate::error::Misuse;
-use crate::groups::Group;
-use crate::record::{Record, are_indexes};
+use crate::group::{Group, Place};
+use crate::record::{How, Record, Run, are_indexes};
 use crate::types::{HardState, Index, LogId, Term};
 
 impl Group {
     /// Checks what a record would do to the group. Fills in the term of a truncation, which its maker need not know.
     pub(crate) fn check(&self, record: &mut Record) -> Result<(), Misuse> {
         match record {
-            Record::Entries { first, entries, .. } => self.check_entries(*first, entries.len()),
+            Record::Entries(run) if run.how == How::Appended => {
+                self.check_entries(run.first, run.count)
+            }
+            Record::Entries(run) => self.check_moved(run),
             Record::HardState { hard_state, .. } => self.check_hard_state(*hard_state),
             Record::Truncate { last, .. } => self.check_truncate(last),
             Record::Purge { last, .. } => self.check_purge(*last),
+            Record::Suspect { first, count, .. } => self.check_present(*first, *count),
             Record::User { .. }
             | Record::Remove { .. }
             | Record::State { .. }
+            | Record::Range { .. }
             | Record::Resume { .. } => Ok(()),
+        }
+    }
+
+    /// The same for a group that does not exist yet.
+    pub(crate) fn check_new(record: &mut Record) -> Result<(), Misuse> {
+        match record {
+            Record::Truncate { .. } | Record::Remove { .. } => Err(Misuse::UnknownGroup),
+            _ => Group::default().check(record),
         }
     }
 
@@ -28,16 +41,45 @@ impl Group {
         }
     }
 
-    fn check_entries(&self, first: LogId, count: usize) -> Result<(), Misuse> {
+    fn check_entries(&self, first: LogId, count: u32) -> Result<(), Misuse> {
         let (index, last) = (first.index, self.last().index);
-        if index <= self.purged().index || index > last.next() || !are_indexes(index, count) {
+        if index <= self.purged.index || index > last.next() || !are_indexes(index, count.into()) {
             return Err(Misuse::Gap { index, last });
+        }
+        if let Some(suspect) = self.first_suspect().filter(|suspect| *suspect < index) {
+            return Err(Misuse::Suspect { index: suspect });
         }
         let before = self.term_at(index.prev()).unwrap_or(Term(0));
         let term = first.term;
         match term < before {
             true => Err(Misuse::TermBack { term, before }),
             false => Ok(()),
+        }
+    }
+
+    /// Entries that are moved are there, and are the same.
+    fn check_moved(&self, run: &Run) -> Result<(), Misuse> {
+        self.check_present(run.first.index, run.count.into())?;
+        let at = self.position(run.first.index);
+        let extents = self.extents.iter().skip(at);
+        for extent in extents.take_while(|extent| extent.first <= run.last()) {
+            let is_known = extent.place != Place::Gone || extent.term != Term(0);
+            let (index, term, found) = (extent.first, run.first.term, extent.term);
+            if is_known && term != found {
+                return Err(Misuse::WrongTerm { index, term, found });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_present(&self, first: Index, count: u64) -> Result<(), Misuse> {
+        let last = self.last().index;
+        let end = first.0.checked_add(count);
+        let is_there = first > self.purged.index && end.is_some_and(|end| end <= last.next().0);
+        let index = first;
+        match is_there {
+            true => Ok(()),
+            false => Err(Misuse::NoSuchEntry { index, last }),
         }
     }
 
@@ -53,7 +95,7 @@ impl Group {
 
     fn check_purge(&self, to: LogId) -> Result<(), Misuse> {
         let (index, last) = (to.index, self.last().index);
-        let before = self.purged().index;
+        let before = self.purged.index;
         if index < before {
             return Err(Misuse::PurgeBack { index, before });
         }
@@ -76,7 +118,7 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::groups::{Groups, Source, Sources};
+    use crate::groups::{Groups, Source};
     use crate::record::EntryMeta;
     use crate::types::{Context, GroupId};
 
@@ -90,16 +132,13 @@ mod tests {
     }
 
     fn entry(index: u64, term: u64) -> Record {
-        let meta = EntryMeta {
-            payload_bytes: 0,
-            checksum: 0,
-        };
-        Record::Entries {
+        Record::Entries(Run {
             group: GROUP,
+            how: How::Appended,
             first: log_id(term, index),
             context: Context::EMPTY,
-            entries: vec![meta],
-        }
+            count: 1,
+        })
     }
 
     fn entries(ids: &[(u64, u64)]) -> Vec<Record> {
@@ -109,11 +148,16 @@ mod tests {
     }
 
     fn check(records: impl IntoIterator<Item = Record>) -> Result<(), Misuse> {
+        let meta = EntryMeta {
+            payload_bytes: 0,
+            checksum: 0,
+        };
         let mut groups = Groups::default();
-        let mut sources = Sources(Source::Pending { number: 0 });
-        records
-            .into_iter()
-            .try_for_each(|mut record| groups.take_in(&mut record, &mut sources).map(drop))
+        let mut source = Source::Pending { number: 0 };
+        records.into_iter().try_for_each(|mut record| {
+            let metas = &[meta][..record.entries()];
+            groups.take_in(&mut record, metas, &mut source).map(drop)
+        })
     }
 
     #[test]

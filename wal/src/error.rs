@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::types::{GroupId, Index, Term};
+use crate::types::{GroupId, Index, LogId, Term};
 
 /// The result of an operation on the log.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -51,6 +51,31 @@ pub enum Error {
         offset: u64,
         /// What was seen.
         reason: Damage,
+    },
+
+    /// The payload of an entry is not what was written. [`Wal::repair`](crate::Wal::repair) puts the true one in its place.
+    #[error("damaged: entry {id} of group {group}, in {} at offset {offset}: {reason}", path.display())]
+    DamagedEntry {
+        /// The group.
+        group: GroupId,
+        /// Index and term of the entry.
+        id: LogId,
+        /// The segment file it is in.
+        path: PathBuf,
+        /// The offset of the payload, in bytes; 0 if it stands nowhere any more.
+        offset: u64,
+        /// What was seen.
+        reason: Damage,
+    },
+
+    /// The entry may never have been written whole, nor acknowledged: its payload is bad, and so was the end of the log after
+    /// it. Truncate it, or repair it from a peer.
+    #[error("suspect: entry {id} of group {group} may never have been written whole")]
+    Suspect {
+        /// The group.
+        group: GroupId,
+        /// Index and term of the entry.
+        id: LogId,
     },
 
     /// A frame that was durable cannot be read, not even which entries are in it. Nothing was changed.
@@ -121,6 +146,29 @@ pub enum Error {
         misuse: Misuse,
     },
 
+    /// More is under way than the log is configured to take. Nothing was written; try again when some of it is durable.
+    #[error("busy: {in_flight_bytes} bytes are submitted and not durable")]
+    Busy {
+        /// What was under way, in bytes.
+        in_flight_bytes: u64,
+    },
+
+    /// More groups than the log is configured to hold. Nothing was written.
+    #[error("there are {groups_max} groups already, as many as the log is configured to hold")]
+    TooManyGroups {
+        /// The limit.
+        groups_max: usize,
+    },
+
+    /// An entry is larger than the log is configured to take. Nothing was written.
+    #[error("an entry of {bytes} bytes is over the limit of {bytes_max}")]
+    EntryTooLarge {
+        /// The size of its payload.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+
     /// More than the log is configured to take. Nothing was written.
     #[error("a batch of {bytes} bytes is over the limit of {bytes_max}")]
     TooLarge {
@@ -147,6 +195,8 @@ pub enum Damage {
     Order,
     /// The checksum is right and the content makes no sense: a bug, here or in the writer.
     Content,
+    /// The entry was moved to another segment without its payload, which was damaged.
+    Lost,
 }
 
 impl fmt::Display for Damage {
@@ -158,6 +208,7 @@ impl fmt::Display for Damage {
             Damage::Stranger => "a segment of another log, or under another's name",
             Damage::Order => "does not follow what is before it",
             Damage::Content => "the checksum is right, the content is not",
+            Damage::Lost => "it was damaged when its segment was freed",
         })
     }
 }
@@ -203,6 +254,19 @@ pub enum Misuse {
         /// The log's last index.
         last: Index,
     },
+    /// Nothing was ever written to the group, or it was removed.
+    UnknownGroup,
+    /// An entry before the ones that were to be appended is suspect: it may never have been written whole. Truncate it or
+    /// repair it first.
+    Suspect {
+        /// The suspect entry.
+        index: Index,
+    },
+    /// The entry is not the one that the log holds.
+    OtherEntry {
+        /// The index.
+        index: Index,
+    },
 }
 
 impl fmt::Display for Misuse {
@@ -220,6 +284,13 @@ impl fmt::Display for Misuse {
             }
             Misuse::NoSuchEntry { index, last } => {
                 write!(f, "no entry {index}: the last one is {last}")
+            }
+            Misuse::UnknownGroup => f.write_str("it does not exist"),
+            Misuse::Suspect { index } => {
+                write!(f, "entry {index} is suspect: truncate or repair it first")
+            }
+            Misuse::OtherEntry { index } => {
+                write!(f, "this is not the entry {index} that the log holds")
             }
         }
     }

@@ -1,16 +1,16 @@
 //! The bytes on disk, format version 1. Everything is little-endian; checksums are CRC-32.
 //!
 //! A log is a directory: `CONTROL`, `LOCK`, and segments `<16 hex digits of the number>.wal`, numbered without a gap. A
-//! segment has its full length before its first frame is written; what no frame covers is zeros or, where the file was
-//! another segment before, what stood there.
+//! segment has its full length, and its name, before its first frame is written; what no frame covers is zeros or, where
+//! the file was another segment before, what stood there.
 //!
 //! ```text
 //! segment
 //!      0  segment header       64
 //!     64  frame, frame, ..             each at a multiple of 8; the first one holds the state of every group
 //!         (nothing)
-//!         seal                         a copy of all directories, once the segment is full
-//!   -  64  trailer              64     where the seal is
+//!         seal                         a copy of all directories and a summary, some time after the segment is full
+//!   - 128  trailer             128     where the seal is
 //!
 //! segment header
 //!      0  magic "DURAMENW"      8
@@ -18,10 +18,9 @@
 //!     12  checksum              4      of the other 60 bytes
 //!     16  log id               16      random, made by `create`
 //!     32  segment number        8
-//!     40  sequence              8      of the first frame
-//!     48  file bytes            8      the full length of the file
-//!     56  predecessor           4      directory checksum of the last frame of the segment before
-//!     60  flags                 4      1: recycled, old bytes stand behind the frames; else zeros do
+//!     40  file bytes            8      the full length of the file
+//!     48  flags                 4      1: recycled, old bytes stand behind the frames; else zeros do
+//!     52  zero                 12
 //!
 //! frame                                one write of one or more batches, whole or not there
 //!      0  frame header         40
@@ -48,18 +47,25 @@
 //!
 //! seal                                 a second copy of every id and checksum, together at the end of a full segment
 //!      0  for each frame: its directory as it stands in the frame
+//!         summary                      which entries the segment holds, as of its end: records of kind 9. Left out if there
+//!                                      is no space for it; the directories say the same
 //!
 //! trailer
-//!      0  checksum              4      of the place and the next 60 bytes
-//!      4  seal checksum         4      of the seal
+//!      0  checksum              4      of the place and the next 124 bytes
+//!      4  zero                  4
 //!      8  magic "DURAMENS"      8
 //!     16  seal offset           8
-//!     24  seal bytes            8
-//!     32  frames end            8      where the next frame would have gone
-//!     40  last sequence         8
-//!     48  last epoch            8
-//!     56  last checksum         4      of the last frame's directory
-//!     60  zero                  4
+//!     24  directory bytes       8      all directories together
+//!     32  summary bytes         8
+//!     40  directories checksum  4
+//!     44  summary checksum      4
+//!     48  frames end            8      where the next frame would have gone
+//!     56  first sequence        8      of the first frame
+//!     64  last sequence         8      of the last one
+//!     72  last epoch            8
+//!     80  first predecessor     4      directory checksum of the last frame of the segment before
+//!     84  last checksum         4      of the last frame's directory
+//!     88  zero                 40
 //!
 //! CONTROL, two slots at 0 and 4096     lower bounds; the slot with the higher generation counts
 //!      0  magic "DURAMENC"      8
@@ -86,7 +92,7 @@ pub(crate) const CONTROL_MAGIC: &[u8; 8] = b"DURAMENC";
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 pub(crate) const FRAME_HEADER_BYTES: usize = 40;
 pub(crate) const DIRECTORY_HEAD_BYTES: usize = 56;
-pub(crate) const TRAILER_BYTES: usize = 64;
+pub(crate) const TRAILER_BYTES: usize = 128;
 pub(crate) const CONTROL_SLOT_BYTES: usize = 64;
 /// The two slots lie in different sectors, also where sectors have 4096 bytes.
 pub(crate) const CONTROL_SLOT_OFFSETS: [u64; 2] = [0, 4096];

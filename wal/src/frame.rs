@@ -245,7 +245,6 @@ pub(crate) struct NewFrame<'a> {
     pub(crate) link: Link,
     pub(crate) mark: u64,
     pub(crate) doubled: bool,
-    pub(crate) payloads: &'a [Bytes],
     /// Encoded.
     pub(crate) records: &'a [u8],
 }
@@ -254,9 +253,13 @@ impl NewFrame<'_> {
     /// Appends the bytes of the frame to `buf`. Gives its directory: the first one, whose checksum the chain goes by.
     ///
     /// The caller has checked that the lengths fit in 32 bits.
-    pub(crate) fn encode(&self, buf: &mut Vec<u8>) -> Directory {
+    pub(crate) fn encode<'p, I: Iterator<Item = &'p Bytes>>(
+        &self,
+        payloads: impl Fn() -> I,
+        buf: &mut Vec<u8>,
+    ) -> Directory {
         let start = buf.len();
-        let payload_bytes: usize = self.payloads.iter().map(Bytes::len).sum();
+        let payload_bytes: usize = payloads().map(Bytes::len).sum();
         let head = Head {
             doubled: self.doubled,
             epoch: self.link.epoch,
@@ -268,7 +271,7 @@ impl NewFrame<'_> {
             mark: self.mark,
         };
         buf.extend_from_slice(&head.encode_frame_header(self.home, self.offset));
-        for payload in self.payloads {
+        for payload in payloads() {
             buf.extend_from_slice(payload);
         }
         buf.resize(start + head.directory_distance() as usize, 0);

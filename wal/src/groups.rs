@@ -1,11 +1,7 @@
-//! What the log holds, in memory: for each group its hard state, its user record, its purge point, and where each entry is.
+//! What the log holds, in memory, group by group, and how much of it is in which segment.
 //!
 //! Submitting and recovery go through the same [`Groups::take_in`], so that replaying the frames gives the state that writing
-//! them gave.
-//!
-//! Invariants of a group: slot `i` belongs to index `base.index + 1 + i`, where `base` is the purge point, or while a log is
-//! replayed the last entry that is gone; the runs begin with the first slot's index, their first indexes go up and their
-//! terms never go down.
+//! them gave. A segment's table (`table.rs`) is made by the same replay, of this segment alone.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,63 +10,50 @@ use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 
 use crate::error::Misuse;
-use crate::record::{EntryMeta, Record};
-use crate::types::{Context, GroupId, HardState, Index, LogId, Term};
+use crate::group::{Extent, Group, Place, rows};
+use crate::record::{EntryMeta, How, Record, Records, Run, payload_bytes};
+use crate::types::{GroupId, HardState, Index, LogId};
 
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     groups: HashMap<GroupId, Group, FxBuildHasher>,
-    /// How many slots point into each segment.
-    live: BTreeMap<u64, u64>,
+    live: BTreeMap<u64, Live>,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Group {
-    pub(crate) hard_state: HardState,
-    pub(crate) user_record: Bytes,
-    purged: LogId,
-    /// The entries after `purged` up to this one are in segments that were freed. Only while a log is replayed: something
-    /// later takes such entries away. Their terms are not known, but for the last one's.
-    gone: Option<LogId>,
-    runs: VecDeque<Run>,
-    slots: VecDeque<Slot>,
+/// What is needed of a segment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub(crate) entries: u64,
+    /// Of payload.
+    pub(crate) bytes: u64,
 }
 
-/// Consecutive entries of one term and context, up to the next run.
+/// Where the next payload of a frame or batch is.
 #[derive(Debug, Clone, Copy)]
-struct Run {
-    first: Index,
-    term: Term,
-    context: Context,
-}
-
-/// Where an entry's payload is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slot {
-    pub(crate) source: Source,
-    pub(crate) meta: EntryMeta,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// In a segment.
     Written { segment: u64, offset: u64 },
-    /// In memory, on its way to the disk: the payload with this number.
     Pending { number: u64 },
 }
 
-/// Gives the payloads of a frame or batch their sources, one after the other.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Sources(pub(crate) Source);
-
-impl Sources {
-    pub(crate) fn next(&mut self, meta: EntryMeta) -> Source {
-        let source = self.0;
-        match &mut self.0 {
-            Source::Written { offset, .. } => *offset += u64::from(meta.payload_bytes),
-            Source::Pending { number } => *number += 1,
+impl Source {
+    fn take(&mut self, run: &Run, metas: &[EntryMeta]) -> Extent {
+        let bytes = payload_bytes(metas);
+        let taken = match run.has_payloads() {
+            true => (metas.len() as u64, bytes),
+            false => (0, 0),
+        };
+        match self {
+            Source::Written { segment, offset } => {
+                let rows = rows(run.how, metas, *offset).collect();
+                *offset += taken.1;
+                Extent::new(run, Place::Written { segment: *segment }, bytes, rows)
+            }
+            Source::Pending { number } => {
+                let place = Place::Pending { number: *number };
+                *number += taken.0;
+                Extent::new(run, place, bytes, VecDeque::new())
+            }
         }
-        source
     }
 }
 
@@ -80,60 +63,77 @@ impl Groups {
         self.groups.iter().map(|(id, group)| (*id, group))
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
     pub(crate) fn find(&self, group: GroupId) -> Option<&Group> {
         self.groups.get(&group)
     }
 
-    /// Whether nothing in `segment` is needed any more.
-    pub(crate) fn is_dead(&self, segment: u64) -> bool {
-        !self.live.contains_key(&segment)
+    pub(crate) fn live(&self, segment: u64) -> Live {
+        self.live.get(&segment).copied().unwrap_or_default()
+    }
+
+    /// What is needed of all segments.
+    pub(crate) fn all_live(&self) -> Live {
+        let zero = Live::default();
+        self.live.values().fold(zero, |sum, live| Live {
+            entries: sum.entries + live.entries,
+            bytes: sum.bytes + live.bytes,
+        })
     }
 
     /// A group one of whose entries is gone. After a replay that is damage.
     pub(crate) fn with_gone_entries(&self) -> Option<GroupId> {
-        self.iter()
-            .find(|(_, group)| group.gone.is_some())
-            .map(|(id, _)| id)
+        let is_gone = |group: &Group| group.extents.iter().any(|e| e.place == Place::Gone);
+        let mut groups = self.iter();
+        groups.find(|(_, group)| is_gone(group)).map(|(id, _)| id)
     }
 
     /// Takes in a record, unless it breaks a rule (`check.rs`). Gives what takes it back.
     pub(crate) fn take_in(
         &mut self,
         record: &mut Record,
-        sources: &mut Sources,
+        metas: &[EntryMeta],
+        source: &mut Source,
     ) -> Result<Option<Before>, Misuse> {
-        let Some(id) = record.group() else {
-            return Ok(None);
-        };
-        if let Record::Remove { .. } = record {
-            return Ok(self.remove(id));
+        if let Some(id) = record.group() {
+            match self.groups.get(&id) {
+                Some(group) => group.check(record)?,
+                None => Group::check_new(record)?,
+            }
         }
-        let mut live = Live(&mut self.live);
+        Ok(self.change(record, metas, source))
+    }
+
+    /// Lets a record take effect, whatever it says. Gives what takes it back.
+    pub(crate) fn change(
+        &mut self,
+        record: &Record,
+        metas: &[EntryMeta],
+        source: &mut Source,
+    ) -> Option<Before> {
+        let id = record.group()?;
+        if let Record::Remove { .. } = record {
+            return self.remove(id);
+        }
         let (group, existed) = match self.groups.entry(id) {
-            Entry::Occupied(entry) => {
-                entry.get().check(record)?;
-                (entry.into_mut(), true)
-            }
-            Entry::Vacant(entry) => {
-                Group::default().check(record)?;
-                (entry.insert(Group::default()), false)
-            }
+            Entry::Occupied(entry) => (entry.into_mut(), true),
+            Entry::Vacant(entry) => (entry.insert(Group::default()), false),
         };
-        let what = match &*record {
-            Record::Entries {
-                first,
-                context,
-                entries,
-                ..
-            } => {
-                let cut = group.cut_after(first.index.prev(), None, &mut live);
-                group.begin_run(*first, *context);
-                for &meta in entries {
-                    let source = sources.next(meta);
-                    live.add(source);
-                    group.slots.push_back(Slot { source, meta });
-                }
-                Was::Cut(cut)
+        let live = &mut Counter(&mut self.live);
+        let what = match record {
+            Record::Entries(run) => group.take_entries(run, source.take(run, metas), live),
+            Record::Truncate { last, .. } => {
+                let was = group.replace(last.index.next(), Index(u64::MAX), Vec::new(), live);
+                group.end_gone(*last);
+                was
+            }
+            Record::Purge { last, .. } => {
+                let was = group.replace(Index(0), last.index, Vec::new(), live);
+                group.purged = *last;
+                was
             }
             Record::HardState { hard_state, .. } => {
                 Was::HardState(std::mem::replace(&mut group.hard_state, *hard_state))
@@ -141,28 +141,65 @@ impl Groups {
             Record::User { bytes, .. } => {
                 Was::User(std::mem::replace(&mut group.user_record, bytes.clone()))
             }
-            Record::Truncate { last, .. } => {
-                Was::Cut(group.cut_after(last.index, Some(last.term), &mut live))
+            Record::Suspect { first, count, .. } => {
+                group.suspect(*first, Index(first.0 + count - 1));
+                return None; // Only in a replay.
             }
-            Record::Purge { last, .. } => group.purge(*last, &mut live),
-            Record::State { purged, last, .. } => {
-                group.begin_at(*purged, *last);
-                return Ok(None); // Only in a replay.
-            }
-            Record::Remove { .. } | Record::Resume { .. } => return Ok(None),
+            Record::State { .. }
+            | Record::Range { .. }
+            | Record::Remove { .. }
+            | Record::Resume { .. } => return None,
         };
-        Ok(Some(Before { id, existed, what }))
+        Some(Before { id, existed, what })
     }
 
     fn remove(&mut self, id: GroupId) -> Option<Before> {
         let removed = self.groups.remove(&id)?;
-        Live(&mut self.live).remove_all(&removed.slots);
+        Counter(&mut self.live).remove_all(&removed.extents);
         let what = Was::Removed(Box::new(removed));
         Some(Before {
             id,
             existed: true,
             what,
         })
+    }
+
+    /// Takes in what a sealed segment's summary says. The state at the beginning of a later segment follows, so what is
+    /// not there any more by then does not matter.
+    pub(crate) fn take_range(&mut self, segment: u64, run: &Run, bytes: u64) {
+        let group = self.groups.entry(run.group).or_default();
+        let place = Place::Written { segment };
+        let extent = Extent::new(run, place, bytes, VecDeque::new());
+        group.take_entries(run, extent, &mut Counter(&mut self.live));
+    }
+
+    /// Takes in the states of all groups at the beginning of a segment: no others are there.
+    pub(crate) fn begin_at(&mut self, states: &Records) {
+        let mut before = std::mem::take(&mut self.groups);
+        let live = &mut Counter(&mut self.live);
+        for record in &states.list {
+            match record {
+                Record::State {
+                    group,
+                    purged,
+                    last,
+                } => {
+                    let mut found = before.remove(group).unwrap_or_default();
+                    live.remove_all(&found.begin_at(*purged, *last));
+                    self.groups.insert(*group, found);
+                }
+                Record::HardState { group, hard_state } => {
+                    self.groups.entry(*group).or_default().hard_state = *hard_state;
+                }
+                Record::User { group, bytes } => {
+                    self.groups.entry(*group).or_default().user_record = bytes.clone();
+                }
+                _ => {}
+            }
+        }
+        before
+            .values()
+            .for_each(|removed| live.remove_all(&removed.extents));
     }
 
     /// Takes back the last records that were taken in.
@@ -175,26 +212,22 @@ impl Groups {
 
     fn take_back(&mut self, before: Before) {
         let Before { id, existed, what } = before;
-        let mut live = Live(&mut self.live);
+        let live = &mut Counter(&mut self.live);
         let group = self.groups.entry(id).or_default();
         match what {
             Was::HardState(hard_state) => group.hard_state = hard_state,
             Was::User(bytes) => group.user_record = bytes,
-            Was::Cut(cut) => group.uncut(cut, &mut live),
-            Was::Purged {
+            Was::Extents {
+                first,
+                last,
+                extents,
                 purged,
-                slots,
-                runs,
             } => {
-                slots.iter().for_each(|slot| live.add(slot.source));
-                slots
-                    .into_iter()
-                    .rev()
-                    .for_each(|slot| group.slots.push_front(slot));
-                (group.purged, group.runs) = (purged, runs);
+                group.replace(first, last, extents, live);
+                group.purged = purged;
             }
             Was::Removed(removed) => {
-                removed.slots.iter().for_each(|slot| live.add(slot.source));
+                live.add_all(&removed.extents);
                 *group = *removed;
             }
         }
@@ -203,32 +236,160 @@ impl Groups {
         }
     }
 
-    /// The entries of a batch are on disk now. Those that were replaced meanwhile are not pending under their number any
-    /// more.
-    pub(crate) fn written(&mut self, records: &[Record], number: u64, segment: u64, offset: u64) {
-        let mut pending = Sources(Source::Pending { number });
-        let mut written = Sources(Source::Written { segment, offset });
-        for record in records {
-            let Record::Entries {
-                group,
-                first,
-                entries,
-                ..
-            } = record
-            else {
-                continue;
-            };
-            let mut group = self.groups.get_mut(group);
-            for (&meta, index) in entries.iter().zip(first.index.0..) {
-                let (pending, written) = (pending.next(meta), written.next(meta));
-                let slot = group
-                    .as_mut()
-                    .and_then(|group| group.slot_mut(Index(index)));
-                if let Some(slot) = slot.filter(|slot| slot.source == pending) {
-                    slot.source = written;
-                    Live(&mut self.live).add(written);
+    /// The entries of a batch are on disk now. Says whether all of them were found: those that were replaced meanwhile
+    /// are in what takes the later batches back.
+    pub(crate) fn written(&mut self, mut write: Write<'_>) -> bool {
+        let mut all_found = true;
+        let mut live = Live::default();
+        for (run, metas) in write.runs() {
+            let group = self.groups.get_mut(&run.group);
+            let found = group.map_or(Live::default(), |group| {
+                group.written(run, &mut write, metas)
+            });
+            all_found &= found.entries == u64::from(run.count);
+            live.entries += found.entries;
+            live.bytes += found.bytes;
+            write.advance(run, metas);
+        }
+        Counter(&mut self.live).add(write.segment, live);
+        all_found
+    }
+
+    /// A segment is sealed: its table has the rows.
+    pub(crate) fn strip(&mut self, segment: u64, group: GroupId) {
+        let extents = self.groups.get_mut(&group).map(|group| &mut group.extents);
+        let here = |extent: &&mut Extent| extent.place == Place::Written { segment };
+        for extent in extents.into_iter().flatten().filter(here) {
+            extent.rows = VecDeque::new();
+        }
+    }
+}
+
+impl Group {
+    fn take_entries(&mut self, run: &Run, mut extent: Extent, live: &mut Counter<'_>) -> Was {
+        if run.how == How::Appended {
+            let was = self.replace(run.first.index, Index(u64::MAX), Vec::new(), live);
+            live.add_all([&extent]);
+            self.push(extent);
+            return was;
+        }
+        let (first, last) = (run.first.index, run.last());
+        if run.how == How::Lost {
+            let there = self.extents.iter().skip(self.position(first));
+            extent.suspect = there
+                .take_while(|there| there.first <= last)
+                .any(|e| e.suspect);
+        }
+        self.replace(first, last, vec![extent], live)
+    }
+
+    fn replace(
+        &mut self,
+        first: Index,
+        last: Index,
+        new: Vec<Extent>,
+        live: &mut Counter<'_>,
+    ) -> Was {
+        live.add_all(&new);
+        let removed = self.splice(first, last, new);
+        live.remove_all(&removed);
+        Was::Extents {
+            first,
+            last,
+            extents: removed,
+            purged: self.purged,
+        }
+    }
+
+    /// Finds the pending entries of a run and notes where they are.
+    fn written(&mut self, run: &Run, write: &mut Write<'_>, metas: &[EntryMeta]) -> Live {
+        let mut found = Live::default();
+        let mut at = self.position(run.first.index);
+        while let Some(extent) = self.extents.get_mut(at)
+            && extent.first <= run.last()
+        {
+            if write.note(extent, run, metas) {
+                found.entries += extent.count;
+                found.bytes += extent.bytes;
+                let extents = self.extents.len();
+                self.join_to_the_one_before(at);
+                at -= extents - self.extents.len();
+            }
+            at += 1;
+        }
+        found
+    }
+}
+
+/// A batch that is on disk now.
+#[derive(Clone)]
+pub(crate) struct Write<'a> {
+    pub(crate) records: &'a Records,
+    /// The number of its next payload, and where that is.
+    pub(crate) number: u64,
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+}
+
+impl<'a> Write<'a> {
+    fn runs(&self) -> impl Iterator<Item = (&'a Run, &'a [EntryMeta])> + use<'a> {
+        let records: &'a Records = self.records;
+        records.iter().filter_map(|(record, metas)| match record {
+            Record::Entries(run) => Some((run, metas)),
+            _ => None,
+        })
+    }
+
+    fn advance(&mut self, run: &Run, metas: &[EntryMeta]) {
+        if run.has_payloads() {
+            self.number += metas.len() as u64;
+            self.offset += payload_bytes(metas);
+        }
+    }
+
+    /// Notes where an extent is, if it is a part of `run`, the next one.
+    fn note(&self, extent: &mut Extent, run: &Run, metas: &[EntryMeta]) -> bool {
+        if extent.first < run.first.index || extent.last() > run.last() || extent.how != run.how {
+            return false;
+        }
+        let skipped = extent.first.0 - run.first.index.0;
+        let number = match run.has_payloads() {
+            true => self.number + skipped,
+            false => self.number,
+        };
+        if extent.place != (Place::Pending { number }) {
+            return false;
+        }
+        let rows = rows(run.how, metas, self.offset).skip(skipped as usize);
+        extent.rows = rows.take(extent.count as usize).collect();
+        if extent.count != run.count.into() {
+            let bytes = extent
+                .rows
+                .iter()
+                .map(|row| u64::from(row.meta.payload_bytes));
+            extent.bytes = bytes.sum(); // It was estimated.
+        }
+        extent.place = Place::Written {
+            segment: self.segment,
+        };
+        true
+    }
+
+    /// The same for entries that were replaced since: they may come back.
+    pub(crate) fn note_in(mut self, before: &mut Before) {
+        let extents: &mut dyn Iterator<Item = &mut Extent> = match &mut before.what {
+            Was::HardState(_) | Was::User(_) => return,
+            Was::Extents { extents, .. } => &mut extents.iter_mut(),
+            Was::Removed(group) => &mut group.extents.iter_mut(),
+        };
+        let mut extents: Vec<&mut Extent> = extents.collect();
+        for (run, metas) in self.runs() {
+            if run.group == before.id {
+                for extent in &mut extents {
+                    self.note(extent, run, metas);
                 }
             }
+            self.advance(run, metas);
         }
     }
 }
@@ -241,206 +402,60 @@ pub(crate) struct Before {
     what: Was,
 }
 
+impl Before {
+    /// Whether the group did not exist before.
+    pub(crate) fn made_group(&self) -> bool {
+        !self.existed
+    }
+}
+
 #[derive(Debug)]
 enum Was {
     HardState(HardState),
     User(Bytes),
-    Cut(WasCut),
-    Purged {
+    /// From `first` to `last` there was this.
+    Extents {
+        first: Index,
+        last: Index,
+        extents: Vec<Extent>,
         purged: LogId,
-        slots: Vec<Slot>,
-        runs: VecDeque<Run>,
     },
     Removed(Box<Group>),
 }
 
-/// The end of a group's entries.
-#[derive(Debug)]
-struct WasCut {
-    /// How many slots and runs stayed.
-    kept: (usize, usize),
-    slots: Vec<Slot>,
-    runs: Vec<Run>,
-}
+/// Counts what is needed of each segment.
+struct Counter<'a>(&'a mut BTreeMap<u64, Live>);
 
-impl Before {
-    /// The payloads from this number on are on disk now: slots that are kept here to be put back learn where.
-    pub(crate) fn written(&mut self, number: u64, places: &[Source]) {
-        let slots: &mut dyn Iterator<Item = &mut Slot> = match &mut self.what {
-            Was::HardState(_) | Was::User(_) => return,
-            Was::Cut(WasCut { slots, .. }) | Was::Purged { slots, .. } => &mut slots.iter_mut(),
-            Was::Removed(group) => &mut group.slots.iter_mut(),
-        };
-        for slot in slots {
-            let Source::Pending { number: pending } = slot.source else {
-                continue;
-            };
-            let place = pending.checked_sub(number);
-            if let Some(place) = place.and_then(|at| places.get(at as usize)) {
-                slot.source = *place;
+impl Counter<'_> {
+    fn add(&mut self, segment: u64, live: Live) {
+        if live.entries > 0 {
+            let sum = self.0.entry(segment).or_default();
+            sum.entries += live.entries;
+            sum.bytes += live.bytes;
+        }
+    }
+
+    fn add_all<'e>(&mut self, extents: impl IntoIterator<Item = &'e Extent>) {
+        for extent in extents {
+            if let Place::Written { segment } = extent.place {
+                let (entries, bytes) = (extent.count, extent.bytes);
+                self.add(segment, Live { entries, bytes });
             }
         }
     }
-}
 
-/// Counts the slots of each segment.
-struct Live<'a>(&'a mut BTreeMap<u64, u64>);
-
-impl Live<'_> {
-    fn add(&mut self, source: Source) {
-        if let Source::Written { segment, .. } = source {
-            *self.0.entry(segment).or_default() += 1;
-        }
-    }
-
-    fn remove_all<'s>(&mut self, slots: impl IntoIterator<Item = &'s Slot>) {
-        for slot in slots {
-            let Source::Written { segment, .. } = slot.source else {
+    fn remove_all<'e>(&mut self, extents: impl IntoIterator<Item = &'e Extent>) {
+        for extent in extents {
+            let Place::Written { segment } = extent.place else {
                 continue;
             };
-            if let Some(count) = self.0.get_mut(&segment) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(live) = self.0.get_mut(&segment) {
+                live.entries -= extent.count;
+                live.bytes -= extent.bytes;
+                if live.entries == 0 {
                     self.0.remove(&segment);
                 }
             }
         }
-    }
-}
-
-impl Group {
-    /// The LogId of the last entry; the purge point if there is none.
-    pub(crate) fn last(&self) -> LogId {
-        let base = self.base();
-        let index = Index(base.index.0 + self.slots.len() as u64);
-        let term = self.runs.back().map_or(base.term, |run| run.term);
-        LogId { term, index }
-    }
-
-    /// The last entry that was purged; zero if none was.
-    pub(crate) fn purged(&self) -> LogId {
-        self.purged
-    }
-
-    /// The first slot is that of the entry after this one.
-    fn base(&self) -> LogId {
-        self.gone.unwrap_or(self.purged)
-    }
-
-    /// Whether an entry is there whose term is not known.
-    pub(crate) fn is_gone(&self, index: Index) -> bool {
-        let is_gone = |gone: LogId| index > self.purged.index && index <= gone.index;
-        self.gone.is_some_and(is_gone)
-    }
-
-    pub(crate) fn slot(&self, index: Index) -> Option<Slot> {
-        self.slots.get(self.position(index)?).copied()
-    }
-
-    fn slot_mut(&mut self, index: Index) -> Option<&mut Slot> {
-        let at = self.position(index)?;
-        self.slots.get_mut(at)
-    }
-
-    fn position(&self, index: Index) -> Option<usize> {
-        let after_base = index.0.checked_sub(self.base().index.0)?;
-        usize::try_from(after_base.checked_sub(1)?).ok()
-    }
-
-    /// The id and context of an entry that is there.
-    pub(crate) fn id(&self, index: Index) -> Option<(LogId, Context)> {
-        self.slot(index)?;
-        let after = self.runs.partition_point(|run| run.first <= index);
-        let run = self.runs.get(after.checked_sub(1)?)?;
-        let id = LogId {
-            term: run.term,
-            index,
-        };
-        Some((id, run.context))
-    }
-
-    /// The term at `index`, also at the purge point.
-    pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
-        if index == self.purged.index {
-            return Some(self.purged.term);
-        }
-        self.id(index).map(|(id, _)| id.term)
-    }
-
-    /// Cuts off all after `last`, whose term matters if it is gone and becomes the last entry.
-    fn cut_after(&mut self, last: Index, term: Option<Term>, live: &mut Live<'_>) -> WasCut {
-        let kept = last.0.saturating_sub(self.base().index.0) as usize;
-        let kept = kept.min(self.slots.len());
-        let slots: Vec<Slot> = self.slots.drain(kept..).collect();
-        live.remove_all(&slots);
-        let kept_runs = self.runs.partition_point(|run| run.first <= last);
-        let runs = self.runs.drain(kept_runs..).collect();
-        let gone = self.gone.filter(|_| last > self.purged.index);
-        self.gone = gone.map(|gone| match last < gone.index {
-            true => LogId {
-                term: term.unwrap_or_default(),
-                index: last,
-            },
-            false => gone,
-        });
-        WasCut {
-            kept: (kept, kept_runs),
-            slots,
-            runs,
-        }
-    }
-
-    fn uncut(&mut self, cut: WasCut, live: &mut Live<'_>) {
-        let (slots, runs) = cut.kept;
-        live.remove_all(self.slots.range(slots..));
-        self.slots.truncate(slots);
-        cut.slots.iter().for_each(|slot| live.add(slot.source));
-        self.slots.extend(cut.slots);
-        self.runs.truncate(runs);
-        self.runs.extend(cut.runs);
-    }
-
-    fn begin_run(&mut self, first: LogId, context: Context) {
-        let last = self.runs.back().map(|run| (run.term, run.context));
-        if last != Some((first.term, context)) {
-            self.runs.push_back(Run {
-                first: first.index,
-                term: first.term,
-                context,
-            });
-        }
-    }
-
-    fn purge(&mut self, last: LogId, live: &mut Live<'_>) -> Was {
-        let (purged, runs) = (self.purged, self.runs.clone());
-        let gone = last.index.0.saturating_sub(self.base().index.0) as usize;
-        let slots: Vec<Slot> = self.slots.drain(..gone.min(self.slots.len())).collect();
-        live.remove_all(&slots);
-        self.purged = last;
-        self.gone = self.gone.filter(|gone| gone.index > last.index);
-        let first = self.base().index;
-        while self
-            .runs
-            .get(1)
-            .is_some_and(|next| next.first.prev() <= first)
-        {
-            self.runs.pop_front();
-        }
-        match self.runs.front_mut() {
-            _ if self.slots.is_empty() => self.runs.clear(),
-            Some(run) => run.first = run.first.max(first.next()),
-            None => {}
-        }
-        Was::Purged {
-            purged,
-            slots,
-            runs,
-        }
-    }
-
-    /// As it was at the start of the oldest segment: its entries were in segments that are freed.
-    fn begin_at(&mut self, purged: LogId, last: LogId) {
-        self.purged = purged;
-        self.gone = (last.index > purged.index).then_some(last);
     }
 }

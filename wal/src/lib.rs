@@ -45,14 +45,23 @@ mod control;
 mod error;
 mod format;
 mod frame;
+mod group;
 mod groups;
+mod memory;
+mod names;
 mod pipeline;
 mod read;
 mod record;
 mod recovery;
+mod replay;
 mod scan;
+mod seal;
 mod segment;
+mod spare;
 mod states;
+mod stats;
+mod table;
+mod tables;
 mod ticket;
 pub mod types;
 mod window;
@@ -69,14 +78,17 @@ pub use batch::Batch;
 pub use error::{Damage, Error, Misuse, Result};
 pub use recovery::{Cut, DamagedEntry, RecoveryReport};
 pub use scan::BadEntry;
+pub use stats::{Histogram, Stats};
 pub use ticket::Ticket;
 pub use types::{Context, Entry, GroupId, HardState, Index, LogId, NodeId, Term};
 
-use control::{CONTROL_FILE, Control};
-use frame::{Home, Link};
+use control::{CONTROL_FILE, Control, ControlFile};
+use frame::Home;
+use names::Names;
 use pipeline::Pipeline;
-use recovery::{Names, recover};
-use segment::Spare;
+use recovery::look;
+use segment::Access;
+use spare::Spare;
 
 /// How a log is written.
 #[derive(Debug, Clone)]
@@ -99,8 +111,23 @@ pub struct Options {
     /// just then. Turn it off for a file system that copies on write, or where segments are hard-linked for a backup.
     /// Default true.
     pub recycle: bool,
-    /// The log starts no threads of its own, and so prepares nothing and marks nothing in the background. What nobody waits for is written by [`Wal::drive`]. For simulations. Default
-    /// false.
+    /// The largest payload that is taken, in bytes. Default 32 MiB.
+    pub entry_bytes_max: u64,
+    /// How many groups there may be. Each takes about 150 bytes at the beginning of each segment, three times. Default
+    /// 262,144.
+    pub groups_max: usize,
+    /// How much of what was written last is kept in memory for readers, in bytes of payload. Default 8 MiB.
+    pub recent_bytes_max: u64,
+    /// How much memory may be taken by the tables that say where in a sealed segment each entry is, in bytes: 16 for an
+    /// entry. They are read when they are needed. Default 64 MiB.
+    pub index_bytes_max: u64,
+    /// What to do with entries at the end of the log whose ids are whole and whose payloads are not: they were torn by a
+    /// crash, or were acknowledged and are damaged. If false they are cut off, with all after them, and reported. If true
+    /// they are kept: [`Wal::last`] counts them, reading one is [`Error::Suspect`], and nothing can be appended after them
+    /// before they are truncated or repaired. For a node that can ask its peers. Default false.
+    pub keep_suspects: bool,
+    /// The log starts no threads of its own, and so prepares nothing and marks nothing in the background. What nobody waits
+    /// for is written by [`Wal::drive`]. For simulations. Default false.
     pub manual_drive: bool,
 }
 
@@ -112,6 +139,11 @@ impl Default for Options {
             in_flight_bytes_max: 16 << 20,
             idle_mark: Some(Duration::from_millis(5)),
             recycle: true,
+            entry_bytes_max: 32 << 20,
+            groups_max: 1 << 18,
+            recent_bytes_max: 8 << 20,
+            index_bytes_max: 64 << 20,
+            keep_suspects: false,
             manual_drive: false,
         }
     }
@@ -192,18 +224,13 @@ impl Wal {
             newest: 0,
             mark: 0,
         };
-        make_control(&*disk, dir, &control)?;
+        ControlFile::create(&*disk, dir, &control)?;
         let home = Home {
             log_id: control.log_id,
             segment: 1,
         };
         let file_bytes = segment::segment_bytes(options.segment_bytes.min(FIRST_SEGMENT_BYTES), 0);
-        Spare::create(&*disk, dir, 0, file_bytes, None)?.into_segment(
-            &*disk,
-            dir,
-            home,
-            Link::FIRST,
-        )?;
+        Spare::create(&*disk, dir, 0, file_bytes, None)?.into_segment(&*disk, dir, home)?;
         Wal::open_locked(disk, dir, options, lock)
     }
 
@@ -245,19 +272,14 @@ impl Wal {
         options: Options,
         lock: Box<dyn DirLock>,
     ) -> Result<Wal> {
-        let mut recovered = recover(&disk, dir)?;
-        recovered.resume(random_epoch(dir)?, options.segment_bytes)?;
+        let found = look(&*disk, dir, Access::Write, options.keep_suspects)?;
+        let epoch = random_epoch(dir)?;
+        let mut recovered = found.settle(&*disk, dir, epoch, options.segment_bytes)?;
         let manual_drive = options.manual_drive;
         let core = Core {
             dir: dir.to_owned(),
-            report: recovered.report,
-            pipeline: Pipeline::new(
-                recovered.writer,
-                recovered.spare,
-                recovered.groups,
-                recovered.segments,
-                options,
-            ),
+            report: std::mem::take(&mut recovered.report),
+            pipeline: Pipeline::new(disk, dir.to_owned(), recovered, options),
             _lock: lock,
         };
         let core = Arc::new(core);
@@ -265,7 +287,7 @@ impl Wal {
             true => Vec::new(),
             false => vec![
                 core.spawn("wal", Pipeline::run)?,
-                core.spawn("wal-space", Pipeline::prepare)?,
+                core.spawn("wal-space", Pipeline::tend)?,
             ],
         };
         let threads = Mutex::new(threads);
@@ -286,7 +308,18 @@ impl Wal {
     /// [`Error::Poisoned`]: an earlier write failed.
     pub fn submit(&self, batch: Batch) -> Result<Ticket> {
         let core = &self.handle.core;
-        let number = core.pipeline.submit(batch)?;
+        let number = core.pipeline.submit(batch, true)?;
+        core.pipeline.kick_if_much();
+        Ok(Ticket::new(core.clone(), number))
+    }
+
+    /// [`submit`](Wal::submit) that does not wait.
+    ///
+    /// # Errors
+    /// Those of [`submit`](Wal::submit), and [`Error::Busy`]: too much is under way.
+    pub fn try_submit(&self, batch: Batch) -> Result<Ticket> {
+        let core = &self.handle.core;
+        let number = core.pipeline.submit(batch, false)?;
         core.pipeline.kick_if_much();
         Ok(Ticket::new(core.clone(), number))
     }
@@ -297,7 +330,7 @@ impl Wal {
     /// Those of [`submit`](Wal::submit) and of [`Ticket::wait`].
     pub fn write(&self, batch: Batch) -> Result<()> {
         let pipeline = &self.handle.core.pipeline;
-        let number = pipeline.submit(batch)?;
+        let number = pipeline.submit(batch, true)?;
         pipeline.wait(number)
     }
 
@@ -320,6 +353,11 @@ impl Wal {
     /// What [`open`](Wal::open) found.
     pub fn recovery(&self) -> &RecoveryReport {
         &self.handle.core.report
+    }
+
+    /// What the log has done since it was opened, and how it is.
+    pub fn stats(&self) -> Stats {
+        self.handle.core.pipeline.stats()
     }
 
     /// The log's directory.
@@ -368,7 +406,8 @@ fn clear_the_way(disk: &dyn Disk, dir: &Path) -> Result<()> {
     let names = Names::list(disk, dir)?;
     let has_control = names.has_control;
     let in_the_way = names.remove_unfinished(disk, dir)?;
-    let emptied = has_control && recovery::was_a_log(disk, dir)?;
+    // `create` makes CONTROL before the first segment, which CONTROL does not know of yet.
+    let emptied = has_control && ControlFile::open(disk, dir, Access::Look)?.control.newest > 0;
     let found = in_the_way.or_else(|| emptied.then(|| CONTROL_FILE.to_owned()));
     match found {
         Some(found) => Err(Error::NotEmpty {
@@ -377,19 +416,6 @@ fn clear_the_way(disk: &dyn Disk, dir: &Path) -> Result<()> {
         }),
         None => Ok(()),
     }
-}
-
-fn make_control(disk: &dyn Disk, dir: &Path, control: &Control) -> Result<()> {
-    let (temporary, path) = (dir.join("control.tmp"), dir.join(CONTROL_FILE));
-    let file = disk
-        .create(&temporary)
-        .map_err(Error::io("create", &temporary))?;
-    let written = file.write_all_at(&recovery::new_control(control), 0);
-    written.map_err(Error::io("write", &temporary))?;
-    file.sync_data().map_err(Error::io("sync", &temporary))?;
-    disk.rename(&temporary, &path)
-        .map_err(Error::io("rename", &temporary))?;
-    disk.sync_dir(dir).map_err(Error::io("sync", dir))
 }
 
 fn random(dir: &Path) -> Result<u128> {

@@ -7,12 +7,14 @@
 //!
 //! * `submitted - durable` batches are in the queue or under way, in order; tickets complete in order.
 //! * A batch that was taken has its space reserved. Only a failure of the disk can fail it.
+//! * CONTROL's lock is taken last, and `shared` never while it is held.
 //! * Only one thread at a time writes (`is_writing`), and one calls back (`is_calling`), without the lock: callbacks may use
 //!   the log.
 //! * After the first failure (`poison`) nothing is written any more, and what was not durable is forgotten.
 
 mod background;
 mod space;
+mod tending;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,17 +22,22 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
-use bytes::Bytes;
 use duramen_disk::Disk;
 
 use crate::Options;
 use crate::batch::Batch;
 use crate::canary::planted;
+use crate::control::ControlFile;
 use crate::error::{Error, Result};
-use crate::groups::{Groups, Source, Sources};
-use crate::record::Record;
-use crate::segment::{Segment, Spare, segment_bytes};
-use crate::writer::{Batches, Queued, Writer, Written};
+use crate::groups::{Before, Groups, Source, Write};
+use crate::memory::Memory;
+use crate::record::Records;
+use crate::recovery::Recovered;
+use crate::seal::Full;
+use crate::segment::Segment;
+use crate::stats::{Histogram, Stats};
+use crate::tables::Tables;
+use crate::writer::{Batches, Body, Writer};
 use background::IdleMark;
 use space::Space;
 
@@ -39,23 +46,23 @@ pub(crate) struct Pipeline {
     dir: PathBuf,
     options: Options,
     shared: Mutex<Shared>,
-    /// Told when a write has completed.
+    /// Told when a write has completed, or a segment was prepared.
     changed: Condvar,
     /// Told when there is something to do for the log's thread: to write what nobody waits for, or to mark an idle log.
     work: Condvar,
-    /// Told when the next segment is to be prepared.
-    space_wanted: Condvar,
+    /// Told when there is something to do for segments: to seal, free, prepare or empty one.
+    space_work: Condvar,
     /// Held by whoever writes. Whoever holds `shared` does not wait for it.
     writer: Mutex<Writer>,
+    control: Mutex<ControlFile>,
 }
 
 /// What all threads see.
 pub(crate) struct Shared {
     pub(crate) groups: Groups,
     pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
-    /// The payloads that are not written yet; the first one has the number `first_pending`.
-    pending: VecDeque<Bytes>,
-    first_pending: u64,
+    pub(crate) tables: Tables,
+    pub(crate) memory: Memory,
     queue: VecDeque<Queued>,
     /// How many batches were submitted, and how many of them are durable.
     submitted: u64,
@@ -70,10 +77,31 @@ pub(crate) struct Shared {
     is_calling: bool,
     poison: Option<Arc<Error>>,
     space: Space,
+    /// Segments to be sealed, the oldest first.
+    full: VecDeque<Full>,
     /// The oldest segments below this one are dead as soon as so many batches are durable.
     dead: Option<(u64, u64)>,
     oldest: u64,
+    writing_since: Option<Instant>,
+    pub(crate) counts: Counts,
     stop: bool,
+}
+
+/// What [`Stats`] says of the past.
+#[derive(Default)]
+pub(crate) struct Counts {
+    write_micros: Histogram,
+    batches_per_write: Histogram,
+    pub(crate) entries_moved: u64,
+    pub(crate) damage_found: u64,
+    pub(crate) scrubbed_bytes: u64,
+}
+
+/// A batch on its way to the disk.
+struct Queued {
+    body: Arc<Body>,
+    /// What takes it back.
+    before: Vec<Before>,
 }
 
 /// Told once what became of a batch.
@@ -86,17 +114,20 @@ const WRITE_SPACE: u64 = 8 << 20;
 
 impl Pipeline {
     pub(crate) fn new(
-        writer: Writer,
-        spare: Option<Spare>,
-        groups: Groups,
-        segments: BTreeMap<u64, Arc<Segment>>,
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        recovered: Recovered,
         options: Options,
     ) -> Pipeline {
+        let space = Space::of(&recovered);
+        let Recovered {
+            writer, control, ..
+        } = recovered;
         let shared = Shared {
-            groups,
-            segments,
-            pending: VecDeque::new(),
-            first_pending: 0,
+            groups: recovered.groups,
+            segments: recovered.segments,
+            tables: Tables::new(options.index_bytes_max),
+            memory: Memory::new(options.recent_bytes_max),
             queue: VecDeque::new(),
             submitted: 0,
             durable: 0,
@@ -107,28 +138,24 @@ impl Pipeline {
             due: VecDeque::new(),
             is_calling: false,
             poison: None,
-            space: Space {
-                taken: 0,
-                segment_bytes: writer.segment.header.file_bytes,
-                room: writer.room(),
-                states: writer.states.space(),
-                spares_made: spare.as_ref().map_or(0, Spare::number),
-                spare,
-                gave_up: false,
-            },
+            space,
+            full: recovered.full.into(),
             dead: None,
-            oldest: writer.control.oldest,
+            oldest: control.control.oldest,
+            writing_since: None,
+            counts: Counts::default(),
             stop: false,
         };
         Pipeline {
-            disk: writer.disk.clone(),
-            dir: writer.dir.clone(),
+            disk,
+            dir,
             options,
             shared: Mutex::new(shared),
             changed: Condvar::new(),
             work: Condvar::new(),
-            space_wanted: Condvar::new(),
+            space_work: Condvar::new(),
             writer: Mutex::new(writer),
+            control: Mutex::new(control),
         }
     }
 
@@ -136,8 +163,9 @@ impl Pipeline {
         self.shared.lock().expect(NO_PANIC)
     }
 
-    /// Takes a batch. Gives its number, for [`wait`](Pipeline::wait). Waits as long as too much is under way.
-    pub(crate) fn submit(&self, batch: Batch) -> Result<u64> {
+    /// Takes a batch. Gives its number, for [`wait`](Pipeline::wait). As long as too much is under way it waits, or is
+    /// [`Error::Busy`] if `may_wait` is not set.
+    pub(crate) fn submit(&self, batch: Batch, may_wait: bool) -> Result<u64> {
         let mut shared = self.shared();
         loop {
             if !planted("poison_forgotten") {
@@ -148,20 +176,41 @@ impl Pipeline {
             }
             // The check is of the state at this moment, so it is made again after each wait.
             let space = self.space_of(&batch)?;
-            if shared.space.taken == 0
-                || shared.space.taken + space.total() <= self.options.in_flight_bytes_max
-            {
-                let is_vital = batch.is_vital();
-                let queued = shared.take_in(batch, space.total())?;
-                if let Err(full) = self.reserve(&mut shared.space, space.total(), is_vital) {
-                    shared.groups.take_all_back(queued.before);
-                    return Err(full);
-                }
-                shared.queue(queued);
-                return Ok(shared.submitted);
+            let taken = shared.space.taken;
+            let fits = taken == 0 || taken + space.total() <= self.options.in_flight_bytes_max;
+            if fits && !self.must_wait_for_segment(&shared.space, space.total()) {
+                return self.take(&mut shared, batch, space.total());
             }
-            shared = self.write_or_wait(shared);
+            if !may_wait {
+                let in_flight_bytes = shared.space.taken;
+                return Err(Error::Busy { in_flight_bytes });
+            }
+            shared = match fits {
+                true => self.changed.wait(shared).expect(NO_PANIC),
+                false => self.write_or_wait(shared),
+            };
         }
+    }
+
+    /// Takes a batch for which there is room in memory.
+    fn take(&self, shared: &mut Shared, batch: Batch, space: u64) -> Result<u64> {
+        let is_vital = batch.is_vital();
+        let queued = shared.take_in(batch, space)?;
+        let groups = shared.groups.len();
+        let groups_max = self.options.groups_max;
+        let taken = match groups > groups_max && queued.before.iter().any(Before::made_group) {
+            true => Err(Error::TooManyGroups { groups_max }),
+            false => self.reserve(shared, space, is_vital),
+        };
+        if let Err(refused) = taken {
+            shared.groups.take_all_back(queued.before);
+            if shared.space.promotion_failed {
+                shared.poison(refused.clone(), Vec::new());
+            }
+            return Err(refused);
+        }
+        shared.queue(queued);
+        Ok(shared.submitted)
     }
 
     /// Waits until batch `number` is durable; writes the queue if nobody else does.
@@ -205,6 +254,30 @@ impl Pipeline {
         self.shared().durable >= number
     }
 
+    pub(crate) fn stats(&self) -> Stats {
+        let shared = self.shared();
+        let segments = shared.segments.values();
+        Stats {
+            batches_submitted: shared.submitted,
+            batches_durable: shared.durable,
+            in_flight_bytes: shared.space.taken,
+            write_micros: shared.counts.write_micros.clone(),
+            batches_per_write: shared.counts.batches_per_write.clone(),
+            writing_for: shared.writing_since.map(|since| since.elapsed()),
+            segments: shared.segments.len() as u64,
+            segment_bytes: segments.map(|segment| segment.header.file_bytes).sum(),
+            live_bytes: shared.groups.all_live().bytes,
+            unsealed: shared.full.len() as u64,
+            has_next_segment: !shared.space.prepared.is_empty(),
+            entries_moved: shared.counts.entries_moved,
+            damage_found: shared.counts.damage_found,
+            scrubbed_bytes: shared.counts.scrubbed_bytes,
+            table_bytes: shared.tables.bytes(),
+            unmarked_for: shared.mark.unmarked_since.map(|since| since.elapsed()),
+            poison: shared.poison.clone(),
+        }
+    }
+
     /// Writes all that was submitted so far.
     pub(crate) fn flush(&self) -> Result<()> {
         let submitted = self.shared().submitted;
@@ -228,43 +301,30 @@ impl Pipeline {
     /// Writes one write's worth of the queue. Nobody else is writing.
     fn write_queue<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         let batches = shared.take_from_queue();
+        let since = Instant::now();
         shared.is_writing = true;
+        shared.writing_since = Some(since);
         drop(shared);
         let mut writer = self.writer.lock().expect(NO_PANIC);
-        let outcome = writer.write(&batches, || self.next_spare());
+        let bodies: Vec<Arc<Body>> = batches.iter().map(|batch| batch.body.clone()).collect();
+        let outcome = writer.write(&bodies, || self.next_segment());
         let mut shared = self.shared();
         match outcome {
             Ok(written) => {
-                shared.complete(&batches, &written, &writer);
-                if let Some(freed) = shared.freed() {
-                    shared = self.free(shared, &mut writer, freed);
-                }
+                let counts = &mut shared.counts;
+                counts.batches_per_write.add(bodies.len() as u64);
+                counts.write_micros.add(since.elapsed().as_micros() as u64);
+                shared.complete(&bodies, written, &writer);
             }
             Err(error) => shared.poison(error, batches),
         }
         drop(writer);
-        self.end_write(shared)
-    }
-
-    /// Gives the space of dead segments back, or to the next segment.
-    fn free<'a>(
-        &'a self,
-        mut shared: MutexGuard<'a, Shared>,
-        writer: &mut Writer,
-        dead: Vec<Arc<Segment>>,
-    ) -> MutexGuard<'a, Shared> {
-        let wanted = self.options.recycle && shared.space.spare.is_none();
-        let file_bytes = segment_bytes(self.options.segment_bytes, shared.space.states);
-        let recycle = wanted.then(|| (shared.space.next_number(), file_bytes));
-        drop(shared);
-        let freed = writer.free(dead, recycle);
-        let mut shared = self.shared();
-        match freed {
-            Ok(Some(spare)) => self.offer_spare(&mut shared, spare),
-            Ok(None) => {}
-            Err(error) => shared.poison(error, Vec::new()),
+        shared.writing_since = None;
+        shared = self.end_write(shared);
+        match self.options.manual_drive {
+            true => self.tend_all(shared),
+            false => shared,
         }
-        shared
     }
 
     /// Lets the next write begin, and tells everybody what became of this one.
@@ -274,8 +334,8 @@ impl Pipeline {
         if shared.has_work() {
             self.work.notify_one();
         }
-        if shared.space.wants_spare() {
-            self.space_wanted.notify_one();
+        if !self.options.manual_drive && shared.wants_tending(&self.options) {
+            self.space_work.notify_one();
         }
         shared.find_due();
         self.call_back(shared)
@@ -319,14 +379,6 @@ impl Shared {
         }
     }
 
-    /// A payload that is not written yet.
-    pub(crate) fn pending(&self, number: u64) -> Bytes {
-        let at = number
-            .checked_sub(self.first_pending)
-            .expect("a pending payload is in memory");
-        self.pending[at as usize].clone()
-    }
-
     /// The log takes no more writes. Nothing of what was to be written, with `failed` first, counts any more.
     fn poison(&mut self, error: Error, failed: Vec<Queued>) {
         tracing::error!(%error, "the log takes no more writes");
@@ -334,39 +386,43 @@ impl Shared {
         let batches = failed.into_iter().chain(self.queue.drain(..));
         let before = batches.flat_map(|batch| batch.before).collect();
         self.groups.take_all_back(before);
-        self.pending.clear();
+        self.memory.forget_pending();
     }
 
     /// Lets a batch take effect. One that breaks a rule has none.
     fn take_in(&mut self, batch: Batch, space: u64) -> Result<Queued> {
-        let mut queued = Queued {
-            records: batch.records,
-            payloads: batch.payloads,
-            number: self.first_pending + self.pending.len() as u64,
-            changes_vote: batch.changes_vote,
-            space,
-            before: Vec::new(),
-        };
-        let mut sources = Sources(Source::Pending {
-            number: queued.number,
-        });
-        queued.before.reserve(queued.records.len());
-        for record in &mut queued.records {
-            match self.groups.take_in(record, &mut sources) {
-                Ok(before) => queued.before.extend(before),
+        let number = self.memory.next_number();
+        let mut source = Source::Pending { number };
+        let Records { mut list, metas } = batch.records;
+        let mut before = Vec::with_capacity(list.len());
+        let mut rest = &metas[..];
+        for record in &mut list {
+            let (of_record, after) = rest.split_at(record.entries());
+            rest = after;
+            match self.groups.take_in(record, of_record, &mut source) {
+                Ok(was) => before.extend(was),
                 Err(misuse) => {
-                    self.groups.take_all_back(queued.before);
+                    self.groups.take_all_back(before);
                     return Err(Error::misuse(record.group().unwrap_or_default(), misuse));
                 }
             }
         }
-        Ok(queued)
+        let payload_bytes = batch.payloads.iter().map(|payload| payload.len() as u64);
+        let body = Arc::new(Body {
+            payload_bytes: payload_bytes.sum(),
+            records: Records { list, metas },
+            payloads: batch.payloads,
+            number,
+            changes_vote: batch.changes_vote,
+            space,
+        });
+        Ok(Queued { body, before })
     }
 
     fn queue(&mut self, queued: Queued) {
-        self.pending.extend(queued.payloads.iter().cloned());
-        self.space.taken += queued.space;
+        self.space.taken += queued.body.space;
         self.submitted += 1;
+        self.memory.push(queued.body.clone());
         self.queue.push_back(queued);
     }
 
@@ -374,9 +430,9 @@ impl Shared {
     fn take_from_queue(&mut self) -> Vec<Queued> {
         let mut space = 0;
         let mut count = 0;
-        for batch in &self.queue {
-            space += batch.space;
-            if count > 0 && (batch.changes_vote || space > WRITE_SPACE) {
+        for Queued { body, .. } in &self.queue {
+            space += body.space;
+            if count > 0 && (body.changes_vote || space > WRITE_SPACE) {
                 break;
             }
             count += 1;
@@ -386,28 +442,31 @@ impl Shared {
         taken
     }
 
-    fn complete(&mut self, batches: &[Queued], written: &Batches, writer: &Writer) {
-        let places = places(batches, written);
-        for queued in &mut self.queue {
-            let before = queued.before.iter_mut();
-            before.for_each(|before| before.written(self.first_pending, &places));
+    fn complete(&mut self, bodies: &[Arc<Body>], written: Batches, writer: &Writer) {
+        for (body, place) in bodies.iter().zip(&written.places) {
+            let write = Write {
+                records: &body.records,
+                number: body.number,
+                segment: place.segment,
+                offset: place.offset,
+            };
+            if !self.groups.written(write.clone()) {
+                let queue = self.queue.iter_mut();
+                for before in queue.flat_map(|queued| &mut queued.before) {
+                    write.clone().note_in(before);
+                }
+            }
         }
-        for (batch, place) in batches.iter().zip(&written.places) {
-            self.groups
-                .written(&batch.records, batch.number, place.segment, place.offset);
-            self.pending.drain(..batch.payloads.len());
-            self.first_pending += batch.payloads.len() as u64;
-        }
-        self.durable += batches.len() as u64;
+        self.memory.written(&written.places);
+        self.durable += bodies.len() as u64;
         self.mark.unmarked_since = Some(Instant::now());
         self.space.gave_up &= written.new_segments.is_empty();
-        for segment in &written.new_segments {
-            self.segments.insert(segment.header.number, segment.clone());
+        for segment in written.new_segments {
+            self.segments.insert(segment.header.number, segment);
         }
-        self.space.taken = self.queue.iter().map(|batch| batch.space).sum();
-        self.space.segment_bytes = writer.segment.header.file_bytes;
-        self.space.room = writer.room();
-        self.space.states = writer.states.space();
+        self.full.extend(written.full);
+        self.space.taken = self.queue.iter().map(|queued| queued.body.space).sum();
+        self.space.follow(writer);
         self.find_dead(writer.segment.header.number);
     }
 
@@ -417,19 +476,20 @@ impl Shared {
         if self.dead.is_some() {
             return;
         }
-        let alive = (self.oldest..current).find(|&number| !self.groups.is_dead(number));
+        let alive = (self.oldest..current).find(|&number| self.groups.live(number).entries > 0);
         let below = alive.unwrap_or(current);
         if below > self.oldest {
             self.dead = Some((below, self.submitted));
         }
     }
 
-    /// The segments that may be freed now.
+    /// The segments that may be freed now. A segment is sealed before it is freed.
     fn freed(&mut self) -> Option<Vec<Arc<Segment>>> {
-        let (below, _) = self
-            .dead
-            .take_if(|(_, submitted)| *submitted <= self.durable || planted("freed_early"))?;
-        self.oldest = below;
+        let is_decided = |submitted: u64| submitted <= self.durable || planted("freed_early");
+        let (below, _) = self.dead.take_if(|(_, submitted)| is_decided(*submitted))?;
+        for number in std::mem::replace(&mut self.oldest, below)..below {
+            self.tables.remove(number);
+        }
         let live = self.segments.split_off(&below);
         let freed = std::mem::replace(&mut self.segments, live);
         Some(freed.into_values().collect())
@@ -452,18 +512,4 @@ impl Shared {
                 .extend(due.map(|callback| (callback, outcome.clone())));
         }
     }
-}
-
-/// Where each payload of these batches is, one after the other.
-fn places(batches: &[Queued], written: &Batches) -> Vec<Source> {
-    let mut places = Vec::new();
-    for (batch, &Written { segment, offset }) in batches.iter().zip(&written.places) {
-        let mut sources = Sources(Source::Written { segment, offset });
-        for record in &batch.records {
-            if let Record::Entries { entries, .. } = record {
-                places.extend(entries.iter().map(|&meta| sources.next(meta)));
-            }
-        }
-    }
-    places
 }

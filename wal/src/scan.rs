@@ -1,21 +1,24 @@
 //! Looking for frames in a segment.
 
+use std::sync::Arc;
+
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
 
 use crate::canary::planted;
 use crate::error::{Damage, Error, Result};
-use crate::format::{ALIGN, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES};
+use crate::format::{ALIGN, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use crate::frame::{Directory, Head, Link};
-use crate::record::{self, Record, entry_checksum};
+use crate::record::{self, Record, Records, entry_checksum};
 use crate::segment::Segment;
 use crate::types::{GroupId, Index, LogId};
 use crate::window::Window;
 
 /// A frame that was found.
 pub(crate) struct Frame {
+    pub(crate) segment: Arc<Segment>,
     pub(crate) directory: Directory,
-    pub(crate) records: Vec<Record>,
+    pub(crate) records: Records,
     /// The frame was found through its directory alone.
     pub(crate) header_is_bad: bool,
     /// Entries whose payload does not match its checksum.
@@ -57,33 +60,71 @@ impl Rest {
 const TRIES_MAX: u32 = 16;
 
 pub(crate) struct Scan<'a> {
-    segment: &'a Segment,
+    segment: &'a Arc<Segment>,
     window: Window<'a>,
 }
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(segment: &'a Segment) -> Result<Scan<'a>> {
+    pub(crate) fn new(segment: &'a Arc<Segment>) -> Result<Scan<'a>> {
         let window = Window::open(segment)?;
         Ok(Scan { segment, window })
     }
 
-    /// The frame at `offset`, if it follows `link`; otherwise what else is there.
+    /// The frame at `offset`, if it follows `link`; otherwise what else is there up to `limit`.
     pub(crate) fn frame(
         &mut self,
         offset: u64,
         link: Link,
+        limit: u64,
     ) -> Result<std::result::Result<Frame, Rest>> {
-        if let Some(directory) = self.by_header(offset, link)? {
+        let wanted = Wanted {
+            offset,
+            link: Some(link),
+        };
+        if let Some(directory) = self.by_header(&wanted)? {
             return self.read(directory, false).map(Ok);
         }
-        let mut rest = self.look_on(offset, link)?;
+        let mut rest = self.look_on(&wanted, limit)?;
         match rest.directory.take() {
             Some(directory) => self.read(directory, true).map(Ok),
             None => Ok(Err(rest)),
         }
     }
 
-    fn by_header(&mut self, offset: u64, link: Link) -> Result<Option<Directory>> {
+    /// What the segment's first frame follows, whatever that is; `None` if it has none that can be read.
+    pub(crate) fn first_link(&mut self) -> Result<Option<Link>> {
+        let wanted = Wanted {
+            offset: SEGMENT_HEADER_BYTES as u64,
+            link: None,
+        };
+        let directory = match self.by_header(&wanted)? {
+            Some(directory) => Some(directory),
+            None => self.look_on(&wanted, u64::MAX)?.directory,
+        };
+        Ok(directory.map(|directory| Link {
+            sequence: directory.head.sequence,
+            predecessor: directory.predecessor,
+            epoch: Link::ANY_EPOCH,
+        }))
+    }
+
+    /// The directories of all frames of a segment that is full, as far as they go.
+    pub(crate) fn directories(&mut self) -> Result<Vec<Directory>> {
+        let mut directories = Vec::new();
+        let Some(mut link) = self.first_link()? else {
+            return Ok(directories);
+        };
+        let mut end = SEGMENT_HEADER_BYTES as u64;
+        while let Ok(frame) = self.frame(end, link, u64::MAX)? {
+            end = frame.directory.frame_end();
+            link = frame.directory.link_after();
+            directories.push(frame.directory);
+        }
+        Ok(directories)
+    }
+
+    fn by_header(&mut self, wanted: &Wanted) -> Result<Option<Directory>> {
+        let offset = wanted.offset;
         let header = self.window.read_up_to(offset, FRAME_HEADER_BYTES as u64)?;
         let Some(head) = Head::decode_frame_header(&header, self.segment.home(), offset) else {
             return Ok(None);
@@ -93,7 +134,7 @@ impl<'a> Scan<'a> {
             .flatten()
         {
             if let Some(directory) = self.directory_at(offset.saturating_add(distance))?
-                && follows(&directory, offset, link)
+                && wanted.is(&directory)
             {
                 return Ok(Some(directory.into_first(self.segment.home())));
             }
@@ -115,12 +156,14 @@ impl<'a> Scan<'a> {
 
     /// Goes on looking, 8 bytes at a time: for the directory of the frame that should be at `offset`, and for later frames,
     /// which say up to where all was durable.
-    fn look_on(&mut self, offset: u64, link: Link) -> Result<Rest> {
+    fn look_on(&mut self, wanted: &Wanted, limit: u64) -> Result<Rest> {
         let frames_max = self.window.file_bytes() / FRAME_HEADER_BYTES as u64;
-        let sequences = link.sequence..=link.sequence.saturating_add(frames_max);
+        let sequences = wanted.link.map_or(1..=u64::MAX, |link| {
+            link.sequence..=link.sequence.saturating_add(frames_max)
+        });
         let mut rest = Rest::default();
-        let mut at = offset;
-        while self.window.remaining(at) > 0 {
+        let mut at = wanted.offset;
+        while self.window.remaining(at) > 0 && at < limit {
             let chunk = self.window.chunk(at)?;
             let is_last = chunk.len() as u64 == self.window.remaining(at);
             // What begins near the end of a chunk is looked at with the next one.
@@ -136,7 +179,7 @@ impl<'a> Scan<'a> {
                 if here.len() >= FRAME_HEADER_BYTES
                     && sequences.contains(&LE::read_u64(&here[16..]))
                 {
-                    self.look_at(here, place, offset, link, &mut rest)?;
+                    self.look_at(here, place, wanted, &mut rest)?;
                     if rest.directory.is_some() {
                         return Ok(rest); // No later frame is asked then.
                     }
@@ -148,14 +191,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Looks whether a header or directory begins at `place`.
-    fn look_at(
-        &mut self,
-        here: &[u8],
-        place: u64,
-        offset: u64,
-        link: Link,
-        rest: &mut Rest,
-    ) -> Result<()> {
+    fn look_at(&mut self, here: &[u8], place: u64, wanted: &Wanted, rest: &mut Rest) -> Result<()> {
         let home = self.segment.home();
         let header = Head::decode_frame_header(here, home, place);
         let Some(head) = header.or_else(|| Directory::decode_head(here, home, place)) else {
@@ -169,14 +205,16 @@ impl<'a> Scan<'a> {
             };
             rest.wrote(place.saturating_add(bytes), self.window.file_bytes());
         }
+        let follows = |link: Link| {
+            head.sequence == link.sequence && LE::read_u32(&here[40..]) == link.predecessor
+        };
         let is_it = header.is_none()
-            && head.sequence == link.sequence
-            && LE::read_u32(&here[40..]) == link.predecessor
-            && LE::read_u64(&here[48..]) == offset;
+            && wanted.link.is_none_or(follows)
+            && LE::read_u64(&here[48..]) == wanted.offset;
         if is_it && rest.tries < TRIES_MAX {
             rest.tries += 1;
             let directory = self.directory_at(place)?;
-            let directory = directory.filter(|directory| follows(directory, offset, link));
+            let directory = directory.filter(|directory| wanted.is(directory));
             rest.directory = directory.map(|directory| directory.into_first(home));
         }
         Ok(())
@@ -190,7 +228,7 @@ impl<'a> Scan<'a> {
             return Err(damaged(Damage::Content));
         }
         let records = record::decode(&directory.records).map_err(damaged)?;
-        let claimed: u64 = records.iter().map(Record::payload_bytes).sum();
+        let claimed = records.payload_bytes();
         if claimed != u64::from(directory.head.payload_bytes) {
             return Err(damaged(Damage::Content));
         }
@@ -198,6 +236,7 @@ impl<'a> Scan<'a> {
         let payloads = self.window.read_up_to(payload_offset, claimed)?;
         let bad_entries = bad_entries(&records, &payloads, payload_offset);
         Ok(Frame {
+            segment: self.segment.clone(),
             directory,
             records,
             header_is_bad,
@@ -206,48 +245,59 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Whether a directory is the one of the frame at `offset` that follows `link`.
-fn follows(directory: &Directory, offset: u64, link: Link) -> bool {
+/// A frame that is looked for.
+struct Wanted {
+    offset: u64,
+    /// What it follows; `None` if that is not known.
+    link: Option<Link>,
+}
+
+impl Wanted {
+    fn is(&self, directory: &Directory) -> bool {
+        let follows = self.link.is_none_or(|link| follows(directory, link));
+        directory.frame_offset == self.offset && follows
+    }
+}
+
+/// Whether a directory is that of the frame that follows `link`.
+fn follows(directory: &Directory, link: Link) -> bool {
     if planted("old_frames") {
-        return directory.head.sequence == link.sequence && directory.frame_offset == offset;
+        return directory.head.sequence == link.sequence;
     }
     let epoch_follows = directory.head.epoch == link.epoch || link.epoch == Link::ANY_EPOCH || {
         let records = record::decode(&directory.records);
         let resume = Record::Resume {
             epoch_before: link.epoch,
         };
-        records.is_ok_and(|records| records.first() == Some(&resume))
+        records.is_ok_and(|records| records.list.first() == Some(&resume))
     };
     directory.head.sequence == link.sequence
         && directory.predecessor == link.predecessor
-        && directory.frame_offset == offset
         && epoch_follows
 }
 
-fn bad_entries(records: &[Record], payloads: &Bytes, payload_offset: u64) -> Vec<BadEntry> {
+fn bad_entries(records: &Records, payloads: &Bytes, payload_offset: u64) -> Vec<BadEntry> {
     let mut bad = Vec::new();
     let mut at = 0;
-    for record in records {
-        let Record::Entries {
-            group,
-            first,
-            entries,
-            ..
-        } = record
-        else {
+    for (record, metas) in records.iter() {
+        let Record::Entries(run) = record else {
             continue;
         };
-        for (meta, index) in entries.iter().zip(first.index.0..) {
+        if !run.has_payloads() {
+            continue;
+        }
+        for (meta, index) in metas.iter().zip(run.first.index.0..) {
             let id = LogId {
-                term: first.term,
+                term: run.first.term,
                 index: Index(index),
             };
             let end = at + meta.payload_bytes as usize;
             let payload = payloads.get(at..end);
-            if payload.is_none_or(|payload| entry_checksum(*group, id, payload) != meta.checksum) {
+            if payload.is_none_or(|payload| entry_checksum(run.group, id, payload) != meta.checksum)
+            {
                 let offset = payload_offset + at as u64;
                 bad.push(BadEntry {
-                    group: *group,
+                    group: run.group,
                     id,
                     offset,
                 });

@@ -8,12 +8,14 @@ use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 
 use crate::groups::Groups;
-use crate::record::Record;
+use crate::record::{How, Record, Records};
 use crate::types::{GroupId, HardState, Index, LogId};
 
 #[derive(Debug, Default)]
 pub(crate) struct States {
     states: HashMap<GroupId, State, FxBuildHasher>,
+    /// Of all user records and suspects together, encoded.
+    extra_bytes: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,24 +24,93 @@ struct State {
     user_record: Bytes,
     purged: LogId,
     last: LogId,
+    /// First and last of suspect entries, in no order.
+    suspects: Vec<(Index, Index)>,
 }
 
-/// What a group takes in a segment's first frame and its part of the seal, user record aside.
+/// What a group takes in a segment's first frame, whose directory stands there twice, and in the seal; user record and
+/// suspects aside.
 pub(crate) const STATE_BYTES: u64 = 512;
+/// Its directories and the seal hold everything so often.
+pub(crate) const STATE_COPIES: u64 = 3;
+const SUSPECT_BYTES: u64 = 32;
+
+impl State {
+    fn extra_bytes(&self) -> u64 {
+        self.user_record.len() as u64 + SUSPECT_BYTES * self.suspects.len() as u64
+    }
+
+    fn unsuspect(&mut self, first: Index, last: Index) {
+        if self.suspects.is_empty() {
+            return;
+        }
+        let left = self.suspects.drain(..).flat_map(|(from, to)| {
+            let before = (from, to.min(first.prev()));
+            let after = (from.max(Index(last.0.saturating_add(1))), to);
+            [before, after].into_iter().filter(|(from, to)| from <= to)
+        });
+        self.suspects = left.collect();
+    }
+
+    /// Takes in a record of its group.
+    fn apply(&mut self, record: &Record) {
+        let end = Index(u64::MAX);
+        match record {
+            Record::Entries(run) => {
+                let (term, index) = (run.first.term, run.last());
+                match run.how {
+                    How::Appended => {
+                        self.unsuspect(run.first.index, end);
+                        self.last = LogId { term, index };
+                    }
+                    How::Moved => self.unsuspect(run.first.index, index),
+                    How::Lost => {}
+                }
+            }
+            Record::HardState { hard_state, .. } => self.hard_state = *hard_state,
+            Record::User { bytes, .. } => self.user_record = bytes.clone(),
+            Record::Truncate { last, .. } => {
+                self.unsuspect(last.index.next(), end);
+                self.last = *last;
+            }
+            Record::Purge { last, .. } => {
+                self.unsuspect(Index(0), last.index);
+                self.purged = *last;
+                if last.index >= self.last.index {
+                    self.last = *last;
+                }
+            }
+            Record::State { purged, last, .. } => (self.purged, self.last) = (*purged, *last),
+            Record::Suspect { first, count, .. } => {
+                let last = Index(first.0 + count - 1);
+                self.unsuspect(*first, last);
+                self.suspects.push((*first, last));
+            }
+            Record::Range { .. } | Record::Remove { .. } | Record::Resume { .. } => {}
+        }
+    }
+}
 
 impl States {
     pub(crate) fn of(groups: &Groups) -> States {
-        let states = groups.iter().map(|(id, group)| {
-            let state = State {
-                hard_state: group.hard_state,
-                user_record: group.user_record.clone(),
-                purged: group.purged(),
-                last: group.last(),
-            };
-            (id, state)
-        });
+        let states: HashMap<_, _, _> = groups
+            .iter()
+            .map(|(id, group)| {
+                let suspects = group.extents.iter().filter(|extent| extent.suspect);
+                let state = State {
+                    hard_state: group.hard_state,
+                    user_record: group.user_record.clone(),
+                    purged: group.purged,
+                    last: group.last(),
+                    suspects: suspects.map(|e| (e.first, e.last())).collect(),
+                };
+                (id, state)
+            })
+            .collect();
+        let extra_bytes = states.values().map(State::extra_bytes).sum();
         States {
-            states: states.collect(),
+            states,
+            extra_bytes,
         }
     }
 
@@ -49,66 +120,54 @@ impl States {
             return;
         };
         if let Record::Remove { .. } = record {
-            self.states.remove(&id);
+            let removed = self.states.remove(&id).unwrap_or_default();
+            self.extra_bytes -= removed.extra_bytes();
             return;
         }
         let state = self.states.entry(id).or_default();
-        match record {
-            Record::Entries { first, entries, .. } => {
-                let index = Index(first.index.0 + entries.len() as u64 - 1);
-                state.last = LogId {
-                    term: first.term,
-                    index,
-                };
-            }
-            Record::HardState { hard_state, .. } => state.hard_state = *hard_state,
-            Record::User { bytes, .. } => state.user_record = bytes.clone(),
-            Record::Truncate { last, .. } => state.last = *last,
-            Record::Purge { last, .. } => {
-                state.purged = *last;
-                if last.index >= state.last.index {
-                    state.last = *last;
-                }
-            }
-            Record::State { purged, last, .. } => (state.purged, state.last) = (*purged, *last),
-            Record::Remove { .. } | Record::Resume { .. } => {}
-        }
+        let before = state.extra_bytes();
+        state.apply(record);
+        self.extra_bytes = self.extra_bytes - before + state.extra_bytes();
     }
 
     /// The records of a segment's first frame, by group.
-    pub(crate) fn records(&self) -> Vec<Record> {
+    pub(crate) fn records(&self) -> Records {
         let mut states: Vec<_> = self.states.iter().collect();
         states.sort_unstable_by_key(|(group, _)| **group);
-        let records = states.into_iter().flat_map(|(&group, state)| {
-            [
-                Record::State {
-                    group,
-                    purged: state.purged,
-                    last: state.last,
-                },
-                Record::HardState {
-                    group,
-                    hard_state: state.hard_state,
-                },
-                Record::User {
-                    group,
-                    bytes: state.user_record.clone(),
-                },
-            ]
-        });
-        records.collect()
+        let mut list = Vec::with_capacity(3 * states.len());
+        for (&group, state) in states {
+            let State { purged, last, .. } = *state;
+            list.push(Record::State {
+                group,
+                purged,
+                last,
+            });
+            if state.hard_state != HardState::default() {
+                let hard_state = state.hard_state;
+                list.push(Record::HardState { group, hard_state });
+            }
+            if !state.user_record.is_empty() {
+                let bytes = state.user_record.clone();
+                list.push(Record::User { group, bytes });
+            }
+            list.extend(state.suspects.iter().map(|&(first, last)| Record::Suspect {
+                group,
+                first,
+                count: last.0 - first.0 + 1,
+            }));
+        }
+        let metas = Vec::new();
+        Records { list, metas }
     }
 
     /// The most space that a frame of [`records`](States::records) takes.
     pub(crate) fn space(&self) -> u64 {
-        let users = self
-            .states
-            .values()
-            .map(|state| state.user_record.len() as u64);
-        STATE_BYTES * (self.states.len() as u64 + 1) + 2 * users.sum::<u64>()
+        // The second directory stands at a distance from the first.
+        let distance = crate::format::COPY_DISTANCE;
+        distance + STATE_BYTES * (self.states.len() as u64 + 1) + STATE_COPIES * self.extra_bytes
     }
 
-    /// Whether `record`, of the first frame of a segment that is not the oldest, says what is known already.
+    /// Whether `record`, of the first frame of a segment, says what is known already.
     pub(crate) fn agrees(&self, record: &Record) -> bool {
         let state = record.group().and_then(|group| self.states.get(&group));
         let Some(state) = state else {
@@ -118,6 +177,7 @@ impl States {
             Record::State { purged, last, .. } => (state.purged, state.last) == (*purged, *last),
             Record::HardState { hard_state, .. } => state.hard_state == *hard_state,
             Record::User { bytes, .. } => state.user_record == *bytes,
+            Record::Suspect { .. } => true, // An `open` may just have found it.
             _ => false,
         }
     }

@@ -70,7 +70,9 @@ impl History {
             .last()
             .map_or(content.purged, |entry| entry.id);
         let count = last.index.0 - content.purged.index.0;
-        match self.draw.below(20) {
+        // A group that does not exist is neither truncated nor removed.
+        let exists = groups.contains_key(&GroupId(group));
+        match self.draw.below(if exists { 20 } else { 15 }) {
             0..=9 => {
                 let back = self.draw.below(5) / 4 * self.draw.below(count + 1);
                 let first = last.index.0 + 1 - back;
@@ -169,9 +171,12 @@ impl History {
 
     fn life(&mut self, faults: bool) {
         let options = self.draw.options();
-        let Ok(wal) = open(&self.disk, &options) else {
-            assert!(faults);
-            return;
+        let wal = match open(&self.disk, &options) {
+            Ok(wal) => wal,
+            Err(error) => {
+                assert!(faults, "{error}");
+                return;
+            }
         };
         let found = state_of(&wal);
         let k = self.states.iter().position(|state| *state == found);

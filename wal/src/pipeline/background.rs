@@ -1,10 +1,9 @@
-//! The log's own threads: one writes what nobody waits for and marks an idle log, the other has the next segment ready.
+//! The log's own thread: writes what nobody waits for, and marks an idle log.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use super::{NO_PANIC, Pipeline, Shared};
-use crate::segment::{Spare, segment_bytes};
 
 /// When an idle log is to be marked.
 #[derive(Default)]
@@ -57,8 +56,11 @@ impl Pipeline {
             return self.work.wait(shared).expect(NO_PANIC);
         };
         let wait = due.saturating_duration_since(Instant::now());
-        if wait.is_zero() {
+        if wait.is_zero() && shared.queue.is_empty() {
             return self.write_mark(shared);
+        }
+        if wait.is_zero() {
+            return self.work.wait(shared).expect(NO_PANIC); // Whoever waits for the queue writes it, and tells.
         }
         shared.mark.is_timed = true;
         let (mut shared, _) = self.work.wait_timeout(shared, wait).expect(NO_PANIC);
@@ -74,9 +76,10 @@ impl Pipeline {
         shared.is_writing = true;
         shared.mark.unmarked_since = None;
         drop(shared);
-        let mut writer = self.writer.lock().expect(NO_PANIC);
-        let outcome = writer.write_control();
-        drop(writer);
+        let mark = self.writer.lock().expect(NO_PANIC).mark;
+        let mut control = self.control.lock().expect(NO_PANIC);
+        let outcome = control.update(|control| control.mark = mark);
+        drop(control);
         let mut shared = self.shared();
         shared.mark.marked_at = Some(Instant::now());
         if let Err(error) = outcome {
@@ -85,36 +88,11 @@ impl Pipeline {
         self.end_write(shared)
     }
 
-    /// The log's other thread: has the file of the next segment ready before it is needed, written once, so that a
-    /// rotation waits for nothing.
-    pub(crate) fn prepare(&self) {
-        let mut shared = self.shared();
-        while !shared.stop {
-            if !shared.space.wants_spare() {
-                shared = self.space_wanted.wait(shared).expect(NO_PANIC);
-                continue;
-            }
-            let number = shared.space.next_number();
-            let file_bytes = segment_bytes(self.options.segment_bytes, shared.space.states);
-            drop(shared);
-            let goes_on = || !self.shared().stop;
-            let made = Spare::create(&*self.disk, &self.dir, number, file_bytes, Some(&goes_on));
-            shared = self.shared();
-            match made {
-                Ok(spare) => self.offer_spare(&mut shared, spare),
-                Err(error) => {
-                    tracing::debug!(%error, "cannot prepare a segment");
-                    shared.space.gave_up = true;
-                }
-            }
-        }
-    }
-
     /// Tells the log's threads to end.
     pub(crate) fn stop(&self) {
         self.shared().stop = true;
         self.work.notify_all();
-        self.space_wanted.notify_all();
+        self.space_work.notify_all();
     }
 }
 

@@ -1,27 +1,43 @@
 //! The space that a batch will need is there before the batch is taken: so a full disk is told to whoever submits, and a
 //! ticket never fails for it.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use super::{Pipeline, Shared};
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Error, Result};
-use crate::record::Record;
-use crate::segment::{Spare, segment_bytes};
-use crate::states::STATE_BYTES;
-use crate::writer::frame_space;
+use crate::frame::Home;
+use crate::recovery::Recovered;
+use crate::segment::{Segment, segment_bytes};
+use crate::spare::Spare;
+use crate::states::{STATE_BYTES, STATE_COPIES};
+use crate::writer::{Writer, frame_space};
 
 /// The space for what is queued or under way.
 pub(super) struct Space {
     pub(super) taken: u64,
     /// The size of the segment that is written to, and what is left of it.
-    pub(super) segment_bytes: u64,
-    pub(super) room: u64,
+    segment_bytes: u64,
+    room: u64,
     /// What the first frame of a segment takes.
-    pub(super) states: u64,
+    states: u64,
+    /// The next segments: they have their names, and no frames. More than one only after a crash.
+    pub(super) prepared: VecDeque<Arc<Segment>>,
+    /// A segment gets its name just now.
+    pub(super) is_promoting: bool,
+    /// Whether a segment has its name is not known.
+    pub(super) promotion_failed: bool,
+    /// A file is being made that will become a segment.
+    pub(super) is_preparing: bool,
+    log_id: u128,
+    /// The number of the newest segment that has its name.
+    newest: u64,
     /// A file that waits to become a segment.
     pub(super) spare: Option<Spare>,
-    pub(super) spares_made: u64,
-    /// No spare could be prepared. Tried again after the next rotation.
+    spares_made: u64,
+    /// No segment could be prepared. Tried again after the next rotation.
     pub(super) gave_up: bool,
 }
 
@@ -34,7 +50,7 @@ fn reserve_bytes(segment_bytes: u64) -> u64 {
 /// The space that a batch needs.
 #[derive(Clone, Copy)]
 pub(super) struct BatchSpace {
-    pub(super) frame: u64,
+    frame: u64,
     /// What it may add to the first frame of the next segment.
     states: u64,
 }
@@ -48,54 +64,99 @@ impl BatchSpace {
 impl Pipeline {
     /// The space that a batch needs, if it is not over the limit.
     pub(super) fn space_of(&self, batch: &Batch) -> Result<BatchSpace> {
-        let payload_bytes: u64 = batch
-            .payloads
-            .iter()
-            .map(|payload| payload.len() as u64)
-            .sum();
-        let record_bytes = batch.records.iter().map(Record::encoded_bytes_max).sum();
+        let payloads = batch.payloads.iter().map(|payload| payload.len() as u64);
+        let entry_max = payloads.clone().max().into_iter().chain(batch.oversize);
+        let entry_bytes_max = self.options.entry_bytes_max;
+        if let Some(bytes) = entry_max.max().filter(|bytes| *bytes > entry_bytes_max) {
+            return Err(Error::EntryTooLarge {
+                bytes,
+                bytes_max: entry_bytes_max,
+            });
+        }
+        let record_bytes = batch.records.encoded_bytes_max();
+        let groups = batch.records.list.len() as u64;
         let space = BatchSpace {
-            frame: frame_space(payload_bytes, record_bytes, batch.changes_vote),
-            states: 2 * record_bytes + STATE_BYTES * batch.records.len() as u64,
+            frame: frame_space(payloads.sum(), &batch.records, batch.changes_vote),
+            states: STATE_COPIES * record_bytes + STATE_BYTES * groups,
         };
         let bytes_max = self.options.batch_bytes_max;
-        match batch.oversize.unwrap_or(space.frame) {
+        match space.frame - batch.records.summary_bytes_max() {
             bytes if bytes > bytes_max => Err(Error::TooLarge { bytes, bytes_max }),
             _ => Ok(space),
         }
     }
 
-    /// Makes sure that there is space for one more batch: in the segment, or in a file that waits to become one, which
-    /// could take all that is under way.
+    fn reserve_bytes(&self) -> u64 {
+        match planted("no_reserve") {
+            true => 0,
+            false => reserve_bytes(self.options.segment_bytes),
+        }
+    }
+
+    /// Whether the next segment, which would have the space, gets its name just now.
+    pub(super) fn must_wait_for_segment(&self, space: &Space, more: u64) -> bool {
+        space.is_promoting && !space.has(space.taken + more + self.reserve_bytes())
+    }
+
+    /// Makes sure that there is space for one more batch: in the segment, or in the next one, which could take all that is
+    /// under way.
     ///
     /// What is left then is the reserve, which only vital batches enter, and only when the disk is full. They too leave
     /// something: opening a log takes a frame.
-    pub(super) fn reserve(&self, space: &mut Space, more: u64, is_vital: bool) -> Result<()> {
-        let reserve = match planted("no_reserve") {
-            true => 0,
-            false => reserve_bytes(self.options.segment_bytes),
-        };
-        let wanted = space.taken + more;
-        if space.has(wanted + reserve) {
+    pub(super) fn reserve(&self, shared: &mut Shared, more: u64, is_vital: bool) -> Result<()> {
+        let reserve = self.reserve_bytes();
+        let wanted = shared.space.taken + more;
+        if shared.space.has(wanted + reserve) {
             return Ok(());
         }
-        match self.make_spare(space, wanted + reserve) {
-            Err(Error::Full { .. }) if is_vital && space.has(wanted + reserve / 4) => Ok(()),
+        match self.make_segment(shared, wanted + reserve) {
+            Err(Error::Full { .. }) if is_vital && shared.space.has(wanted + reserve / 4) => Ok(()),
             made => made,
         }
     }
 
-    fn make_spare(&self, space: &mut Space, wanted: u64) -> Result<()> {
+    /// The preparer was too slow, or the next segment is too small: makes it now, not prewritten.
+    fn make_segment(&self, shared: &mut Shared, wanted: u64) -> Result<()> {
+        let space = &mut shared.space;
         let file_bytes = segment_bytes(self.options.segment_bytes, space.states + wanted);
-        let number = space.next_number();
-        let spare = Spare::create(&*self.disk, &self.dir, number, file_bytes, None)?;
-        match space.spare.replace(spare) {
-            Some(too_small) => too_small.remove(&*self.disk),
-            None => Ok(()),
+        let spare = space
+            .spare
+            .take_if(|spare| spare.file_bytes() >= file_bytes);
+        let spare = match spare {
+            Some(spare) => spare,
+            None => {
+                let number = space.next_spare_number();
+                Spare::create(&*self.disk, &self.dir, number, file_bytes, None)?
+            }
+        };
+        let too_small = space.prepared.pop_front();
+        let number = match &too_small {
+            Some(segment) => segment.header.number,
+            None => space.newest + 1,
+        };
+        space.newest = space.newest.max(number);
+        let made = self.promote(spare, space.home(number));
+        match made {
+            Ok(segment) => {
+                shared.space.prepared.push_front(segment);
+                Ok(())
+            }
+            Err(error) => {
+                shared.space.promotion_failed = true;
+                Err(error)
+            }
         }
     }
 
-    /// Keeps a file for the next segment, unless there is one by now.
+    /// Makes a spare the next segment. Durable on return, and CONTROL knows of it: it would be missed.
+    pub(super) fn promote(&self, spare: Spare, home: Home) -> Result<Arc<Segment>> {
+        let segment = spare.into_segment(&*self.disk, &self.dir, home)?;
+        let mut control = self.control.lock().expect(super::NO_PANIC);
+        control.update(|control| control.newest = control.newest.max(home.segment))?;
+        Ok(Arc::new(segment))
+    }
+
+    /// Keeps a file for a later segment, unless there is one by now.
     pub(super) fn offer_spare(&self, shared: &mut Shared, spare: Spare) {
         match &shared.space.spare {
             None => shared.space.spare = Some(spare),
@@ -104,28 +165,76 @@ impl Pipeline {
         }
     }
 
-    /// The file for the next segment.
-    pub(super) fn next_spare(&self) -> Result<Spare> {
+    /// The next segment, for the writer.
+    pub(super) fn next_segment(&self) -> Result<Arc<Segment>> {
         let mut shared = self.shared();
-        let spare = shared.space.spare.take();
-        Ok(spare.expect("space was reserved when the batch was submitted"))
+        let next = shared.space.prepared.pop_front();
+        Ok(next.expect("space was reserved when the batch was submitted"))
     }
 }
 
 impl Space {
+    pub(super) fn of(recovered: &Recovered) -> Space {
+        let mut space = Space {
+            taken: 0,
+            segment_bytes: 0,
+            room: 0,
+            states: 0,
+            prepared: recovered.prepared.clone(),
+            is_promoting: false,
+            is_preparing: false,
+            promotion_failed: false,
+            log_id: recovered.control.control.log_id,
+            newest: recovered.newest,
+            spare: None,
+            spares_made: recovered.spare.as_ref().map_or(0, Spare::number),
+            gave_up: false,
+        };
+        space.follow(&recovered.writer);
+        space
+    }
+
+    /// The writer has written.
+    pub(super) fn follow(&mut self, writer: &Writer) {
+        self.segment_bytes = writer.segment.header.file_bytes;
+        self.room = writer.room();
+        self.states = writer.states.space();
+    }
+
     /// Whether frames of so many bytes have a place.
     fn has(&self, bytes: u64) -> bool {
-        let is_enough = |spare: &Spare| spare.file_bytes() >= segment_bytes(0, self.states + bytes);
-        bytes <= self.room || self.spare.as_ref().is_some_and(is_enough)
+        let enough = segment_bytes(0, self.states + bytes);
+        let next = self.prepared.front();
+        bytes <= self.room || next.is_some_and(|next| next.header.file_bytes >= enough)
     }
 
     /// The next segment is prepared when this one is half full: a small log never pays for it.
-    pub(super) fn wants_spare(&self) -> bool {
-        self.spare.is_none() && self.room < self.segment_bytes / 2 && !self.gave_up
+    pub(super) fn wants_segment(&self) -> bool {
+        self.prepared.is_empty()
+            && !self.is_preparing
+            && self.room < self.segment_bytes / 2
+            && !self.gave_up
+    }
+
+    /// What the next segment is to be, which is to be prepared now.
+    pub(super) fn begin_promoting(&mut self) -> Home {
+        self.is_promoting = true;
+        self.newest += 1;
+        self.home(self.newest)
+    }
+
+    fn home(&self, segment: u64) -> Home {
+        let log_id = self.log_id;
+        Home { log_id, segment }
+    }
+
+    /// The size of a segment that is made in advance.
+    pub(super) fn wanted_bytes(&self, preferred_bytes: u64) -> u64 {
+        segment_bytes(preferred_bytes, self.states)
     }
 
     /// A number that no spare had.
-    pub(super) fn next_number(&mut self) -> u64 {
+    pub(super) fn next_spare_number(&mut self) -> u64 {
         self.spares_made += 1;
         self.spares_made
     }

@@ -1,0 +1,199 @@
+//! What segments need beside being written to: the full ones are sealed, the dead ones freed, the next one is prepared. A
+//! thread of the log does it, so that no writer waits for it; without threads it is done after each write.
+
+use std::sync::{Arc, MutexGuard};
+
+use super::{NO_PANIC, Pipeline, Shared};
+use crate::Options;
+use crate::canary::planted;
+use crate::error::{Error, Result};
+use crate::seal::Full;
+use crate::segment::Segment;
+use crate::spare::Spare;
+
+/// A sealed segment's rows are taken from so many groups at a time: readers and writers come in between.
+const STRIP_GROUPS: usize = 256;
+
+impl Shared {
+    /// Whether there is something to do for segments.
+    pub(super) fn wants_tending(&self, options: &Options) -> bool {
+        let prepares = !options.manual_drive && self.space.wants_segment();
+        self.poison.is_none() && (!self.full.is_empty() || self.may_free() || prepares)
+    }
+
+    fn may_free(&self) -> bool {
+        let decided =
+            |(_, submitted): &(u64, u64)| *submitted <= self.durable || planted("freed_early");
+        self.dead.as_ref().is_some_and(decided)
+    }
+}
+
+impl Pipeline {
+    /// The log's other thread: does what there is to do, until it is told to stop.
+    pub(crate) fn tend(&self) {
+        let mut shared = self.shared();
+        while !shared.stop {
+            shared = match shared.wants_tending(&self.options) {
+                true => self.tend_once(shared),
+                false => self.space_work.wait(shared).expect(NO_PANIC),
+            };
+        }
+    }
+
+    /// Does all there is to do, on this thread.
+    pub(crate) fn tend_all<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+    ) -> MutexGuard<'a, Shared> {
+        while shared.wants_tending(&self.options) {
+            shared = self.tend_once(shared);
+        }
+        shared
+    }
+
+    fn tend_once<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        // Sealing first: what is freed is sealed, or recovery would look for what follows it.
+        if let Some(full) = shared.full.pop_front() {
+            return self.seal(shared, &full);
+        }
+        if let Some(dead) = shared.freed() {
+            return self.free(shared, dead);
+        }
+        match shared.space.wants_segment() && !self.options.manual_drive {
+            true => self.prepare(shared),
+            false => shared,
+        }
+    }
+
+    fn seal<'a>(&'a self, shared: MutexGuard<'a, Shared>, full: &Full) -> MutexGuard<'a, Shared> {
+        drop(shared);
+        let sealed = full.seal();
+        let mut shared = self.shared();
+        let table = match sealed {
+            Ok(table) => Arc::new(table),
+            Err(error) => return self.poisoned(shared, error),
+        };
+        let number = full.segment.header.number;
+        if !shared.segments.contains_key(&number) {
+            return shared;
+        }
+        shared.tables.insert(number, table.clone());
+        for groups in table.groups().chunks(STRIP_GROUPS) {
+            for group in groups {
+                shared.groups.strip(number, *group);
+            }
+            drop(shared);
+            shared = self.shared();
+        }
+        shared
+    }
+
+    /// Gives the space of dead segments back, or to a later segment.
+    fn free<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        dead: Vec<Arc<Segment>>,
+    ) -> MutexGuard<'a, Shared> {
+        let wanted = self.options.recycle && shared.space.spare.is_none();
+        let file_bytes = shared.space.wanted_bytes(self.options.segment_bytes);
+        let recycle = wanted.then(|| (shared.space.next_spare_number(), file_bytes));
+        drop(shared);
+        let freed = self.give_back(dead, recycle);
+        let mut shared = self.shared();
+        match freed {
+            Ok(Some(spare)) => self.offer_spare(&mut shared, spare),
+            Ok(None) => {}
+            Err(error) => return self.poisoned(shared, error),
+        }
+        shared
+    }
+
+    /// Frees the oldest segments: no extent lies in them, durably. With `recycle`, a number for a spare and its size, gives
+    /// the file of one of them back, if it has that size and nobody reads it.
+    ///
+    /// CONTROL says so first. If a crash comes between, the next `open` removes the files.
+    fn give_back(
+        &self,
+        dead: Vec<Arc<Segment>>,
+        mut recycle: Option<(u64, u64)>,
+    ) -> Result<Option<Spare>> {
+        if !planted("removed_before_control") {
+            let mut control = self.control.lock().expect(NO_PANIC);
+            control.update(|control| control.oldest += dead.len() as u64)?;
+        }
+        let mut spare = None;
+        for segment in dead {
+            let wanted = recycle.filter(|(_, file_bytes)| segment.header.file_bytes == *file_bytes);
+            let path = segment.path.clone();
+            match (wanted, Arc::into_inner(segment)) {
+                (Some((number, _)), Some(segment)) => {
+                    spare = Some(Spare::recycle(&*self.disk, &self.dir, number, segment)?);
+                    recycle = None;
+                }
+                _ => self
+                    .disk
+                    .remove(&path)
+                    .map_err(Error::io("remove", &path))?,
+            }
+        }
+        self.disk
+            .sync_dir(&self.dir)
+            .map_err(Error::io("sync", &self.dir))?;
+        Ok(spare)
+    }
+
+    /// Has the next segment ready before it is needed, written once, so that a rotation waits for nothing.
+    fn prepare<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        let number = shared.space.next_spare_number();
+        let file_bytes = shared.space.wanted_bytes(self.options.segment_bytes);
+        let spare = shared.space.spare.take();
+        shared.space.is_preparing = true;
+        drop(shared);
+        let goes_on = || !self.shared().stop;
+        let made = match spare {
+            Some(spare) if spare.file_bytes() >= file_bytes => Ok(spare),
+            too_small => {
+                // If it cannot be removed, the next `open` does it.
+                let _ = too_small.map(|spare| spare.remove(&*self.disk));
+                Spare::create(&*self.disk, &self.dir, number, file_bytes, Some(&goes_on))
+            }
+        };
+        let mut shared = self.shared();
+        shared.space.is_preparing = false;
+        let spare = match made {
+            Ok(spare) => spare,
+            Err(error) => {
+                tracing::debug!(%error, "cannot prepare a segment");
+                shared.space.gave_up = true;
+                return shared;
+            }
+        };
+        if !shared.space.prepared.is_empty() || shared.stop {
+            self.offer_spare(&mut shared, spare); // A writer could not wait.
+            return shared;
+        }
+        let home = shared.space.begin_promoting();
+        drop(shared);
+        let promoted = self.promote(spare, home);
+        shared = self.shared();
+        shared.space.is_promoting = false;
+        match promoted {
+            Ok(segment) => shared.space.prepared.push_back(segment),
+            Err(error) => return self.poisoned(shared, error),
+        }
+        self.changed.notify_all();
+        shared
+    }
+
+    /// Something failed that was not a write of batches: nothing more is written, and everybody is told.
+    fn poisoned<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        error: Error,
+    ) -> MutexGuard<'a, Shared> {
+        shared.poison(error, Vec::new());
+        self.changed.notify_all();
+        shared.find_due();
+        self.call_back(shared)
+    }
+}

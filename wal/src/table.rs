@@ -1,0 +1,96 @@
+//! A segment's table: which entries it holds, as of its end, and where in it each payload is. Made from the segment's
+//! directories alone, whatever stands in other segments.
+
+use std::sync::Arc;
+
+use crate::error::{Damage, Error, Result};
+use crate::frame::Directory;
+use crate::group::{Extent, Row};
+use crate::groups::{Groups, Source};
+use crate::record::{self, Record, Records};
+use crate::scan::Scan;
+use crate::segment::Segment;
+use crate::types::{GroupId, Index};
+
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    groups: Groups,
+    /// What it takes in memory, about.
+    pub(crate) bytes: u64,
+}
+
+impl Table {
+    /// The table of segment `number`, from the directories of its frames, in order.
+    pub(crate) fn of<'a>(
+        number: u64,
+        directories: impl IntoIterator<Item = &'a Directory>,
+    ) -> std::result::Result<Table, Damage> {
+        let mut table = Table::default();
+        for directory in directories {
+            let records = record::decode(&directory.records)?;
+            let mut source = Source::Written {
+                segment: number,
+                offset: directory.payload_offset(),
+            };
+            for (record, metas) in records.iter() {
+                let counts = matches!(
+                    record,
+                    Record::Entries(_)
+                        | Record::Truncate { .. }
+                        | Record::Purge { .. }
+                        | Record::Remove { .. }
+                );
+                if counts {
+                    table.groups.change(record, metas, &mut source);
+                }
+            }
+        }
+        let extents = table.groups.iter().flat_map(|(_, group)| &group.extents);
+        let bytes = extents.map(|extent| {
+            size_of::<Extent>() + size_of::<Row>() * extent.count as usize // has all rows
+        });
+        table.bytes = bytes.sum::<usize>() as u64;
+        Ok(table)
+    }
+
+    /// Reads the table of a segment: from its seal, or if that is damaged from its frames.
+    pub(crate) fn load(segment: &Arc<Segment>) -> Result<Table> {
+        let sealed = match segment.trailer()? {
+            Some(trailer) => segment.sealed_directories(&trailer)?,
+            None => None,
+        };
+        let directories = match sealed {
+            Some(directories) => directories,
+            None => Scan::new(segment)?.directories()?,
+        };
+        let table = Table::of(segment.header.number, &directories);
+        table.map_err(|reason| Error::damaged(&segment.path, 0, reason))
+    }
+
+    pub(crate) fn row(&self, group: GroupId, index: Index) -> Option<Row> {
+        self.groups.find(group)?.find(index)?.row(index)
+    }
+
+    /// The groups of which it has entries, in ascending order.
+    pub(crate) fn groups(&self) -> Vec<GroupId> {
+        let groups = self.groups.iter();
+        let mut groups: Vec<GroupId> = groups
+            .filter(|(_, group)| !group.extents.is_empty())
+            .map(|(id, _)| id)
+            .collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// What it says without the rows.
+    pub(crate) fn summary(&self) -> Records {
+        let ranges = self.groups().into_iter().flat_map(|id| {
+            let group = self.groups.find(id);
+            group.into_iter().flat_map(move |group| group.ranges(id))
+        });
+        Records {
+            list: ranges.collect(),
+            metas: Vec::new(),
+        }
+    }
+}
