@@ -7,12 +7,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::fd::AsFd;
+use rustix::fs::{Mode, OFlags};
+
 use crate::{Caution, DirLock, Disk, DiskFile, LOCK_FILE, LockMode, Map, caution};
 
 /// Files and directories of the operating system.
 ///
-/// On macOS the standard library's `sync_data` is `F_FULLFSYNC`, which reaches the media and not only the drive's
-/// cache. Windows is not supported.
+/// On macOS a sync is `F_FULLFSYNC`, which reaches the media and not only the drive's cache. A sync that a signal
+/// interrupts is an error like any other. Windows is not supported.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct OsDisk;
 
@@ -34,7 +37,8 @@ impl Disk for OsDisk {
         if !dir.is_dir() {
             self.create_dir_all(parent)?;
             match fs::create_dir(dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                // Somebody else may have made it just now; a file in its place stays an error.
+                Err(error) if !dir.is_dir() => return Err(error),
                 _ => {}
             }
         }
@@ -65,7 +69,11 @@ impl Disk for OsDisk {
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OsFile(File::open(path)?)))
+        let file = File::open(path)?;
+        match file.metadata()?.is_dir() {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => Ok(Box::new(OsFile(file))),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -77,7 +85,8 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        sync_all(&rustix::fs::open(dir, flags, Mode::empty())?)
     }
 
     fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
@@ -167,7 +176,7 @@ impl DiskFile for OsFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        sync_data(&self.0)
     }
 }
 
@@ -185,6 +194,30 @@ impl OsFile {
         }
         Ok(())
     }
+}
+
+/// Not the standard library's `sync_data`: it calls again when a signal comes in between (`EINTR`), and a first call may
+/// have taken the word of a failed write-back with it.
+#[cfg(not(target_vendor = "apple"))]
+fn sync_data(file: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::fdatasync(file)?)
+}
+
+/// For directories: their entries are metadata, which `fdatasync` may leave.
+#[cfg(not(target_vendor = "apple"))]
+fn sync_all(dir: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::fsync(dir)?)
+}
+
+/// `fsync` reaches the drive alone, and its cache may be lost.
+#[cfg(target_vendor = "apple")]
+fn sync_data(file: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::fcntl_fullfsync(file)?)
+}
+
+#[cfg(target_vendor = "apple")]
+fn sync_all(dir: &impl AsFd) -> io::Result<()> {
+    sync_data(dir)
 }
 
 /// Not fs2: it looks for the error of `posix_fallocate` in `errno`, where that function does not leave it, so a full disk
