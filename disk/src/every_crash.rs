@@ -95,6 +95,8 @@ struct Crashed<T> {
     disk: SimDisk,
     outcome: T,
     units: usize,
+    /// Whether a drawn state can differ from those of the units.
+    drawn: bool,
     /// `None`: it came to its end.
     died_in: Option<(Op, Arc<Path>)>,
     next: Option<CrashState>,
@@ -159,6 +161,7 @@ where
         let crashed_in = disk.crashed_in();
         Crashed {
             units: disk.unsynced_units(),
+            drawn: disk.has_past() || disk.unsynced_units() > 0,
             outcome,
             died_in: crashed_in.map(|(op, path)| (op, path.into())),
             next: Some(CrashState::Kill),
@@ -167,10 +170,11 @@ where
     }
 
     /// What comes after a state of the same crash.
-    fn after(&self, state: CrashState, units: usize) -> Option<CrashState> {
+    fn after(&self, state: CrashState, crashed: &Crashed<T>) -> Option<CrashState> {
+        let units = crashed.units;
         let every_subset = units <= self.units_max;
         let seeds = match every_subset {
-            true if units == 0 => 0,
+            true if !crashed.drawn => 0,
             true => self.torn_seeds,
             false => self.seeds,
         };
@@ -251,7 +255,7 @@ where
                 None => self.crash_at(point),
             };
             if let Some(state) = crashed.next {
-                crashed.next = self.after(state, crashed.units);
+                crashed.next = self.after(state, &crashed);
                 let crash = self.give(point, state, &crashed);
                 self.crashed = Some(crashed);
                 match crash {

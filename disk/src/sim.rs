@@ -9,6 +9,7 @@ mod control;
 mod fate;
 mod faults;
 mod handles;
+mod holes;
 mod image;
 mod names;
 mod state;
@@ -168,6 +169,12 @@ impl SimDisk {
         let distinct = self.state().cut_keeping(keep);
         self.changed();
         distinct
+    }
+
+    /// Whether a power cut may leave something that was there for a while, and that no unit is about.
+    pub(crate) fn has_past(&self) -> bool {
+        let state = self.state();
+        state.files.values().any(|file| file.has_past())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -54,7 +54,8 @@ impl Disk for SimDisk {
             let mut state = self.state();
             state.begin(Op::CreateDir, dir)?;
             match state.create_dir(dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                // Another thread may have made it just now; a file in its place stays an error.
+                Err(error) if !state.dirs.contains_key(dir) => return Err(error),
                 _ => {}
             }
         }

@@ -1,6 +1,8 @@
 //! The names in one simulated directory.
 //!
-//! Invariant: `media` with all of `unsynced` done to it, in order, is `cache`.
+//! Invariants:
+//! * `media` with all of `unsynced` done to it, in order, is `cache`.
+//! * A file has at most one name, in both: there are no links.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -132,11 +134,16 @@ fn apply(names: &mut BTreeMap<String, Node>, change: &Change) -> bool {
     match change {
         Change::Create(name, node) => names.insert(name.clone(), *node) != Some(*node),
         Change::Rename(from, to, node) => {
-            let gone = names.get(from) == Some(node);
-            if gone {
-                names.remove(from);
+            if names.get(to) == Some(node) {
+                return false;
             }
-            names.insert(to.clone(), *node) != Some(*node) || gone
+            match names.get(from) == Some(node) {
+                true => drop(names.remove(from)),
+                // The rename that gave it that name was lost: it has an earlier one, or none.
+                false => names.retain(|_, named| named != node),
+            }
+            names.insert(to.clone(), *node);
+            true
         }
         Change::Remove(name, node) => {
             let gone = names.get(name) == Some(node);

@@ -116,13 +116,33 @@ impl State {
 
     pub(super) fn names(&self, dir: &Path) -> io::Result<&Names> {
         let names = self.dirs.get(dir).map(|names| &**names);
-        names.ok_or_else(|| io::ErrorKind::NotFound.into())
+        names.ok_or_else(|| self.no_dir(dir).into())
+    }
+
+    /// What a call is told that names this directory, which is none: it is not there, or a file is in its way.
+    fn no_dir(&self, dir: &Path) -> io::ErrorKind {
+        let is_file = |path: &Path| {
+            let Ok((parent, name)) = split(path) else {
+                return false;
+            };
+            let names = self.dirs.get(parent);
+            matches!(
+                names.and_then(|names| names.get(&name)),
+                Some(Node::File(_))
+            )
+        };
+        match dir.ancestors().any(is_file) {
+            true => io::ErrorKind::NotADirectory,
+            false => io::ErrorKind::NotFound,
+        }
     }
 
     pub(super) fn names_mut(&mut self, dir: &Path) -> io::Result<&mut Names> {
+        if !self.dirs.contains_key(dir) {
+            return Err(self.no_dir(dir).into());
+        }
         let names = Arc::make_mut(&mut self.dirs).get_mut(dir);
-        let names = names.ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::make_mut(names))
+        Ok(Arc::make_mut(names.expect("it was there just now")))
     }
 
     pub(super) fn file(&self, file: FileId) -> &FileBytes {
@@ -290,7 +310,7 @@ impl State {
     pub(super) fn set_len(&mut self, file: FileId, len: u64) -> io::Result<()> {
         self.writable()?;
         let len = file_size(len)?;
-        let growth = len.saturating_sub(self.file(file).len()) as u64;
+        let growth = self.file(file).len_growth(len);
         if self.grant(growth) < growth {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -301,12 +321,12 @@ impl State {
     pub(super) fn allocate(&mut self, file: FileId, len: u64) -> io::Result<()> {
         self.writable()?;
         let len = file_size(len)?;
-        let growth = self.file(file).growth(0..len);
-        if self.grant(growth) < growth {
-            return Err(io::ErrorKind::StorageFull.into());
+        let fits = self.fitting(file, 0..len);
+        self.file_mut(file).allocate(fits); // so much, as ext4 does
+        match fits < len {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
         }
-        self.file_mut(file).allocate(len);
-        Ok(())
     }
 
     pub(super) fn punch_hole(&mut self, file: FileId, offset: u64, len: u64) -> io::Result<()> {

@@ -318,6 +318,34 @@ fn it_answers_as_the_real_disk_does() {
     let real = answers(&OsDisk::new(), &dir.path().join("a/b"));
     let simulated = answers(&SimDisk::new(), Path::new("/a/b"));
     assert_eq!(real, simulated);
+    let real = answers_to_mistakes(&OsDisk::new(), &dir.path().join("c"));
+    let simulated = answers_to_mistakes(&SimDisk::new(), Path::new("/c"));
+    assert_eq!(real, simulated);
+}
+
+/// A file where a directory is meant, and a directory where a file is.
+fn answers_to_mistakes(disk: &dyn Disk, dir: &Path) -> [Result<(), ErrorKind>; 14] {
+    let (a, x) = (dir.join("a"), dir.join("a/x"));
+    let none = |result: io::Result<Box<dyn DiskFile>>| result.map(|_| ());
+    disk.create_dir_all(dir).unwrap();
+    disk.create(&a).unwrap();
+    let said = [
+        disk.create_dir_all(&a),
+        disk.create_dir_all(&a.join("deep")),
+        disk.list(&a).map(|_| ()),
+        none(disk.open(&x)),
+        none(disk.create(&x)),
+        disk.remove(&x),
+        disk.rename(&x, &a.join("y")),
+        disk.sync_dir(&a),
+        disk.lock(&a, LockMode::Shared).map(|_| ()),
+        none(disk.open_read(dir)),
+        disk.remove(dir),
+        none(disk.open(dir)),
+        none(disk.create(dir)),
+        none(disk.open(&dir.join("none/x"))),
+    ];
+    said.map(|answer| answer.map_err(|error| error.kind()))
 }
 
 fn answers(disk: &dyn Disk, dir: &Path) -> Vec<Result<String, ErrorKind>> {
@@ -388,4 +416,39 @@ fn answers(disk: &dyn Disk, dir: &Path) -> Vec<Result<String, ErrorKind>> {
     say(disk.lock(dir, LockMode::Exclusive).map(|_| String::new()));
     say(list(dir));
     said
+}
+
+/// The kernel may write a page at any time, and what is written to it later need not follow.
+#[test]
+fn what_was_overwritten_or_cut_off_before_its_sync_may_be_what_survives() {
+    let (disk, file) = disk_with(b'o', 2 * SECTOR_BYTES);
+    for byte in [b'1', b'2', b'3'] {
+        file.write_all_at(&[byte; SECTOR_BYTES], 0).unwrap();
+    }
+    file.write_all_at(&[b'x'; SECTOR_BYTES], 512).unwrap();
+    file.set_len(512).unwrap();
+    file.write_all_at(&[b'y'; SECTOR_BYTES], 1024).unwrap();
+    file.set_len(512).unwrap();
+    let left = power_cuts(&disk, |after| content(after, PATH).unwrap());
+    let whole = |sector: usize, byte: u8| {
+        let at = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+        let found = |left: &Vec<u8>| left.get(at.clone()) == Some(&[byte; SECTOR_BYTES][..]);
+        left.iter().any(found)
+    };
+    let expected = [
+        (0, b'o'),
+        (0, b'1'),
+        (0, b'2'),
+        (0, b'3'),
+        (1, b'o'),
+        (1, b'x'),
+        (2, b'y'),
+    ];
+    for (sector, byte) in expected {
+        assert!(whole(sector, byte), "sector {sector}: {}", char::from(byte));
+    }
+    file.sync_data().unwrap();
+    for left in power_cuts(&disk, |after| content(after, PATH).unwrap()) {
+        assert_eq!(left, [b'3'; SECTOR_BYTES]);
+    }
 }
