@@ -32,6 +32,7 @@
 //! * [`every_crash`](every_crash()) runs it again and again, lets it die at each operation, and gives every state that a
 //!   kill or a power cut can leave: open your store on it, and look whether what was acknowledged is there. Begin with its
 //!   example.
+//! * [`every_error`](every_error()) runs it again and again, and lets each of its calls fail once.
 //! * [`SimDisk::fail_op`] and its like let any call fail, the disk run full, a sync fail as Linux does it, or hang.
 //! * [`SimDisk::flip_bit`], [`make_bad`](SimDisk::make_bad), [`lose_write`](SimDisk::lose_write) and their like spoil
 //!   what is on the media.
@@ -41,6 +42,7 @@
 
 mod caution;
 mod every_crash;
+mod every_error;
 mod map;
 mod os;
 mod sim;
@@ -52,6 +54,7 @@ pub use caution::Caution;
 pub use every_crash::{
     Crash, CrashId, CrashIdError, CrashPoint, CrashState, EveryCrash, every_crash,
 };
+pub use every_error::{EveryError, Failed, every_error};
 pub use map::Map;
 pub use os::OsDisk;
 pub use sim::{Failure, Hang, Op, SimDisk};

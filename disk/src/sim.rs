@@ -47,7 +47,7 @@ use state::State;
 /// | | |
 /// |---|---|
 /// | an operation fails | [`fail_after`](SimDisk::fail_after), [`fail_op`](SimDisk::fail_op) |
-/// | a write or a read is short | [`set_write_bytes_max`](SimDisk::set_write_bytes_max), [`set_read_bytes_max`](SimDisk::set_read_bytes_max) |
+/// | a write or a read is short | [`fail_op`](SimDisk::fail_op) with [`Failure::SHORT`], [`set_write_bytes_max`](SimDisk::set_write_bytes_max), [`set_read_bytes_max`](SimDisk::set_read_bytes_max) |
 /// | a sync fails, its pages are dropped | [`fail_next_sync`](SimDisk::fail_next_sync), [`fail_write_back`](SimDisk::fail_write_back), [`evict`](SimDisk::evict) |
 /// | a sync is slow, or hangs | [`set_sync_time`](SimDisk::set_sync_time), [`hang_syncs`](SimDisk::hang_syncs) |
 /// | the disk is full | [`set_free_bytes`](SimDisk::set_free_bytes), [`set_name_bytes`](SimDisk::set_name_bytes) |

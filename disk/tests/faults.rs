@@ -145,6 +145,29 @@ fn interrupted_and_short_reads_and_writes_are_completed_by_the_trait() {
 }
 
 #[test]
+fn a_read_or_a_write_is_short_when_its_count_is_reached() {
+    let (disk, file) = disk_with(2);
+    disk.fail_op(Op::Write, 1, Failure::SHORT);
+    disk.fail_op(Op::Read, 0, Failure::SHORT);
+    disk.fail_op(Op::SyncData, 0, Failure::SHORT); // no harm
+    let written = [(); 3].map(|()| file.write_at(&[9; 101], 0).unwrap());
+    assert_eq!(written, [101, 51, 101]);
+    let mut bytes = [0; 4];
+    assert_eq!(file.read_at(&mut bytes, 0).unwrap(), 2);
+    assert_eq!(
+        (bytes, file.read_at(&mut bytes, 0).unwrap()),
+        ([9, 9, 0, 0], 4)
+    );
+    file.sync_data().unwrap();
+    assert_eq!(firsts(&after_power_cut(&disk)), [9, 2]);
+    // With an error after it, that is a write which fails on its way.
+    disk.fail_op(Op::Write, 0, Failure::SHORT);
+    disk.fail_op(Op::Write, 1, Failure::EIO);
+    assert_eq!(number(file.write_all_at(&[7; 1024], 0)), 5);
+    assert_eq!(content(&disk, PATH).unwrap()[510..514], [7, 7, 2, 2]);
+}
+
+#[test]
 fn a_directory_that_was_not_synced_in_its_parent_is_lost_with_all_in_it() {
     let disk = SimDisk::new();
     disk.create_dir_all(path("/a")).unwrap();

@@ -62,6 +62,23 @@ impl SimDisk {
         self.state().armed.arm_kind(op, after, failure.into());
     }
 
+    /// As [`fail_after`](SimDisk::fail_after), but every call counts.
+    pub(crate) fn fail_call(&self, after: u64, failure: Failure) {
+        let mut state = self.state();
+        state.failed_in = None;
+        state.armed.arm_call(after, failure);
+    }
+
+    /// How many calls were begun that can be made to fail.
+    pub(crate) fn calls(&self) -> u64 {
+        self.state().armed.calls()
+    }
+
+    /// In which operation on which path the last failure came that was asked for.
+    pub(crate) fn failed_in(&self) -> Option<(Op, PathBuf)> {
+        self.state().failed_in.clone()
+    }
+
     /// Lets each `write_at` write no more than `bytes` (at least 1), or all it was given.
     pub fn set_write_bytes_max(&self, bytes: Option<usize>) {
         self.state().write_bytes_max = bytes.map(|max| max.max(1));

@@ -187,8 +187,7 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.state()?;
-        state.begin(Op::Read, &self.path)?;
-        state.read(self.file, buf, offset)
+        state.read_at(self.file, &self.path, buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {

@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) armed: Armed,
     /// Since the crash that was asked for everything fails.
     pub(super) crashed_in: Option<(Op, PathBuf)>,
+    /// The last operation to which something happened that was asked for.
+    pub(super) failed_in: Option<(Op, PathBuf)>,
     pub(super) read_only: bool,
     pub(super) write_bytes_max: Option<usize>,
     pub(super) read_bytes_max: Option<usize>,
@@ -57,19 +59,26 @@ const READ_ONLY: io::ErrorKind = io::ErrorKind::ReadOnlyFilesystem;
 impl State {
     /// Counts a call that begins, and lets it fail if that is due.
     pub(super) fn begin(&mut self, op: Op, path: &Path) -> Result<(), Stop> {
+        match self.due(op, path) {
+            None | Some(Stop::Short) => Ok(()),
+            Some(stop) => Err(stop),
+        }
+    }
+
+    fn due(&mut self, op: Op, path: &Path) -> Option<Stop> {
         if self.crashed_in.is_some() {
-            return Err(Stop::Crash { half: false });
+            return Some(Stop::Crash { half: false });
         }
-        match self.armed.begin(op) {
-            None => Ok(()),
-            Some(stop) => {
-                if let Stop::Crash { .. } = stop {
-                    self.crashed_in = Some((op, path.to_owned()));
-                    self.hanging.clear();
-                }
-                Err(stop)
+        let stop = self.armed.begin(op)?;
+        let at = Some((op, path.to_owned()));
+        match stop {
+            Stop::Crash { .. } => {
+                self.crashed_in = at;
+                self.hanging.clear();
             }
+            Stop::Error(_) | Stop::Short => self.failed_in = at,
         }
+        Some(stop)
     }
 
     pub(super) fn writable(&self) -> io::Result<()> {
@@ -88,6 +97,7 @@ impl State {
         self.next_sync_time = None;
         self.armed.disarm();
         self.crashed_in = None;
+        self.failed_in = None;
         self.forget_unreferenced();
     }
 
@@ -233,10 +243,25 @@ impl State {
         }
     }
 
+    pub(super) fn read_at(
+        &mut self,
+        file: FileId,
+        path: &Path,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let all = match self.due(Op::Read, path) {
+            None => buf.len(),
+            Some(Stop::Short) => buf.len().div_ceil(2),
+            Some(stop) => return Err(stop.into()),
+        };
+        let n = all.min(self.read_bytes_max.unwrap_or(usize::MAX));
+        self.read(file, &mut buf[..n], offset)
+    }
+
     pub(super) fn read(&self, file: FileId, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let n = buf.len().min(self.read_bytes_max.unwrap_or(usize::MAX));
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let read = self.file(file).read(&mut buf[..n], offset);
+        let read = self.file(file).read(buf, offset);
         read.map_err(|BadSector| Failure::EIO.into())
     }
 
@@ -247,16 +272,20 @@ impl State {
         buf: &[u8],
         offset: u64,
     ) -> io::Result<usize> {
-        let stop = self.begin(Op::Write, path);
+        let stop = self.due(Op::Write, path);
         let all = match stop {
-            Err(Stop::Crash { half: true }) => buf.len() / 2,
-            Err(stop) => return Err(stop.into()),
-            Ok(()) => buf.len().min(self.write_bytes_max.unwrap_or(usize::MAX)),
+            None => buf.len(),
+            Some(Stop::Short) => buf.len().div_ceil(2),
+            Some(Stop::Crash { half: true }) => buf.len() / 2,
+            Some(stop) => return Err(stop.into()),
         };
         self.writable()?;
-        let astray = match stop {
-            Ok(()) => self.armed.astray(),
-            Err(_) => None,
+        let (all, astray) = match stop {
+            Some(Stop::Crash { .. }) => (all, None),
+            _ => (
+                all.min(self.write_bytes_max.unwrap_or(usize::MAX)),
+                self.armed.astray(),
+            ),
         };
         let end = file_size(offset.saturating_add(all as u64))?;
         let offset = end - all;
@@ -270,8 +299,8 @@ impl State {
             self.file_mut(file)
                 .lead_astray(offset..offset + fits, astray);
         }
-        stop?;
         match fits {
+            _ if self.crashed_in.is_some() => Err(Stop::Crash { half: true }.into()),
             0 if !buf.is_empty() => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(fits),
         }
