@@ -122,12 +122,12 @@ impl SimDisk {
         self.edit(path, FileBytes::evict)
     }
 
-    /// Lets each `sync_data` from now on take so long, in [virtual time](SimDisk::elapsed).
+    /// Lets each `sync_data` and `sync_dir` from now on take so long, in [virtual time](SimDisk::elapsed).
     pub fn set_sync_time(&self, time: Duration) {
         self.state().sync_time = time;
     }
 
-    /// Lets the next `sync_data` take so long, in [virtual time](SimDisk::elapsed).
+    /// Lets the next `sync_data` or `sync_dir` take so long, in [virtual time](SimDisk::elapsed).
     pub fn slow_next_sync(&self, time: Duration) {
         self.state().next_sync_time = Some(time);
     }
@@ -138,9 +138,9 @@ impl SimDisk {
         self.state().elapsed
     }
 
-    /// Lets each `sync_data` that begins from now on hang, until [`release_sync`](SimDisk::release_sync),
+    /// Lets each `sync_data` and `sync_dir` that begins from now on hang, until [`release_sync`](SimDisk::release_sync),
     /// [`release_all_syncs`](SimDisk::release_all_syncs) or the end of the process. What it makes durable is what was
-    /// written before it began.
+    /// written, or named, before it began.
     pub fn hang_syncs(&self, hang: Hang) {
         self.state().hang = Some(hang);
     }

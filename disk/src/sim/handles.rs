@@ -32,6 +32,23 @@ impl SimDisk {
         })
     }
 
+    /// Waits while the sync that has just begun hangs. When it goes on, its process may be dead.
+    fn hang<'a>(&'a self, mut state: MutexGuard<'a, State>) -> io::Result<MutexGuard<'a, State>> {
+        match state.hang {
+            None => Ok(state),
+            Some(Hang::TimedOut) => Err(io::ErrorKind::TimedOut.into()),
+            Some(Hang::Block) => {
+                let ticket = state.key();
+                state.hanging.push(ticket);
+                self.changed();
+                while state.hanging.contains(&ticket) {
+                    state = self.wait(state);
+                }
+                Ok(state)
+            }
+        }
+    }
+
     fn open_as(&self, path: &Path, read_only: bool) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.state();
         state.begin(Op::Open, path)?;
@@ -108,7 +125,13 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.begin(Op::SyncDir, dir)?;
-        state.sync_dir(dir)
+        let (changes, life) = (state.names(dir)?.changes(), state.deaths);
+        state.pass_time();
+        let mut state = self.hang(state)?;
+        match state.crashed_in.is_some() || state.deaths > life {
+            true => Err(Stop::Crash { half: false }.into()),
+            false => state.sync_dir(dir, changes),
+        }
     }
 
     fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
@@ -159,23 +182,6 @@ impl SimFile {
         match self.read_only {
             true => Err(refused.into()),
             false => self.state(),
-        }
-    }
-
-    /// Waits while the sync hangs; it began when the state was as it is now.
-    fn hang<'a>(&'a self, mut state: MutexGuard<'a, State>) -> io::Result<MutexGuard<'a, State>> {
-        match state.hang {
-            None => Ok(state),
-            Some(Hang::TimedOut) => Err(io::ErrorKind::TimedOut.into()),
-            Some(Hang::Block) => {
-                let ticket = state.key();
-                state.hanging.push(ticket);
-                self.disk.changed();
-                while state.hanging.contains(&ticket) {
-                    state = self.disk.wait(state);
-                }
-                self.alive(state)
-            }
         }
     }
 }
@@ -232,9 +238,8 @@ impl DiskFile for SimFile {
             Err(stop) => return Err(stop.into()),
         };
         let begun = state.file(self.file).begin_sync();
-        let takes = state.next_sync_time.take().unwrap_or(state.sync_time);
-        state.elapsed += takes;
-        let mut state = self.hang(state)?;
+        state.pass_time();
+        let mut state = self.alive(self.disk.hang(state)?)?;
         let failure = failing.or_else(|| state.armed.next_sync.take());
         state.end_sync(self.key, self.file, &begun, failure)
     }

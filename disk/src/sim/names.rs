@@ -26,6 +26,8 @@ pub(super) struct Names {
     cache: BTreeMap<String, Node>,
     media: BTreeMap<String, Node>,
     unsynced: Vec<Change>,
+    /// How many changes were synced.
+    synced: u64,
 }
 
 /// One change of names. It is on the media whole or not at all.
@@ -83,9 +85,19 @@ impl Names {
         self.unsynced.push(change);
     }
 
-    pub(super) fn sync(&mut self) {
-        self.media = self.cache.clone();
-        self.unsynced.clear();
+    /// How many changes there were ever: what a sync that begins now makes durable.
+    pub(super) fn changes(&self) -> u64 {
+        self.synced + self.unsynced.len() as u64
+    }
+
+    /// Brings the first so many changes to the media, as far as they are not there.
+    pub(super) fn sync(&mut self, changes: u64) {
+        let due = changes.saturating_sub(self.synced);
+        let due = usize::try_from(due).unwrap_or(usize::MAX);
+        for change in self.unsynced.drain(..due.min(self.unsynced.len())) {
+            apply(&mut self.media, &change);
+            self.synced += 1;
+        }
     }
 
     /// How many changes a power cut keeps or loses, each on its own.

@@ -28,6 +28,8 @@ pub(super) struct State {
     /// The handles of the living process.
     pub(super) open: BTreeMap<u64, Description>,
     pub(super) keys_given: u64,
+    /// How often the process died.
+    pub(super) deaths: u64,
     pub(super) armed: Armed,
     /// Since the crash that was asked for everything fails.
     pub(super) crashed_in: Option<(Op, PathBuf)>,
@@ -90,6 +92,7 @@ impl State {
 
     /// The process is gone.
     pub(super) fn die(&mut self) {
+        self.deaths += 1;
         self.open.clear();
         self.locks.clear();
         self.hanging.clear();
@@ -99,6 +102,11 @@ impl State {
         self.crashed_in = None;
         self.failed_in = None;
         self.forget_unreferenced();
+    }
+
+    /// A sync begins.
+    pub(super) fn pass_time(&mut self) {
+        self.elapsed += self.next_sync_time.take().unwrap_or(self.sync_time);
     }
 
     pub(super) fn key(&mut self) -> u64 {
@@ -196,10 +204,11 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+    /// Ends a sync of `dir` that began when there had been so many changes of its names.
+    pub(super) fn sync_dir(&mut self, dir: &Path, changes: u64) -> io::Result<()> {
         if self.names(dir)?.units() > 0 {
             self.writable()?;
-            self.names_mut(dir)?.sync();
+            self.names_mut(dir)?.sync(changes);
             self.forget_unreferenced();
         }
         Ok(())
