@@ -34,13 +34,18 @@ impl Disk for OsDisk {
             Some(parent) => parent,
             None => return Ok(()), // the root
         };
-        if !dir.is_dir() {
-            self.create_dir_all(parent)?;
-            match fs::create_dir(dir) {
-                // Somebody else may have made it just now; a file in its place stays an error.
-                Err(error) if !dir.is_dir() => return Err(error),
-                _ => {}
+        match fs::metadata(dir) {
+            Ok(it) if it.is_dir() => {}
+            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.create_dir_all(parent)?;
+                match fs::create_dir(dir) {
+                    // Somebody else may have made it just now; a link to nowhere stays an error.
+                    Err(error) if !dir.is_dir() => return Err(error),
+                    _ => {}
+                }
             }
+            Err(error) => return Err(error),
         }
         // Also where it existed: an earlier attempt may have been killed between the two steps.
         self.sync_dir(parent)
@@ -127,6 +132,12 @@ fn is_read_only(error: &io::Error) -> bool {
     )
 }
 
+/// By number too: where `ENOTSUP` and `EOPNOTSUPP` differ, the standard library may know one of them alone.
+fn is_unsupported(error: &io::Error) -> bool {
+    let number = rustix::io::Errno::NOTSUP.raw_os_error();
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(number)
+}
+
 struct OsFile(File);
 
 impl DiskFile for OsFile {
@@ -150,9 +161,7 @@ impl DiskFile for OsFile {
         loop {
             match allocate(&self.0, len) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    return self.fill(len);
-                }
+                Err(error) if is_unsupported(&error) => return self.fill(len),
                 done => return done,
             }
         }
@@ -166,6 +175,9 @@ impl DiskFile for OsFile {
         loop {
             match punch_hole(&self.0, offset, len) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_unsupported(&error) => {
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
                 done => return done,
             }
         }
@@ -294,6 +306,25 @@ mod tests {
         OsDisk.create_dir_all(&deep).unwrap();
         assert!(OsDisk.list(&deep).unwrap().is_empty());
         assert_eq!(OsDisk.list(dir.path()).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn no_directory_is_made_over_a_file_or_a_link_to_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &link).unwrap();
+        for path in [&file, &link] {
+            let error = OsDisk.create_dir_all(path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        }
+        let there = dir.path().join("there");
+        std::os::unix::fs::symlink(dir.path(), &there).unwrap();
+        OsDisk.create_dir_all(&there).unwrap();
+        OsDisk.sync_dir(&there).unwrap();
+        let error = OsDisk.sync_dir(&file).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
     }
 
     #[test]

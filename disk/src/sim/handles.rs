@@ -65,7 +65,14 @@ impl Disk for SimDisk {
         let Some(parent) = dir.parent() else {
             return Ok(()); // the root
         };
-        let known = self.state().dirs.contains_key(dir);
+        let state = self.state();
+        let known = state.dirs.contains_key(dir);
+        if let Err(error) = state.names(parent)
+            && error.kind() == io::ErrorKind::NotADirectory
+        {
+            return Err(error);
+        }
+        drop(state);
         if !known {
             self.create_dir_all(parent)?;
             let mut state = self.state();
