@@ -21,7 +21,7 @@ pub use id::{CrashId, CrashIdError, CrashPoint, CrashState};
 ///
 /// For each crash there is the state after a kill, and those after a power cut: if at most 10 units are not synced
 /// ([`unsynced_units`](SimDisk::unsynced_units)) every subset of them, kept or lost, that makes a difference, and some
-/// seeds for what is torn; if there are more, the extremes and more seeds. The last crash comes after the whole workload.
+/// seeds for what is torn or was there for a while; if there are more, the extremes and more seeds. The last crash comes after the whole workload.
 ///
 /// What `workload` returns is what it knew when it died: what it had acknowledged to somebody. Each [`Crash`] has it. It is
 /// one life of a process: after the crash all its calls fail, and it should return; it does not kill the disk itself. For

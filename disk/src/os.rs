@@ -16,6 +16,22 @@ use crate::{Caution, DirLock, Disk, DiskFile, LOCK_FILE, LockMode, Map, caution}
 ///
 /// On macOS a sync is `F_FULLFSYNC`, which reaches the media and not only the drive's cache. A sync that a signal
 /// interrupts is an error like any other. Windows is not supported.
+///
+/// # What was seen
+///
+/// On Linux 6.18, with small file systems of their own (`tests/full_by_hand.rs` shows the first five again):
+///
+/// | | ext4 | xfs | btrfs |
+/// |---|---|---|---|
+/// | a [`write_at`](DiskFile::write_at) with no space left | `StorageFull` | the same | the same |
+/// | an [`allocate`](DiskFile::allocate) that does not fit | `StorageFull`; the file is longer, the disk is full | `StorageFull`, nothing else | `StorageFull`, nothing else |
+/// | writing into what was allocated, the disk being full | Ok | Ok | Ok the first time, then `StorageFull` |
+/// | [`set_len`](DiskFile::set_len) on a full disk; writing there | Ok; `StorageFull` | the same | the same |
+/// | [`rename`](Disk::rename) to a new name on a full disk | can be `StorageFull` | Ok | Ok |
+/// | the file system has given up (an aborted journal, a shutdown) | `ReadOnlyFilesystem` for everything but reading, each sync included | `EIO` for everything, reading included | not tried |
+///
+/// Where the file system cannot reserve space (`EOPNOTSUPP`), `allocate` writes zeros behind the end of the file; holes
+/// before it stay holes. Off Linux, too, only what is behind the end is reserved, and holes are not punched.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct OsDisk;
 

@@ -5,8 +5,7 @@
 //! DURAMEN_SMALL_DIR=mnt cargo test -p duramen-disk --test full_by_hand -- --ignored --nocapture
 //! ```
 //!
-//! Seen on Linux 6.18 with ext4, xfs and btrfs:
-//! see [`OsDisk`](duramen_disk::OsDisk).
+//! What was seen stands in the documentation of [`OsDisk`].
 
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 

@@ -181,8 +181,11 @@ impl SimDisk {
 /// Space.
 impl SimDisk {
     /// Lets files grow by `bytes` in sum, or without limit. A write that needs more is cut short, the next one is
-    /// `StorageFull`. A file takes its length, less the whole sectors that were punched. Shrinking, punching and removing
-    /// give space back, removing when the last handle is gone; overwriting needs none.
+    /// `StorageFull`, and an `allocate` that needs more takes all there is (as ext4 does) and is `StorageFull`.
+    ///
+    /// A file takes its length, less the whole sectors that were punched, or skipped by a `set_len` or a write further on.
+    /// Shrinking, punching and removing give space back, removing when the last handle is gone; overwriting needs none. A
+    /// power cut keeps or loses space with the bytes, and may lose space that was reserved and not synced.
     pub fn set_free_bytes(&self, bytes: Option<u64>) {
         let mut state = self.state();
         let used = state.used_bytes();
@@ -190,13 +193,14 @@ impl SimDisk {
     }
 
     /// Lets each name of a file or a directory take so many bytes, those that exist included; at first 0. Then creating
-    /// can be `StorageFull`; renaming never is.
+    /// can be `StorageFull`; renaming never is (on ext4 it can be: let [`fail_op`](SimDisk::fail_op) do that).
     pub fn set_name_bytes(&self, bytes: u64) {
         self.state().name_bytes = bytes;
     }
 
     /// Remounts the file system read-only, as it happens when it finds itself damaged, or takes that back. Whatever would
-    /// change it is `ReadOnlyFilesystem`, and so are opening for writing and the sync of what is not synced.
+    /// change it is `ReadOnlyFilesystem`, and so are opening for writing and the sync of what is not synced. (An ext4 that found
+    /// itself damaged fails every sync.)
     pub fn set_read_only(&self, read_only: bool) {
         self.state().read_only = read_only;
     }
