@@ -166,7 +166,8 @@ pub struct Failed<T> {
 }
 
 impl<T> Failed<T> {
-    /// Every crash of what comes after the error, the first one right after it. The disk of this run is not changed.
+    /// Every crash of a workload that goes on from here, the first one before it did anything: what the error left behind
+    /// may be killed or lose power at once. The disk of this run is not changed.
     pub fn every_crash<U, W>(&self, workload: W) -> EveryCrash<U, W>
     where
         W: FnMut(&SimDisk) -> U,
