@@ -94,7 +94,7 @@ fn of_magic(magic: u32) -> Option<Caution> {
         0xfe53_4d42 => Caution::Network { name: "smb2" },
         0x00c3_6400 => Caution::Network { name: "ceph" },
         0x0102_1997 => Caution::Network { name: "9p" },
-        0x5346_414f => Caution::Network { name: "afs" },
+        0x5346_414f | 0x6b41_4653 => Caution::Network { name: "afs" },
         0x7375_7245 => Caution::Network { name: "coda" },
         0x6573_5546 => Caution::Userspace { name: "fuse" },
         0x0102_1994 => Caution::Volatile { name: "tmpfs" },

@@ -4,12 +4,15 @@
 //! the same operations in the same order.
 
 mod id;
+pub(crate) mod start;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::{Op, SimDisk};
+use crate::{EveryError, Failure, Op, SimDisk};
+
+use start::{Found, Start, shared};
 
 pub use id::{CrashId, CrashIdError, CrashPoint, CrashState};
 
@@ -18,7 +21,7 @@ pub use id::{CrashId, CrashIdError, CrashPoint, CrashState};
 ///
 /// For each crash there is the state after a kill, and those after a power cut: if at most 10 units are not synced
 /// ([`unsynced_units`](SimDisk::unsynced_units)) every subset of them, kept or lost, that makes a difference, and some
-/// seeds for what is torn; if there are more, the extremes and more seeds. The last crash comes after the whole workload.
+/// seeds for what is torn or was there for a while; if there are more, the extremes and more seeds. The last crash comes after the whole workload.
 ///
 /// What `workload` returns is what it knew when it died: what it had acknowledged to somebody. Each [`Crash`] has it. It is
 /// one life of a process: after the crash all its calls fail, and it should return; it does not kill the disk itself. For
@@ -67,21 +70,13 @@ where
     W: FnMut(&SimDisk) -> T,
     T: Clone,
 {
-    let only = std::env::var(ENVIRONMENT).ok().map(|id| {
-        let id = id.parse();
-        id.unwrap_or_else(|error| panic!("{ENVIRONMENT}: {error}"))
-    });
-    EveryCrash::new(disk, workload, CrashId::default(), only)
+    EveryCrash::new(Start::of(disk), workload)
 }
-
-const ENVIRONMENT: &str = "DURAMEN_CRASH";
 
 /// The crashes of a workload, one after the other. See [`every_crash`](every_crash()).
 pub struct EveryCrash<T, W> {
-    start: SimDisk,
+    start: Start,
     workload: W,
-    within: CrashId,
-    only: Option<CrashId>,
     units_max: usize,
     seeds: u64,
     torn_seeds: u64,
@@ -95,6 +90,8 @@ struct Crashed<T> {
     disk: SimDisk,
     outcome: T,
     units: usize,
+    /// Whether a drawn state can differ from those of the units.
+    drawn: bool,
     /// `None`: it came to its end.
     died_in: Option<(Op, Arc<Path>)>,
     next: Option<CrashState>,
@@ -105,12 +102,10 @@ where
     W: FnMut(&SimDisk) -> T,
     T: Clone,
 {
-    fn new(start: &SimDisk, workload: W, within: CrashId, only: Option<CrashId>) -> Self {
+    pub(crate) fn new(start: Start, workload: W) -> Self {
         EveryCrash {
-            start: start.fork(),
+            start,
             workload,
-            within,
-            only,
             units_max: 10,
             seeds: 32,
             torn_seeds: 4,
@@ -145,7 +140,7 @@ where
     /// Gives the state with this id alone.
     #[must_use]
     pub fn only(mut self, id: CrashId) -> Self {
-        self.only = Some(id);
+        self.start.only = Some(id);
         self
     }
 
@@ -159,18 +154,20 @@ where
         let crashed_in = disk.crashed_in();
         Crashed {
             units: disk.unsynced_units(),
+            drawn: disk.has_past() || disk.unsynced_units() > 0,
             outcome,
-            died_in: crashed_in.map(|(op, path)| (op, path.into())),
+            died_in: crashed_in.map(shared),
             next: Some(CrashState::Kill),
             disk,
         }
     }
 
     /// What comes after a state of the same crash.
-    fn after(&self, state: CrashState, units: usize) -> Option<CrashState> {
+    fn after(&self, state: CrashState, crashed: &Crashed<T>) -> Option<CrashState> {
+        let units = crashed.units;
         let every_subset = units <= self.units_max;
         let seeds = match every_subset {
-            true if units == 0 => 0,
+            true if !crashed.drawn => 0,
             true => self.torn_seeds,
             false => self.seeds,
         };
@@ -184,6 +181,7 @@ where
             CrashState::Keep(_) => Some(CrashState::KeepAll),
             CrashState::KeepAll => seed(1),
             CrashState::Seed(n) => seed(n + 1),
+            CrashState::Error => None,
         }
     }
 
@@ -203,6 +201,7 @@ where
                 disk.power_cut(seed);
                 true
             }
+            CrashState::Error => return None, // no crash
         };
         // Keeping all is asked for once only, so it is given in any case.
         (distinct || state == CrashState::KeepAll).then_some(disk)
@@ -210,23 +209,26 @@ where
 
     fn give(&self, point: CrashPoint, state: CrashState, crashed: &Crashed<T>) -> Option<Crash<T>> {
         let disk = Self::leave(crashed, state)?;
-        let id = self.within.and(point, state);
+        let found = self.start.found(point, state);
         Some(Crash {
-            id,
+            id: found.id.clone(),
             outcome: crashed.outcome.clone(),
             died_in: crashed.died_in.clone(),
             disk,
-            only: self.only.clone().map(Arc::new),
+            found,
         })
     }
 
     /// The one state that was asked for.
-    fn replay(&mut self, only: &CrashId) -> Option<Crash<T>> {
-        let (point, state) = only.step(self.within.depth())?;
+    fn replay(&mut self, point: CrashPoint, state: CrashState) -> Option<Crash<T>> {
         self.next.take()?;
+        if state == CrashState::Error {
+            return None; // no crash
+        }
         let crashed = self.crash_at(point);
         let crash = self.give(point, state, &crashed);
-        assert!(crash.is_some(), "{only}: there is no such state");
+        let id = self.start.found(point, state).id;
+        assert!(crash.is_some(), "{id}: there is no such state");
         crash
     }
 }
@@ -239,10 +241,8 @@ where
     type Item = Crash<T>;
 
     fn next(&mut self) -> Option<Crash<T>> {
-        if let Some(only) = self.only.clone()
-            && only.depth() > self.within.depth()
-        {
-            return self.replay(&only);
+        if let Some((point, state)) = self.start.only_step() {
+            return self.replay(point, state);
         }
         loop {
             let point = self.next?;
@@ -251,7 +251,7 @@ where
                 None => self.crash_at(point),
             };
             if let Some(state) = crashed.next {
-                crashed.next = self.after(state, crashed.units);
+                crashed.next = self.after(state, &crashed);
                 let crash = self.give(point, state, &crashed);
                 self.crashed = Some(crashed);
                 match crash {
@@ -278,7 +278,7 @@ pub struct Crash<T> {
     pub outcome: T,
     /// The operation in which it died, and on what; `None` if it had come to its end.
     pub died_in: Option<(Op, Arc<Path>)>,
-    only: Option<Arc<CrashId>>,
+    found: Found,
 }
 
 impl<T> Crash<T> {
@@ -288,8 +288,16 @@ impl<T> Crash<T> {
         W: FnMut(&SimDisk) -> U,
         U: Clone,
     {
-        let only = self.only.as_deref().cloned();
-        EveryCrash::new(&self.disk, workload, self.id.clone(), only)
+        EveryCrash::new(self.found.start(&self.disk), workload)
+    }
+
+    /// Every error of a workload that begins in this state, such as recovery: see [`every_error`](crate::every_error()).
+    /// The disk of this crash is not changed.
+    pub fn every_error<U, W>(&self, failure: impl Into<Failure>, workload: W) -> EveryError<U, W>
+    where
+        W: FnMut(&SimDisk) -> U,
+    {
+        EveryError::new(self.found.start(&self.disk), failure.into(), workload)
     }
 }
 
@@ -305,12 +313,6 @@ impl<T: fmt::Debug> fmt::Debug for Crash<T> {
 
 impl<T> Drop for Crash<T> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            let at = match &self.died_in {
-                Some((op, path)) => format!("in {op:?} of {}", path.display()),
-                None => "after the last operation".to_owned(),
-            };
-            eprintln!("crash {at}; to see it again: {ENVIRONMENT}={}", self.id);
-        }
+        self.found.tell_if_panicking("crash", self.died_in.as_ref());
     }
 }

@@ -32,6 +32,7 @@
 //! * [`every_crash`](every_crash()) runs it again and again, lets it die at each operation, and gives every state that a
 //!   kill or a power cut can leave: open your store on it, and look whether what was acknowledged is there. Begin with its
 //!   example.
+//! * [`every_error`](every_error()) runs it again and again, and lets each of its calls to the disk fail once, or be short.
 //! * [`SimDisk::fail_op`] and its like let any call fail, the disk run full, a sync fail as Linux does it, or hang.
 //! * [`SimDisk::flip_bit`], [`make_bad`](SimDisk::make_bad), [`lose_write`](SimDisk::lose_write) and their like spoil
 //!   what is on the media.
@@ -39,8 +40,13 @@
 //! Everything is deterministic: the same calls on the same disk leave the same state, and what is drawn follows from its
 //! seed. What is not simulated is [listed](SimDisk#what-it-leaves-out).
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod caution;
 mod every_crash;
+mod every_error;
 mod map;
 mod os;
 mod sim;
@@ -52,6 +58,7 @@ pub use caution::Caution;
 pub use every_crash::{
     Crash, CrashId, CrashIdError, CrashPoint, CrashState, EveryCrash, every_crash,
 };
+pub use every_error::{EveryError, Failed, every_error};
 pub use map::Map;
 pub use os::OsDisk;
 pub use sim::{Failure, Hang, Op, SimDisk};
@@ -60,7 +67,8 @@ pub use sim::{Failure, Hang, Op, SimDisk};
 ///
 /// Every method takes full paths. Errors are plain [`io::Error`]s; callers add the operation and the path.
 pub trait Disk: Send + Sync + 'static {
-    /// Creates `dir` and its missing parents, and makes their names durable. No error if it exists.
+    /// Creates `dir` and its missing parents, and makes their names durable. No error if it exists; `AlreadyExists` or
+    /// `NotADirectory` if a file is in the way.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
 
     /// Lists the names in `dir`, sorted; without `.` and `..`.
@@ -73,7 +81,7 @@ pub trait Disk: Send + Sync + 'static {
     /// `AlreadyExists` if the name is taken. The name is durable only after [`sync_dir`](Disk::sync_dir).
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Opens an existing file for reading and writing. Each call gives an open file description of its own: what a
+    /// Opens an existing file for reading and writing; `NotFound` or `IsADirectory` if there is none. Each call gives an open file description of its own: what a
     /// failed write-back has to say is told to each of them once.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
@@ -82,13 +90,14 @@ pub trait Disk: Send + Sync + 'static {
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
     /// Renames `from` to `to` in the same directory, replacing `to`: after a crash `to` is the old file or the new one,
-    /// whole. Durable only after [`sync_dir`](Disk::sync_dir).
+    /// whole. Durable only after [`sync_dir`](Disk::sync_dir). A new name may take space: `StorageFull`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file's name. Durable only after [`sync_dir`](Disk::sync_dir).
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes all names created, renamed or removed in `dir` durable.
+    /// Makes all names created, renamed or removed in `dir` durable. After an error each of them may be or not, and as with
+    /// [`sync_data`](DiskFile::sync_data) the Ok of a second call is not to be believed.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// Locks `dir` for this process until the returned guard is dropped or the process ends, however it ends.
@@ -120,12 +129,14 @@ pub trait DiskFile: Send + Sync {
     /// Writes up to `buf.len()` bytes at `offset`, says how many. Not durable before [`sync_data`](DiskFile::sync_data).
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Sets the length of the file: cuts it off, or extends it with zeros.
+    /// Sets the length of the file in bytes: cuts it off, or extends it with zeros. That reserves no space, see
+    /// [`allocate`](DiskFile::allocate). Durable only after [`sync_data`](DiskFile::sync_data).
     fn set_len(&self, len: u64) -> io::Result<()>;
 
     /// Reserves space, so that the file is at least `len` bytes long and writing below `len` cannot run out of it; new
     /// bytes read as zeros, and what is there stays. `StorageFull` or `QuotaExceeded` if there is not enough; then the
-    /// file may be longer than before. Like any length it is durable only after [`sync_data`](DiskFile::sync_data).
+    /// file may be longer than before, and have taken all the space there was (ext4): cut it off or remove it. Like any
+    /// length it is durable only after [`sync_data`](DiskFile::sync_data).
     fn allocate(&self, len: u64) -> io::Result<()>;
 
     /// Gives back the space of these bytes. They read as zeros; the length stays, and bytes past it are none. Durable only

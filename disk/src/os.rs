@@ -7,12 +7,31 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::fd::AsFd;
+use rustix::fs::{Mode, OFlags};
+
 use crate::{Caution, DirLock, Disk, DiskFile, LOCK_FILE, LockMode, Map, caution};
 
 /// Files and directories of the operating system.
 ///
-/// On macOS the standard library's `sync_data` is `F_FULLFSYNC`, which reaches the media and not only the drive's
-/// cache. Windows is not supported.
+/// On macOS a sync is `F_FULLFSYNC`, which reaches the media and not only the drive's cache. A sync that a signal
+/// interrupts is an error like any other. Windows is not supported.
+///
+/// # What was seen
+///
+/// On Linux 6.18, with small file systems of their own (`tests/full_by_hand.rs` shows the first five again):
+///
+/// | | ext4 | xfs | btrfs |
+/// |---|---|---|---|
+/// | a [`write_at`](DiskFile::write_at) with no space left | `StorageFull` | the same | the same |
+/// | an [`allocate`](DiskFile::allocate) that does not fit | `StorageFull`; the file is longer, the disk is full | `StorageFull`, nothing else | `StorageFull`, nothing else |
+/// | writing into what was allocated, the disk being full | Ok | Ok | Ok the first time, then `StorageFull` |
+/// | [`set_len`](DiskFile::set_len) on a full disk; writing there | Ok; `StorageFull` | the same | the same |
+/// | [`rename`](Disk::rename) to a new name on a full disk | can be `StorageFull` | Ok | Ok |
+/// | the file system has given up (an aborted journal, a shutdown) | `ReadOnlyFilesystem` for everything but reading, each sync included | `EIO` for everything, reading included | not tried |
+///
+/// Where the file system cannot reserve space (`EOPNOTSUPP`), `allocate` writes zeros behind the end of the file; holes
+/// before it stay holes. Off Linux, too, only what is behind the end is reserved, and holes are not punched.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct OsDisk;
 
@@ -31,12 +50,18 @@ impl Disk for OsDisk {
             Some(parent) => parent,
             None => return Ok(()), // the root
         };
-        if !dir.is_dir() {
-            self.create_dir_all(parent)?;
-            match fs::create_dir(dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
+        match fs::metadata(dir) {
+            Ok(it) if it.is_dir() => {}
+            Ok(_) => return Err(io::ErrorKind::AlreadyExists.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.create_dir_all(parent)?;
+                match fs::create_dir(dir) {
+                    // Somebody else may have made it just now; a link to nowhere stays an error.
+                    Err(error) if !dir.is_dir() => return Err(error),
+                    _ => {}
+                }
             }
+            Err(error) => return Err(error),
         }
         // Also where it existed: an earlier attempt may have been killed between the two steps.
         self.sync_dir(parent)
@@ -65,7 +90,11 @@ impl Disk for OsDisk {
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OsFile(File::open(path)?)))
+        let file = File::open(path)?;
+        match file.metadata()?.is_dir() {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => Ok(Box::new(OsFile(file))),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -77,7 +106,8 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        sync_all(&rustix::fs::open(dir, flags, Mode::empty())?)
     }
 
     fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
@@ -118,6 +148,12 @@ fn is_read_only(error: &io::Error) -> bool {
     )
 }
 
+/// By number too: where `ENOTSUP` and `EOPNOTSUPP` differ, the standard library may know one of them alone.
+fn is_unsupported(error: &io::Error) -> bool {
+    let number = rustix::io::Errno::NOTSUP.raw_os_error();
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(number)
+}
+
 struct OsFile(File);
 
 impl DiskFile for OsFile {
@@ -141,9 +177,7 @@ impl DiskFile for OsFile {
         loop {
             match allocate(&self.0, len) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                    return self.fill(len);
-                }
+                Err(error) if is_unsupported(&error) => return self.fill(len),
                 done => return done,
             }
         }
@@ -157,6 +191,9 @@ impl DiskFile for OsFile {
         loop {
             match punch_hole(&self.0, offset, len) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_unsupported(&error) => {
+                    return Err(io::ErrorKind::Unsupported.into());
+                }
                 done => return done,
             }
         }
@@ -167,7 +204,7 @@ impl DiskFile for OsFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        sync_data(&self.0)
     }
 }
 
@@ -185,6 +222,30 @@ impl OsFile {
         }
         Ok(())
     }
+}
+
+/// Not the standard library's `sync_data`: it calls again when a signal comes in between (`EINTR`), and a first call may
+/// have taken the word of a failed write-back with it.
+#[cfg(not(target_vendor = "apple"))]
+fn sync_data(file: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::fdatasync(file)?)
+}
+
+/// For directories: their entries are metadata, which `fdatasync` may leave.
+#[cfg(not(target_vendor = "apple"))]
+fn sync_all(dir: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::fsync(dir)?)
+}
+
+/// `fsync` reaches the drive alone, and its cache may be lost.
+#[cfg(target_vendor = "apple")]
+fn sync_data(file: &impl AsFd) -> io::Result<()> {
+    Ok(rustix::fs::fcntl_fullfsync(file)?)
+}
+
+#[cfg(target_vendor = "apple")]
+fn sync_all(dir: &impl AsFd) -> io::Result<()> {
+    sync_data(dir)
 }
 
 /// Not fs2: it looks for the error of `posix_fallocate` in `errno`, where that function does not leave it, so a full disk
@@ -261,6 +322,25 @@ mod tests {
         OsDisk.create_dir_all(&deep).unwrap();
         assert!(OsDisk.list(&deep).unwrap().is_empty());
         assert_eq!(OsDisk.list(dir.path()).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn no_directory_is_made_over_a_file_or_a_link_to_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &link).unwrap();
+        for path in [&file, &link] {
+            let error = OsDisk.create_dir_all(path).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        }
+        let there = dir.path().join("there");
+        std::os::unix::fs::symlink(dir.path(), &there).unwrap();
+        OsDisk.create_dir_all(&there).unwrap();
+        OsDisk.sync_dir(&there).unwrap();
+        let error = OsDisk.sync_dir(&file).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
     }
 
     #[test]

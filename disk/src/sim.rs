@@ -9,6 +9,7 @@ mod control;
 mod fate;
 mod faults;
 mod handles;
+mod holes;
 mod image;
 mod names;
 mod state;
@@ -34,11 +35,13 @@ use state::State;
 /// * [`kill`](SimDisk::kill): the process is gone, the machine goes on. The cache stays, all handles are dead and all
 ///   locks are free.
 /// * [`power_cut`](SimDisk::power_cut): the cache is gone. Of what was not synced, each 512-byte sector is kept, lost or
-///   torn on its own, each length kept or lost, each name of a file or a directory kept or lost, in any order. A byte that
-///   was written with the value it had is not harmed (power-safe overwrite), and a rename is whole or not there.
+///   torn on its own, each length kept or lost, each name of a file or a directory kept or lost, in any order. A sector that
+///   was written more than once, or cut off, may be any of its last versions, and a length any that it was, since the
+///   kernel writes when it likes. A byte that was written with the value it had is not harmed (power-safe overwrite), and a
+///   rename is whole or not there.
 ///   [`power_cut_keeping`](SimDisk::power_cut_keeping) says of each unit whether it is kept.
 ///
-/// Cloning gives another handle to the same disk; [`fork`](SimDisk::fork) gives another disk, and copies no bytes.
+/// Paths begin with `/`. Cloning gives another handle to the same disk; [`fork`](SimDisk::fork) gives another disk, and copies no bytes.
 /// [`every_crash`](crate::every_crash()) tries a program at every point where it may die, in every way.
 ///
 /// What a disk can do wrong, one call each:
@@ -46,7 +49,7 @@ use state::State;
 /// | | |
 /// |---|---|
 /// | an operation fails | [`fail_after`](SimDisk::fail_after), [`fail_op`](SimDisk::fail_op) |
-/// | a write or a read is short | [`set_write_bytes_max`](SimDisk::set_write_bytes_max), [`set_read_bytes_max`](SimDisk::set_read_bytes_max) |
+/// | a write or a read is short | [`fail_op`](SimDisk::fail_op) with [`Failure::SHORT`], [`set_write_bytes_max`](SimDisk::set_write_bytes_max), [`set_read_bytes_max`](SimDisk::set_read_bytes_max) |
 /// | a sync fails, its pages are dropped | [`fail_next_sync`](SimDisk::fail_next_sync), [`fail_write_back`](SimDisk::fail_write_back), [`evict`](SimDisk::evict) |
 /// | a sync is slow, or hangs | [`set_sync_time`](SimDisk::set_sync_time), [`hang_syncs`](SimDisk::hang_syncs) |
 /// | the disk is full | [`set_free_bytes`](SimDisk::set_free_bytes), [`set_name_bytes`](SimDisk::set_name_bytes) |
@@ -76,6 +79,7 @@ use state::State;
 ///
 /// # What it leaves out
 ///
+/// * Of the versions that a sector had since it was last synced, the last three and the newest are remembered.
 /// * After a failed `sync_dir` the names are still unsynced, and the next one may succeed.
 /// * A failed sync loses every sector it was to write; a real one may have written some. A sync that hangs has written
 ///   nothing until it is released.
@@ -168,6 +172,12 @@ impl SimDisk {
         let distinct = self.state().cut_keeping(keep);
         self.changed();
         distinct
+    }
+
+    /// Whether a power cut may leave something that was there for a while, and that no unit is about.
+    pub(crate) fn has_past(&self) -> bool {
+        let state = self.state();
+        state.files.values().any(|file| file.has_past())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -238,6 +238,30 @@ fn more_units_than_can_be_counted_are_drawn() {
 }
 
 #[test]
+fn a_length_that_was_taken_back_is_among_the_states() {
+    let run = |disk: &SimDisk| {
+        let file = disk.open(path("/file")).unwrap();
+        file.write_all_at(&[7; 3 * SECTOR], 0).is_ok()
+            && file.set_len(2 * SECTOR as u64).is_ok()
+            && file.write_all_at(&[0; 2 * SECTOR], 0).is_ok()
+    };
+    let last = every_crash(&disk_with_file(), run)
+        .torn_seeds(50)
+        .filter(|crash| crash.outcome);
+    let left: Vec<_> = last
+        .map(|crash| content(&crash.disk)[0].1.clone())
+        .collect();
+    assert!(
+        left.iter().any(|bytes| bytes.len() == 3 * SECTOR),
+        "the length"
+    );
+    assert!(
+        left.iter().any(|bytes| bytes.starts_with(&[7; SECTOR])),
+        "the bytes"
+    );
+}
+
+#[test]
 fn a_text_that_is_no_id_is_refused() {
     for text in [
         "", "1", "kill", "1.", "1.keep", "1.keep-g", "x.kill", "1h2.kill", "1.kill/",

@@ -145,6 +145,29 @@ fn interrupted_and_short_reads_and_writes_are_completed_by_the_trait() {
 }
 
 #[test]
+fn a_read_or_a_write_is_short_when_its_count_is_reached() {
+    let (disk, file) = disk_with(2);
+    disk.fail_op(Op::Write, 1, Failure::SHORT);
+    disk.fail_op(Op::Read, 0, Failure::SHORT);
+    disk.fail_op(Op::SyncData, 0, Failure::SHORT); // no harm
+    let written = [(); 3].map(|()| file.write_at(&[9; 101], 0).unwrap());
+    assert_eq!(written, [101, 51, 101]);
+    let mut bytes = [0; 4];
+    assert_eq!(file.read_at(&mut bytes, 0).unwrap(), 2);
+    assert_eq!(
+        (bytes, file.read_at(&mut bytes, 0).unwrap()),
+        ([9, 9, 0, 0], 4)
+    );
+    file.sync_data().unwrap();
+    assert_eq!(firsts(&after_power_cut(&disk)), [9, 2]);
+    // With an error after it, that is a write which fails on its way.
+    disk.fail_op(Op::Write, 0, Failure::SHORT);
+    disk.fail_op(Op::Write, 1, Failure::EIO);
+    assert_eq!(number(file.write_all_at(&[7; 1024], 0)), 5);
+    assert_eq!(content(&disk, PATH).unwrap()[510..514], [7, 7, 2, 2]);
+}
+
+#[test]
 fn a_directory_that_was_not_synced_in_its_parent_is_lost_with_all_in_it() {
     let disk = SimDisk::new();
     disk.create_dir_all(path("/a")).unwrap();
@@ -383,4 +406,140 @@ fn a_file_that_would_be_too_large_is_refused() {
         assert_eq!(file.read_at(&mut [0], far).unwrap(), 0);
     }
     assert_eq!(firsts(&disk), [1]);
+}
+
+#[test]
+fn a_mere_length_takes_no_space_and_reserves_none() {
+    let (_, reserved) = disk_with(0);
+    reserved.allocate(4096).unwrap();
+    let (disk, file) = disk_with(1);
+    disk.set_free_bytes(Some(512));
+    file.set_len(1 << 30).unwrap();
+    file.write_all_at(&[9; 512], 8192).unwrap();
+    assert_eq!(kind(file.write_at(b"x", 4096)), ErrorKind::StorageFull);
+    file.write_all_at(&[8; 512], 8192).unwrap();
+    // A gap before a write is none either, and cutting off gives back what was taken.
+    file.set_len(512).unwrap();
+    file.write_all_at(&[9; 512], 1 << 20).unwrap();
+    assert_eq!(kind(file.write_at(b"x", 512)), ErrorKind::StorageFull);
+    // What is reserved is not sparse.
+    file.set_len(0).unwrap();
+    file.set_len(1024).unwrap();
+    file.allocate(1024).unwrap();
+    let other = disk.create(path("/dir/other")).unwrap();
+    assert_eq!(kind(other.write_at(b"x", 0)), ErrorKind::StorageFull);
+    file.write_all_at(&[9; 1024], 0).unwrap();
+}
+
+#[test]
+fn a_failed_allocate_takes_what_there_is_until_it_is_given_back() {
+    let (disk, file) = disk_with(1);
+    let other = disk.create(path("/dir/other")).unwrap();
+    disk.set_free_bytes(Some(1000));
+    assert_eq!(kind(file.allocate(4096)), ErrorKind::StorageFull);
+    assert_eq!(file.len().unwrap(), 1512);
+    assert_eq!(firsts(&disk), [1, 0, 0]);
+    assert_eq!(kind(other.write_at(b"x", 0)), ErrorKind::StorageFull);
+    file.set_len(512).unwrap();
+    other.write_all_at(&[9; 1000], 0).unwrap();
+}
+
+#[test]
+fn a_power_cut_gives_and_takes_space_with_the_bytes() {
+    // A punch that is lost: the bytes are there, and so is their space.
+    let (disk, file) = disk_with(4);
+    file.punch_hole(0, 2048).unwrap();
+    let after = after_power_cut(&disk);
+    after.set_free_bytes(Some(0));
+    let again = after.open(path(PATH)).unwrap();
+    again.write_all_at(&[9; 2048], 0).unwrap();
+    // A write into a durable hole that is lost: the hole takes no space again.
+    file.sync_data().unwrap();
+    file.write_all_at(&[9; 512], 0).unwrap();
+    file.allocate(2048).unwrap();
+    let after = after_power_cut(&disk);
+    after.set_free_bytes(Some(0));
+    let again = after.open(path(PATH)).unwrap();
+    assert_eq!(kind(again.write_at(b"x", 0)), ErrorKind::StorageFull);
+    assert_eq!(kind(again.write_at(b"x", 600)), ErrorKind::StorageFull);
+    // Once it is synced, the reservation stays.
+    file.sync_data().unwrap();
+    let after = after_power_cut(&disk);
+    after.set_free_bytes(Some(0));
+    let again = after.open(path(PATH)).unwrap();
+    again.write_all_at(&[7; 2048], 0).unwrap();
+}
+
+#[test]
+fn a_length_without_its_reservation_may_survive() {
+    let (disk, file) = disk_with(0);
+    file.allocate(2048).unwrap();
+    let writes = |seed| {
+        let after = disk.fork();
+        after.power_cut(seed);
+        after.set_free_bytes(Some(0));
+        let file = after.open(path(PATH)).unwrap();
+        (file.len().unwrap() == 2048).then(|| file.write_at(&[1; 2048], 0).is_ok())
+    };
+    let written: Vec<bool> = (0..100).filter_map(writes).collect();
+    assert!(written.contains(&true) && written.contains(&false));
+}
+
+#[test]
+fn a_bad_sector_that_was_cut_off_does_not_come_back() {
+    let (disk, file) = disk_with(3);
+    disk.make_bad(path(PATH), 1024..1536).unwrap();
+    file.set_len(512).unwrap();
+    file.sync_data().unwrap();
+    file.set_len(1536).unwrap();
+    disk.evict(path(PATH)).unwrap();
+    assert_eq!(firsts(&disk), [1, 0, 0]);
+    file.sync_data().unwrap();
+    assert_eq!(firsts(&after_power_cut(&disk)), [1, 0, 0]);
+}
+
+#[test]
+fn a_sector_that_a_power_cut_kept_goes_stale_to_what_it_was_before() {
+    let (disk, file) = disk_with(2);
+    file.write_all_at(&[9; 1024], 0).unwrap();
+    assert!(disk.power_cut_keeping(|unit| unit == 0));
+    assert_eq!(firsts(&disk), [9, 2]);
+    disk.make_stale(path(PATH), 0..1024).unwrap();
+    assert_eq!(firsts(&disk), [1, 0]);
+}
+
+#[test]
+fn a_removed_file_keeps_its_bytes_for_open_handles_and_for_a_power_cut() {
+    for over in [false, true] {
+        let (disk, file) = disk_with(2);
+        let other = disk.create(path("/dir/other")).unwrap();
+        match over {
+            false => disk.remove(path(PATH)).unwrap(),
+            true => disk.rename(path("/dir/other"), path(PATH)).unwrap(),
+        }
+        file.write_all_at(&[9; SECTOR], 0).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(firsts(&after_power_cut(&disk)), [9, 2], "the name is back");
+        disk.sync_dir(path(DIR)).unwrap();
+        let mut bytes = [0; 2 * SECTOR];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert_eq!([bytes[0], bytes[SECTOR]], [9, 2]);
+        file.write_all_at(&[8; SECTOR], 4 * SECTOR as u64).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(file.len().unwrap(), 5 * SECTOR as u64);
+        assert_eq!(other.len().unwrap(), 0);
+    }
+}
+
+#[test]
+fn whichever_rename_is_lost_a_file_has_one_name() {
+    let (disk, _) = disk_with(1);
+    disk.rename(path(PATH), path("/dir/b")).unwrap();
+    disk.rename(path("/dir/b"), path("/dir/c")).unwrap();
+    let left = [0b00, 0b01, 0b10, 0b11].map(|kept: usize| {
+        let after = disk.fork();
+        let distinct = after.power_cut_keeping(|unit| kept >> unit & 1 == 1);
+        (after.list(path(DIR)).unwrap().join(" "), distinct)
+    });
+    assert_eq!(left.map(|(names, _)| names), ["file", "b", "c", "c"]);
 }

@@ -196,3 +196,76 @@ fn syncs_take_virtual_time() {
     file.sync_data().unwrap();
     assert_eq!(disk.elapsed(), Duration::from_millis(3_600_004));
 }
+
+#[test]
+fn a_sync_that_ends_after_a_later_one_takes_nothing_back() {
+    let (disk, file) = disk_with_file();
+    disk.hang_syncs(Hang::Block);
+    file.write_all_at(&[2; 1024], 2048).unwrap();
+    let first = begin_sync(&disk, &file);
+    file.write_all_at(&[3; 1024], 3072).unwrap();
+    file.write_all_at(&[3; 512], 0).unwrap();
+    let second = begin_sync(&disk, &file);
+    assert!(disk.release_sync(1));
+    second.join().unwrap().unwrap();
+    let all = [3, 1, 1, 1, 2, 2, 3, 3];
+    assert_eq!(durable(&disk), all);
+    file.write_all_at(&[4; 512], 512).unwrap();
+    assert!(disk.release_sync(0));
+    first.join().unwrap().unwrap();
+    assert_eq!(durable(&disk), all);
+}
+
+#[test]
+fn a_sync_keeps_its_word_although_the_file_is_cut_while_it_hangs() {
+    let (disk, file) = disk_with_file();
+    file.write_all_at(&[2; 2048], 0).unwrap();
+    disk.hang_syncs(Hang::Block);
+    let sync = begin_sync(&disk, &file);
+    file.set_len(512).unwrap();
+    disk.release_all_syncs();
+    sync.join().unwrap().unwrap();
+    assert_eq!(durable(&disk), [2; 4], "the cut is lost");
+    file.sync_data().unwrap();
+    assert_eq!(durable(&disk), [2]);
+}
+
+#[test]
+fn the_sync_of_a_directory_takes_time_too() {
+    let disk = SimDisk::new();
+    disk.set_sync_time(Duration::from_millis(2));
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk.slow_next_sync(Duration::from_millis(30));
+    disk.create_dir_all(Path::new("/a/b")).unwrap(); // two names, each synced
+    assert_eq!(disk.elapsed(), Duration::from_millis(2 + 30 + 2));
+}
+
+#[test]
+fn the_sync_of_a_directory_hangs_and_makes_durable_what_was_named_before_it_began() {
+    let names = |disk: &SimDisk| {
+        let after = disk.fork();
+        after.power_cut(0);
+        after.list(Path::new("/")).unwrap().join(" ")
+    };
+    for killed in [false, true] {
+        let (disk, _file) = disk_with_file();
+        disk.create(Path::new("/a")).unwrap();
+        disk.hang_syncs(Hang::TimedOut);
+        let timed_out = disk.sync_dir(Path::new("/")).unwrap_err();
+        assert_eq!(timed_out.kind(), ErrorKind::TimedOut);
+        disk.hang_syncs(Hang::Block);
+        let other = disk.clone();
+        let sync = thread::spawn(move || other.sync_dir(Path::new("/")));
+        disk.wait_for_hanging_syncs(1);
+        disk.rename(Path::new("/a"), Path::new("/b")).unwrap();
+        assert_eq!(names(&disk), "file", "while it hangs");
+        match killed {
+            false => disk.release_all_syncs(),
+            true => disk.kill(),
+        }
+        assert_eq!(sync.join().unwrap().is_ok(), !killed);
+        assert_eq!(names(&disk), if killed { "file" } else { "a file" });
+        disk.sync_dir(Path::new("/")).unwrap();
+        assert_eq!(names(&disk), "b file");
+    }
+}

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Names one state that [`every_crash`](crate::every_crash()) gives.
+/// Names one state that [`every_crash`](crate::every_crash()) or [`every_error`](crate::every_error()) gives.
 ///
 /// `12.kill`: before the operation with number 12 (from 0), killed. `12h`: in the middle of that write. `.keep-5`: a power
 /// cut that kept the unsynced units 0 and 2 (the bits of a hexadecimal number). `.all`: one that kept all. `.seed-3`: one
-/// that was drawn. A crash in what began in such a state follows behind a `/`.
+/// that was drawn. `7.error`: nothing crashed, but the call with number 7 failed (from 0, those that change nothing counted
+/// too). A crash or an error in what began in such a state follows behind a `/`.
 ///
 /// ```
 /// use duramen_disk::CrashId;
@@ -21,17 +22,17 @@ pub struct CrashId {
     steps: Vec<(CrashPoint, CrashState)>,
 }
 
-/// Where a workload died.
+/// Where a workload died, or met an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CrashPoint {
-    /// How many operations that change something were done.
+    /// How many operations that change something were done; with [`CrashState::Error`], how many of any kind.
     pub operation: u64,
     /// The next one is a write, and half of it was done.
     pub half: bool,
 }
 
 impl CrashPoint {
-    pub(super) fn before(operation: u64) -> CrashPoint {
+    pub(crate) fn before(operation: u64) -> CrashPoint {
         CrashPoint {
             operation,
             half: false,
@@ -55,6 +56,8 @@ pub enum CrashState {
     Keep(u64),
     /// After a power cut, what was synced, and every unsynced unit.
     KeepAll,
+    /// It did not crash, but one call failed.
+    Error,
     /// After a power cut, what was synced, and what [`power_cut`](crate::SimDisk::power_cut) draws from this seed.
     Seed(u64),
 }
@@ -98,6 +101,7 @@ impl fmt::Display for CrashState {
             CrashState::Kill => f.write_str("kill"),
             CrashState::Keep(units) => write!(f, "keep-{units:x}"),
             CrashState::KeepAll => f.write_str("all"),
+            CrashState::Error => f.write_str("error"),
             CrashState::Seed(seed) => write!(f, "seed-{seed}"),
         }
     }
@@ -113,7 +117,7 @@ impl fmt::Display for CrashIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is not a crash such as 12.kill, 12h.keep-5 or 12.seed-3",
+            "{:?} is not a crash or an error such as 12.kill, 12h.keep-5, 12.seed-3 or 12.error",
             self.step
         )
     }
@@ -144,6 +148,7 @@ fn parse_step(step: &str) -> Option<(CrashPoint, CrashState)> {
     let state = match state.split_once('-') {
         None if state == "kill" => CrashState::Kill,
         None if state == "all" => CrashState::KeepAll,
+        None if state == "error" && !point.half => CrashState::Error,
         Some(("keep", units)) => CrashState::Keep(u64::from_str_radix(units, 16).ok()?),
         Some(("seed", seed)) => CrashState::Seed(seed.parse().ok()?),
         _ => return None,

@@ -5,12 +5,15 @@
 //! * A sector that is not `dirty` is equal in both, but where something went wrong: a failed sync dropped it, its write
 //!   was lost or misdirected, or the media was spoiled under it. No later sync writes it unless it is written again.
 //! * `lens` holds every length the file had since `media`'s became durable.
+//! * `former` holds what a sector was, unsynced, before it was changed again or cut off: the kernel may have written that.
 //! * `clock` grows with every change, so that a sync that is under way knows what came after it began.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Fate;
+use super::holes::Holes;
 use super::image::{Image, SECTOR_BYTES, Sector, sectors, whole_sectors};
 use super::names::FileId;
 
@@ -22,13 +25,17 @@ pub(super) struct FileBytes {
     older: Image,
     dirty: BTreeMap<usize, Dirty>,
     lens: Vec<(u64, usize)>,
+    former: BTreeMap<usize, Vec<Former>>,
     clock: u64,
+    /// When the sync began that made `media` what it is.
+    synced: u64,
     /// Sectors that cannot be read, as the cache knows them, and on the media.
     bad: BTreeSet<usize>,
     bad_on_media: BTreeSet<usize>,
     astray: BTreeMap<usize, Astray>,
-    /// Whole sectors that take no space.
-    holes: BTreeSet<usize>,
+    /// Whole sectors that take no space, now and after a power cut.
+    holes: Holes,
+    holes_on_media: Holes,
     /// Whether a clean sector may differ between cache and media.
     diverged: bool,
 }
@@ -39,6 +46,18 @@ struct Dirty {
     first: u64,
     last: u64,
 }
+
+/// What an unsynced sector was for a while.
+#[derive(Debug, Clone)]
+struct Former {
+    /// When it became so.
+    clock: u64,
+    /// As far as the file went.
+    bytes: Arc<[u8]>,
+}
+
+/// So many of them are remembered of each sector, the latest ones.
+const FORMERS_MAX: usize = 3;
 
 /// Where a sector goes when it is written to the media, if not to its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +72,7 @@ pub(super) enum Astray {
 pub(super) struct Begun {
     clock: u64,
     cache: Image,
+    holes: Holes,
 }
 
 /// A sector that the disk wrote in the wrong place.
@@ -73,19 +93,26 @@ impl FileBytes {
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
-        (self.len() - self.hole_bytes(0..self.len())) as u64
-    }
-
-    /// How many of these bytes take no space.
-    fn hole_bytes(&self, bytes: Range<usize>) -> usize {
-        let holes = self.holes.range(sectors(bytes));
-        holes.map(|&sector| extent(sector, self.len()).len()).sum()
+        (self.len() - self.holes.bytes(0..usize::MAX, self.len())) as u64
     }
 
     /// How much space it takes to write these bytes, or to reserve them.
     pub(super) fn growth(&self, bytes: Range<usize>) -> u64 {
-        let inside = bytes.start.min(self.len())..bytes.end.min(self.len());
-        (bytes.end.saturating_sub(self.len()) + self.hole_bytes(inside)) as u64
+        let (before, after) = (self.len(), self.len().max(bytes.end));
+        let gap = before.div_ceil(SECTOR_BYTES)..bytes.start / SECTOR_BYTES;
+        let filled = self.holes.bytes(sectors(bytes), after);
+        let holes = self.holes.bytes(0..usize::MAX, after) - filled + gap.len() * SECTOR_BYTES;
+        (after - holes) as u64 - self.used_bytes()
+    }
+
+    /// How much space it takes to have this length: what is left of the last sector, if that takes any.
+    pub(super) fn len_growth(&self, len: usize) -> u64 {
+        let last = self.len() / SECTOR_BYTES;
+        let end = self.len().next_multiple_of(SECTOR_BYTES);
+        match self.holes.contains(last) {
+            true => 0,
+            false => len.min(end).saturating_sub(self.len()) as u64,
+        }
     }
 
     /// Reads up to the first bad sector.
@@ -123,7 +150,9 @@ impl FileBytes {
         if end > self.len() {
             self.set_len(end);
         }
+        self.remember(touched.clone());
         self.cache.write(buf, offset);
+        self.holes.remove(touched.clone());
         self.touch(touched);
         Ok(())
     }
@@ -133,19 +162,22 @@ impl FileBytes {
         if len == before {
             return;
         }
+        let end = |len: usize| len.div_ceil(SECTOR_BYTES);
+        if len < before {
+            self.remember(len / SECTOR_BYTES..end(before));
+            // What was to be written behind the cut never will be.
+            self.dirty.split_off(&end(len));
+            self.astray.split_off(&end(len));
+            self.bad.split_off(&end(len));
+            self.holes.remove(end(len)..usize::MAX);
+        }
         self.cache.set_len(len);
         self.clock += 1;
         self.lens.push((self.clock, len));
         if len > before {
             // Where the media has nothing, a longer length is all that zeros need.
             self.touch(sectors(before..len.min(self.media.len())));
-        } else {
-            // What was to be written behind the cut never will be.
-            let behind = len.div_ceil(SECTOR_BYTES);
-            self.dirty.split_off(&behind);
-            self.astray.split_off(&behind);
-            self.holes.split_off(&behind);
-            self.bad.split_off(&behind);
+            self.holes.insert(end(before)..end(len));
         }
     }
 
@@ -154,7 +186,7 @@ impl FileBytes {
         if len > self.len() {
             self.set_len(len);
         }
-        self.holes = self.holes.split_off(&len.div_ceil(SECTOR_BYTES));
+        self.holes.remove(0..len.div_ceil(SECTOR_BYTES));
     }
 
     pub(super) fn punch_hole(&mut self, bytes: Range<usize>) {
@@ -162,11 +194,31 @@ impl FileBytes {
         if bytes.is_empty() {
             return;
         }
+        self.remember(sectors(bytes.clone()));
         self.cache.fill_zeros(bytes.clone());
         self.touch(sectors(bytes.clone()));
-        for sector in whole_sectors(bytes, self.len()) {
-            self.holes.insert(sector);
-            self.bad.remove(&sector);
+        let whole = whole_sectors(bytes, self.len());
+        self.bad.retain(|bad| !whole.contains(bad));
+        self.holes.insert(whole);
+    }
+
+    /// These sectors are about to change: what is unsynced in them may be on the media already.
+    fn remember(&mut self, sectors: Range<usize>) {
+        for (&sector, dirty) in self.dirty.range(sectors) {
+            if self.astray.contains_key(&sector)
+                || self.cache.sector(sector) == self.media.sector(sector)
+            {
+                continue;
+            }
+            let bytes = &self.cache.sector(sector)[..extent(sector, self.cache.len()).len()];
+            let former = self.former.entry(sector).or_default();
+            if former.len() == FORMERS_MAX {
+                former.remove(0);
+            }
+            former.push(Former {
+                clock: dirty.last,
+                bytes: bytes.into(),
+            });
         }
     }
 
@@ -178,7 +230,6 @@ impl FileBytes {
                 .entry(sector)
                 .and_modify(|dirty| dirty.last = last)
                 .or_insert(Dirty { first: last, last });
-            self.holes.remove(&sector);
         }
     }
 
@@ -193,17 +244,28 @@ impl FileBytes {
         Begun {
             clock: self.clock,
             cache: self.cache.clone(),
+            holes: self.holes.clone(),
         }
     }
 
     /// Brings to the media what was there when the sync began. Gives what the disk wrote in the wrong place.
     pub(super) fn sync(&mut self, begun: &Begun) -> Vec<Stray> {
         let mut strays = Vec::new();
+        if begun.clock < self.synced {
+            return strays; // one that began later has ended, and made durable all that this one is about
+        }
+        self.synced = begun.clock;
         if self.media.len() != begun.cache.len() {
             self.media.set_len(begun.cache.len());
+            let end = begun.cache.len().div_ceil(SECTOR_BYTES);
+            self.bad_on_media.split_off(&end);
         }
         self.lens.retain(|(clock, _)| *clock > begun.clock);
-        let written: Vec<usize> = self.take_dirty(begun);
+        self.holes_on_media.clone_from(&begun.holes);
+        // A sector that was cut off since is not dirty any more, and the cut may be lost.
+        let cut = self.forget_former(begun);
+        let mut written = self.take_dirty(begun);
+        written.extend(&cut);
         for sector in written {
             let bytes = *begun.cache.sector(sector);
             let astray = self.astray.remove(&sector);
@@ -211,7 +273,7 @@ impl FileBytes {
             match astray {
                 None => {
                     self.write_media(sector, &bytes);
-                    let clean = !self.dirty.contains_key(&sector);
+                    let clean = !cut.contains(&sector) && !self.dirty.contains_key(&sector);
                     assert!(
                         !clean || self.media.sector(sector) == self.cache.sector(sector),
                         "sector {sector} is clean and differs"
@@ -235,20 +297,36 @@ impl FileBytes {
 
     /// The pages are marked clean. The length is not a page: it reaches the media with the next sync.
     pub(super) fn fail_sync(&mut self, begun: &Begun) {
+        self.forget_former(begun);
         for sector in self.take_dirty(begun) {
             self.astray.remove(&sector);
             self.diverged = true;
         }
     }
 
+    /// What was replaced before the sync began, or is what it writes, will not be written any more. Gives the sectors that
+    /// are not dirty.
+    fn forget_former(&mut self, begun: &Begun) -> BTreeSet<usize> {
+        let mut forgotten = BTreeSet::new();
+        self.former.retain(|&sector, former| {
+            let before = former.len();
+            former.retain(|former| former.clock > begun.clock);
+            if former.len() < before && !self.dirty.contains_key(&sector) {
+                forgotten.insert(sector);
+            }
+            !former.is_empty()
+        });
+        forgotten
+    }
+
     /// Takes the sectors that were dirty when the sync began. One that was changed since stays dirty as well.
-    fn take_dirty(&mut self, begun: &Begun) -> Vec<usize> {
-        let mut taken = Vec::with_capacity(self.dirty.len());
+    fn take_dirty(&mut self, begun: &Begun) -> BTreeSet<usize> {
+        let mut taken = BTreeSet::new();
         self.dirty.retain(|&sector, dirty| {
             if dirty.first > begun.clock {
                 return true;
             }
-            taken.push(sector);
+            taken.insert(sector);
             dirty.first = begun.clock + 1;
             dirty.last > begun.clock
         });
@@ -308,10 +386,10 @@ impl FileBytes {
         for sector in sectors(0..self.len()) {
             self.reread(sector);
         }
-        self.bad.extend(
-            self.bad_on_media
-                .difference(&self.dirty.keys().copied().collect()),
-        );
+        let end = self.len().div_ceil(SECTOR_BYTES);
+        let clean = |sector: &&usize| !self.dirty.contains_key(sector);
+        self.bad
+            .extend(self.bad_on_media.range(..end).filter(clean));
     }
 
     fn reread(&mut self, sector: usize) {
@@ -327,7 +405,13 @@ impl FileBytes {
 
     /// Whether a sync would change anything.
     pub(super) fn is_unsynced(&self) -> bool {
-        !self.dirty.is_empty() || !self.lens.is_empty()
+        !self.dirty.is_empty() || !self.lens.is_empty() || self.holes != self.holes_on_media
+    }
+
+    /// Whether a power cut may leave more than the [units](FileBytes::units) say: a length or a sector that was, for a
+    /// while.
+    pub(super) fn has_past(&self) -> bool {
+        !self.former.is_empty() || self.lens.iter().any(|(_, len)| *len != self.media.len())
     }
 
     /// What a power cut keeps or loses on its own, in the order in which [`FileBytes::keep`] asks: the length, then the
@@ -351,6 +435,7 @@ impl FileBytes {
         }
         let mut distinct = true;
         let mut bad = self.bad_on_media.clone();
+        let mut written = BTreeSet::new();
         for sector in units {
             if !keep() {
                 continue;
@@ -358,44 +443,95 @@ impl FileBytes {
             distinct &= sector * SECTOR_BYTES < left.len();
             left.set_sector(sector, self.cache.sector(sector));
             bad.remove(&sector);
+            written.insert(sector);
         }
-        self.restart(left, bad);
+        self.restart(left, bad, &written, true);
         distinct
     }
 
     /// What is left when the power goes: the media, and of each unsynced sector what `fate` leaves of it.
     pub(super) fn power_cut(&mut self, fate: &mut Fate) {
         let (_, units) = self.units();
-        let units: Vec<usize> = units.collect();
+        let units: BTreeSet<usize> = units.collect();
+        let since: Vec<usize> = self.lens.iter().map(|(_, len)| *len).collect();
+        let longest = since.iter().copied().max().unwrap_or(0);
         let mut left = self.media.clone();
-        left.set_len(self.len().max(self.media.len()));
+        left.set_len(longest.max(self.len()).max(self.media.len()));
         let mut bad = self.bad_on_media.clone();
+        let mut written = BTreeSet::new();
         fate.next_file();
-        for sector in units {
-            let mut bytes = *left.sector(sector);
+        let former = self.former.keys().copied();
+        for sector in units.iter().copied().chain(former).collect::<BTreeSet<_>>() {
             let n = extent(sector, self.len()).len();
-            if fate.sector(&mut bytes[..n], &self.cache.sector(sector)[..n]) {
+            let latest = &self.cache.sector(sector)[..n];
+            let former = self.former.get(&sector).into_iter().flatten();
+            let mut versions: Vec<&[u8]> = former.map(|former| &*former.bytes).collect();
+            if units.contains(&sector) {
+                versions.push(latest);
+            }
+            let new = versions[fate.version(versions.len())];
+            let mut bytes = *left.sector(sector);
+            if fate.sector(&mut bytes[..new.len()], new) {
                 bad.remove(&sector);
+                written.insert(sector);
             }
             left.set_sector(sector, &bytes);
         }
-        let since: Vec<usize> = self.lens.iter().map(|(_, len)| *len).collect();
         left.set_len(fate.len(self.media.len(), &since));
-        self.restart(left, bad);
+        let reserved = self.len() <= self.media.len() || fate.space();
+        self.restart(left, bad, &written, reserved);
     }
 
-    fn restart(&mut self, left: Image, mut bad: BTreeSet<usize>) {
-        bad.split_off(&left.len().div_ceil(SECTOR_BYTES));
-        self.holes.split_off(&left.len().div_ceil(SECTOR_BYTES));
+    /// Begins the next life with what is left; `written` reached the media. `reserved`: space that was reserved along with
+    /// an unsynced length is there if the length is.
+    fn restart(
+        &mut self,
+        left: Image,
+        mut bad: BTreeSet<usize>,
+        written: &BTreeSet<usize>,
+        reserved: bool,
+    ) {
+        let end = left.len().div_ceil(SECTOR_BYTES);
+        bad.split_off(&end);
+        let mut older = std::mem::take(&mut self.older);
+        older.set_len(older.len().max(left.len()));
+        for &sector in written {
+            older.set_sector(sector, self.media.sector(sector));
+        }
+        let holes = self.holes_left(end, written, reserved);
         *self = FileBytes {
             cache: left.clone(),
             media: left,
-            older: std::mem::take(&mut self.older),
+            older,
             bad: bad.clone(),
             bad_on_media: bad,
-            holes: std::mem::take(&mut self.holes),
+            holes: holes.clone(),
+            holes_on_media: holes,
             ..FileBytes::default()
         };
+    }
+
+    fn holes_left(&self, end: usize, written: &BTreeSet<usize>, reserved: bool) -> Holes {
+        let durable = self.media.len().div_ceil(SECTOR_BYTES);
+        let mut holes = self.holes_on_media.clone();
+        holes.remove(end..usize::MAX);
+        if reserved {
+            // Beyond the durable length, what took space does so still.
+            let known = end.min(self.len().div_ceil(SECTOR_BYTES));
+            for hole in self.holes.within(durable..known) {
+                holes.insert(hole);
+            }
+            holes.insert(durable.max(known)..end);
+        } else {
+            holes.insert(durable..end);
+        }
+        for &sector in written.range(..end) {
+            match self.holes.contains(sector) {
+                true => holes.insert(sector..sector + 1),
+                false => holes.remove(sector..sector + 1),
+            }
+        }
+        holes
     }
 }
 

@@ -62,6 +62,23 @@ impl SimDisk {
         self.state().armed.arm_kind(op, after, failure.into());
     }
 
+    /// As [`fail_after`](SimDisk::fail_after), but every call counts.
+    pub(crate) fn fail_call(&self, after: u64, failure: Failure) {
+        let mut state = self.state();
+        state.failed_in = None;
+        state.armed.arm_call(after, failure);
+    }
+
+    /// How many calls were begun that can be made to fail.
+    pub(crate) fn calls(&self) -> u64 {
+        self.state().armed.calls()
+    }
+
+    /// In which operation on which path the last failure came that was asked for.
+    pub(crate) fn failed_in(&self) -> Option<(Op, PathBuf)> {
+        self.state().failed_in.clone()
+    }
+
     /// Lets each `write_at` write no more than `bytes` (at least 1), or all it was given.
     pub fn set_write_bytes_max(&self, bytes: Option<usize>) {
         self.state().write_bytes_max = bytes.map(|max| max.max(1));
@@ -105,12 +122,12 @@ impl SimDisk {
         self.edit(path, FileBytes::evict)
     }
 
-    /// Lets each `sync_data` from now on take so long, in [virtual time](SimDisk::elapsed).
+    /// Lets each `sync_data` and `sync_dir` from now on take so long, in [virtual time](SimDisk::elapsed).
     pub fn set_sync_time(&self, time: Duration) {
         self.state().sync_time = time;
     }
 
-    /// Lets the next `sync_data` take so long, in [virtual time](SimDisk::elapsed).
+    /// Lets the next `sync_data` or `sync_dir` take so long, in [virtual time](SimDisk::elapsed).
     pub fn slow_next_sync(&self, time: Duration) {
         self.state().next_sync_time = Some(time);
     }
@@ -121,9 +138,9 @@ impl SimDisk {
         self.state().elapsed
     }
 
-    /// Lets each `sync_data` that begins from now on hang, until [`release_sync`](SimDisk::release_sync),
+    /// Lets each `sync_data` and `sync_dir` that begins from now on hang, until [`release_sync`](SimDisk::release_sync),
     /// [`release_all_syncs`](SimDisk::release_all_syncs) or the end of the process. What it makes durable is what was
-    /// written before it began.
+    /// written, or named, before it began.
     pub fn hang_syncs(&self, hang: Hang) {
         self.state().hang = Some(hang);
     }
@@ -164,8 +181,11 @@ impl SimDisk {
 /// Space.
 impl SimDisk {
     /// Lets files grow by `bytes` in sum, or without limit. A write that needs more is cut short, the next one is
-    /// `StorageFull`. A file takes its length, less the whole sectors that were punched. Shrinking, punching and removing
-    /// give space back, removing when the last handle is gone; overwriting needs none.
+    /// `StorageFull`, and an `allocate` that needs more takes all there is (as ext4 does) and is `StorageFull`.
+    ///
+    /// A file takes its length, less the whole sectors that were punched, or skipped by a `set_len` or a write further on.
+    /// Shrinking, punching and removing give space back, removing when the last handle is gone; overwriting needs none. A
+    /// power cut keeps or loses space with the bytes, and may lose space that was reserved and not synced.
     pub fn set_free_bytes(&self, bytes: Option<u64>) {
         let mut state = self.state();
         let used = state.used_bytes();
@@ -173,13 +193,14 @@ impl SimDisk {
     }
 
     /// Lets each name of a file or a directory take so many bytes, those that exist included; at first 0. Then creating
-    /// can be `StorageFull`; renaming never is.
+    /// can be `StorageFull`; renaming never is (on ext4 it can be: let [`fail_op`](SimDisk::fail_op) do that).
     pub fn set_name_bytes(&self, bytes: u64) {
         self.state().name_bytes = bytes;
     }
 
     /// Remounts the file system read-only, as it happens when it finds itself damaged, or takes that back. Whatever would
-    /// change it is `ReadOnlyFilesystem`, and so are opening for writing and the sync of what is not synced.
+    /// change it is `ReadOnlyFilesystem`, and so are opening for writing and the sync of what is not synced. (An ext4 that found
+    /// itself damaged fails every sync.)
     pub fn set_read_only(&self, read_only: bool) {
         self.state().read_only = read_only;
     }

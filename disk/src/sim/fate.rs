@@ -47,6 +47,22 @@ impl Fate {
         }
     }
 
+    /// Which of so many versions of a sector, the last one the newest, was being written when the power went.
+    pub(super) fn version(&mut self, versions: usize) -> usize {
+        match &mut self.rng {
+            Some(rng) if versions > 1 => match rng.bool() {
+                true => versions - 1,
+                false => rng.usize(..versions),
+            },
+            _ => versions - 1,
+        }
+    }
+
+    /// Whether space that was reserved, and not synced, is there.
+    pub(super) fn space(&mut self) -> bool {
+        self.rng.as_mut().is_some_and(Rng::bool)
+    }
+
     /// Leaves in `old` what the power cut leaves of a sector that was being replaced by `new`: the old bytes, the new
     /// ones, or a torn sector. Where both are equal, nothing happens to a byte (power-safe overwrite). Whether it was
     /// replaced whole.

@@ -57,6 +57,7 @@ pub struct Failure(Kind);
 enum Kind {
     Named(io::ErrorKind),
     Numbered(i32),
+    Short,
 }
 
 impl Failure {
@@ -66,6 +67,9 @@ impl Failure {
     pub const EBADF: Failure = Failure(Kind::Numbered(9));
     /// The process has too many open files (`EMFILE`).
     pub const EMFILE: Failure = Failure(Kind::Numbered(24));
+    /// No error: a read or a write of more than one byte does half of what it was given, and says so. Any other operation
+    /// is not harmed; where only an error makes sense it is `WriteZero`.
+    pub const SHORT: Failure = Failure(Kind::Short);
 }
 
 impl From<io::ErrorKind> for Failure {
@@ -79,6 +83,7 @@ impl From<Failure> for io::Error {
         match failure.0 {
             Kind::Named(kind) => kind.into(),
             Kind::Numbered(number) => io::Error::from_raw_os_error(number),
+            Kind::Short => io::ErrorKind::WriteZero.into(),
         }
     }
 }
@@ -100,6 +105,8 @@ pub(super) enum Stop {
         half: bool,
     },
     Error(Failure),
+    /// A read or a write does half of what it was given.
+    Short,
 }
 
 impl From<Stop> for io::Error {
@@ -107,6 +114,7 @@ impl From<Stop> for io::Error {
         match stop {
             Stop::Crash { .. } => io::Error::other("the simulated process has crashed"),
             Stop::Error(failure) => failure.into(),
+            Stop::Short => Failure::SHORT.into(),
         }
     }
 }
@@ -117,6 +125,8 @@ pub(super) struct Armed {
     /// How many operations that change something were begun.
     pub(super) operations: u64,
     seen: [u64; Op::COUNT],
+    /// What happens to the call with this number, of all that were begun.
+    call: Option<(u64, Failure)>,
     /// What happens to the operation with this number.
     at: Option<(u64, Stop)>,
     /// What happens to the n-th of a kind.
@@ -149,8 +159,28 @@ impl Armed {
         self.astray.push((at, detour));
     }
 
+    pub(super) fn arm_call(&mut self, after: u64, failure: Failure) {
+        self.call = Some((self.calls() + after, failure));
+    }
+
+    /// How many calls were begun, also those that change nothing.
+    pub(super) fn calls(&self) -> u64 {
+        self.seen.iter().sum()
+    }
+
     /// Counts an operation that begins, and says what happens to it.
     pub(super) fn begin(&mut self, op: Op) -> Option<Stop> {
+        match self.next(op)? {
+            Stop::Error(Failure::SHORT) => match op {
+                Op::Read | Op::Write => Some(Stop::Short),
+                _ => None,
+            },
+            stop => Some(stop),
+        }
+    }
+
+    fn next(&mut self, op: Op) -> Option<Stop> {
+        let calls = self.calls();
         let seen = self.seen[op as usize];
         self.seen[op as usize] += 1;
         let mut stop = None;
@@ -162,6 +192,9 @@ impl Armed {
         let due = |(kind, at, _): &(Op, u64, Failure)| *kind == op && *at == seen;
         if let Some(n) = self.of_kind.iter().position(due) {
             let (_, _, failure) = self.of_kind.swap_remove(n);
+            stop = stop.or(Some(Stop::Error(failure)));
+        }
+        if let Some((_, failure)) = self.call.take_if(|(at, _)| *at == calls) {
             stop = stop.or(Some(Stop::Error(failure)));
         }
         stop

@@ -32,6 +32,23 @@ impl SimDisk {
         })
     }
 
+    /// Waits while the sync that has just begun hangs. When it goes on, its process may be dead.
+    fn hang<'a>(&'a self, mut state: MutexGuard<'a, State>) -> io::Result<MutexGuard<'a, State>> {
+        match state.hang {
+            None => Ok(state),
+            Some(Hang::TimedOut) => Err(io::ErrorKind::TimedOut.into()),
+            Some(Hang::Block) => {
+                let ticket = state.key();
+                state.hanging.push(ticket);
+                self.changed();
+                while state.hanging.contains(&ticket) {
+                    state = self.wait(state);
+                }
+                Ok(state)
+            }
+        }
+    }
+
     fn open_as(&self, path: &Path, read_only: bool) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.state();
         state.begin(Op::Open, path)?;
@@ -48,13 +65,21 @@ impl Disk for SimDisk {
         let Some(parent) = dir.parent() else {
             return Ok(()); // the root
         };
-        let known = self.state().dirs.contains_key(dir);
+        let state = self.state();
+        let known = state.dirs.contains_key(dir);
+        if let Err(error) = state.names(parent)
+            && error.kind() == io::ErrorKind::NotADirectory
+        {
+            return Err(error);
+        }
+        drop(state);
         if !known {
             self.create_dir_all(parent)?;
             let mut state = self.state();
             state.begin(Op::CreateDir, dir)?;
             match state.create_dir(dir) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                // Another thread may have made it just now; a file in its place stays an error.
+                Err(error) if !state.dirs.contains_key(dir) => return Err(error),
                 _ => {}
             }
         }
@@ -107,7 +132,13 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.begin(Op::SyncDir, dir)?;
-        state.sync_dir(dir)
+        let (changes, life) = (state.names(dir)?.changes(), state.deaths);
+        state.pass_time();
+        let mut state = self.hang(state)?;
+        match state.crashed_in.is_some() || state.deaths > life {
+            true => Err(Stop::Crash { half: false }.into()),
+            false => state.sync_dir(dir, changes),
+        }
     }
 
     fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
@@ -160,23 +191,6 @@ impl SimFile {
             false => self.state(),
         }
     }
-
-    /// Waits while the sync hangs; it began when the state was as it is now.
-    fn hang<'a>(&'a self, mut state: MutexGuard<'a, State>) -> io::Result<MutexGuard<'a, State>> {
-        match state.hang {
-            None => Ok(state),
-            Some(Hang::TimedOut) => Err(io::ErrorKind::TimedOut.into()),
-            Some(Hang::Block) => {
-                let ticket = state.key();
-                state.hanging.push(ticket);
-                self.disk.changed();
-                while state.hanging.contains(&ticket) {
-                    state = self.disk.wait(state);
-                }
-                self.alive(state)
-            }
-        }
-    }
 }
 
 impl DiskFile for SimFile {
@@ -186,8 +200,7 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.state()?;
-        state.begin(Op::Read, &self.path)?;
-        state.read(self.file, buf, offset)
+        state.read_at(self.file, &self.path, buf, offset)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
@@ -232,9 +245,8 @@ impl DiskFile for SimFile {
             Err(stop) => return Err(stop.into()),
         };
         let begun = state.file(self.file).begin_sync();
-        let takes = state.next_sync_time.take().unwrap_or(state.sync_time);
-        state.elapsed += takes;
-        let mut state = self.hang(state)?;
+        state.pass_time();
+        let mut state = self.alive(self.disk.hang(state)?)?;
         let failure = failing.or_else(|| state.armed.next_sync.take());
         state.end_sync(self.key, self.file, &begun, failure)
     }

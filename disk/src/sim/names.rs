@@ -1,6 +1,8 @@
 //! The names in one simulated directory.
 //!
-//! Invariant: `media` with all of `unsynced` done to it, in order, is `cache`.
+//! Invariants:
+//! * `media` with all of `unsynced` done to it, in order, is `cache`.
+//! * A file has at most one name, in both: there are no links.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +26,8 @@ pub(super) struct Names {
     cache: BTreeMap<String, Node>,
     media: BTreeMap<String, Node>,
     unsynced: Vec<Change>,
+    /// How many changes were synced.
+    synced: u64,
 }
 
 /// One change of names. It is on the media whole or not at all.
@@ -81,9 +85,19 @@ impl Names {
         self.unsynced.push(change);
     }
 
-    pub(super) fn sync(&mut self) {
-        self.media = self.cache.clone();
-        self.unsynced.clear();
+    /// How many changes there were ever: what a sync that begins now makes durable.
+    pub(super) fn changes(&self) -> u64 {
+        self.synced + self.unsynced.len() as u64
+    }
+
+    /// Brings the first so many changes to the media, as far as they are not there.
+    pub(super) fn sync(&mut self, changes: u64) {
+        let due = changes.saturating_sub(self.synced);
+        let due = usize::try_from(due).unwrap_or(usize::MAX);
+        for change in self.unsynced.drain(..due.min(self.unsynced.len())) {
+            apply(&mut self.media, &change);
+            self.synced += 1;
+        }
     }
 
     /// How many changes a power cut keeps or loses, each on its own.
@@ -132,11 +146,16 @@ fn apply(names: &mut BTreeMap<String, Node>, change: &Change) -> bool {
     match change {
         Change::Create(name, node) => names.insert(name.clone(), *node) != Some(*node),
         Change::Rename(from, to, node) => {
-            let gone = names.get(from) == Some(node);
-            if gone {
-                names.remove(from);
+            if names.get(to) == Some(node) {
+                return false;
             }
-            names.insert(to.clone(), *node) != Some(*node) || gone
+            match names.get(from) == Some(node) {
+                true => drop(names.remove(from)),
+                // The rename that gave it that name was lost: it has an earlier one, or none.
+                false => names.retain(|_, named| named != node),
+            }
+            names.insert(to.clone(), *node);
+            true
         }
         Change::Remove(name, node) => {
             let gone = names.get(name) == Some(node);

@@ -28,9 +28,13 @@ pub(super) struct State {
     /// The handles of the living process.
     pub(super) open: BTreeMap<u64, Description>,
     pub(super) keys_given: u64,
+    /// How often the process died.
+    pub(super) deaths: u64,
     pub(super) armed: Armed,
     /// Since the crash that was asked for everything fails.
     pub(super) crashed_in: Option<(Op, PathBuf)>,
+    /// The last operation to which something happened that was asked for.
+    pub(super) failed_in: Option<(Op, PathBuf)>,
     pub(super) read_only: bool,
     pub(super) write_bytes_max: Option<usize>,
     pub(super) read_bytes_max: Option<usize>,
@@ -57,19 +61,26 @@ const READ_ONLY: io::ErrorKind = io::ErrorKind::ReadOnlyFilesystem;
 impl State {
     /// Counts a call that begins, and lets it fail if that is due.
     pub(super) fn begin(&mut self, op: Op, path: &Path) -> Result<(), Stop> {
+        match self.due(op, path) {
+            None | Some(Stop::Short) => Ok(()),
+            Some(stop) => Err(stop),
+        }
+    }
+
+    fn due(&mut self, op: Op, path: &Path) -> Option<Stop> {
         if self.crashed_in.is_some() {
-            return Err(Stop::Crash { half: false });
+            return Some(Stop::Crash { half: false });
         }
-        match self.armed.begin(op) {
-            None => Ok(()),
-            Some(stop) => {
-                if let Stop::Crash { .. } = stop {
-                    self.crashed_in = Some((op, path.to_owned()));
-                    self.hanging.clear();
-                }
-                Err(stop)
+        let stop = self.armed.begin(op)?;
+        let at = Some((op, path.to_owned()));
+        match stop {
+            Stop::Crash { .. } => {
+                self.crashed_in = at;
+                self.hanging.clear();
             }
+            Stop::Error(_) | Stop::Short => self.failed_in = at,
         }
+        Some(stop)
     }
 
     pub(super) fn writable(&self) -> io::Result<()> {
@@ -81,6 +92,7 @@ impl State {
 
     /// The process is gone.
     pub(super) fn die(&mut self) {
+        self.deaths += 1;
         self.open.clear();
         self.locks.clear();
         self.hanging.clear();
@@ -88,7 +100,13 @@ impl State {
         self.next_sync_time = None;
         self.armed.disarm();
         self.crashed_in = None;
+        self.failed_in = None;
         self.forget_unreferenced();
+    }
+
+    /// A sync begins.
+    pub(super) fn pass_time(&mut self) {
+        self.elapsed += self.next_sync_time.take().unwrap_or(self.sync_time);
     }
 
     pub(super) fn key(&mut self) -> u64 {
@@ -116,13 +134,33 @@ impl State {
 
     pub(super) fn names(&self, dir: &Path) -> io::Result<&Names> {
         let names = self.dirs.get(dir).map(|names| &**names);
-        names.ok_or_else(|| io::ErrorKind::NotFound.into())
+        names.ok_or_else(|| self.no_dir(dir).into())
+    }
+
+    /// What a call is told that names this directory, which is none: it is not there, or a file is in its way.
+    fn no_dir(&self, dir: &Path) -> io::ErrorKind {
+        let is_file = |path: &Path| {
+            let Ok((parent, name)) = split(path) else {
+                return false;
+            };
+            let names = self.dirs.get(parent);
+            matches!(
+                names.and_then(|names| names.get(&name)),
+                Some(Node::File(_))
+            )
+        };
+        match dir.ancestors().any(is_file) {
+            true => io::ErrorKind::NotADirectory,
+            false => io::ErrorKind::NotFound,
+        }
     }
 
     pub(super) fn names_mut(&mut self, dir: &Path) -> io::Result<&mut Names> {
+        if !self.dirs.contains_key(dir) {
+            return Err(self.no_dir(dir).into());
+        }
         let names = Arc::make_mut(&mut self.dirs).get_mut(dir);
-        let names = names.ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::make_mut(names))
+        Ok(Arc::make_mut(names.expect("it was there just now")))
     }
 
     pub(super) fn file(&self, file: FileId) -> &FileBytes {
@@ -166,10 +204,11 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn sync_dir(&mut self, dir: &Path) -> io::Result<()> {
+    /// Ends a sync of `dir` that began when there had been so many changes of its names.
+    pub(super) fn sync_dir(&mut self, dir: &Path, changes: u64) -> io::Result<()> {
         if self.names(dir)?.units() > 0 {
             self.writable()?;
-            self.names_mut(dir)?.sync();
+            self.names_mut(dir)?.sync(changes);
             self.forget_unreferenced();
         }
         Ok(())
@@ -213,10 +252,25 @@ impl State {
         }
     }
 
+    pub(super) fn read_at(
+        &mut self,
+        file: FileId,
+        path: &Path,
+        buf: &mut [u8],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let all = match self.due(Op::Read, path) {
+            None => buf.len(),
+            Some(Stop::Short) => buf.len().div_ceil(2),
+            Some(stop) => return Err(stop.into()),
+        };
+        let n = all.min(self.read_bytes_max.unwrap_or(usize::MAX));
+        self.read(file, &mut buf[..n], offset)
+    }
+
     pub(super) fn read(&self, file: FileId, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let n = buf.len().min(self.read_bytes_max.unwrap_or(usize::MAX));
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let read = self.file(file).read(&mut buf[..n], offset);
+        let read = self.file(file).read(buf, offset);
         read.map_err(|BadSector| Failure::EIO.into())
     }
 
@@ -227,16 +281,20 @@ impl State {
         buf: &[u8],
         offset: u64,
     ) -> io::Result<usize> {
-        let stop = self.begin(Op::Write, path);
+        let stop = self.due(Op::Write, path);
         let all = match stop {
-            Err(Stop::Crash { half: true }) => buf.len() / 2,
-            Err(stop) => return Err(stop.into()),
-            Ok(()) => buf.len().min(self.write_bytes_max.unwrap_or(usize::MAX)),
+            None => buf.len(),
+            Some(Stop::Short) => buf.len().div_ceil(2),
+            Some(Stop::Crash { half: true }) => buf.len() / 2,
+            Some(stop) => return Err(stop.into()),
         };
         self.writable()?;
-        let astray = match stop {
-            Ok(()) => self.armed.astray(),
-            Err(_) => None,
+        let (all, astray) = match stop {
+            Some(Stop::Crash { .. }) => (all, None),
+            _ => (
+                all.min(self.write_bytes_max.unwrap_or(usize::MAX)),
+                self.armed.astray(),
+            ),
         };
         let end = file_size(offset.saturating_add(all as u64))?;
         let offset = end - all;
@@ -250,8 +308,8 @@ impl State {
             self.file_mut(file)
                 .lead_astray(offset..offset + fits, astray);
         }
-        stop?;
         match fits {
+            _ if self.crashed_in.is_some() => Err(Stop::Crash { half: true }.into()),
             0 if !buf.is_empty() => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(fits),
         }
@@ -290,7 +348,7 @@ impl State {
     pub(super) fn set_len(&mut self, file: FileId, len: u64) -> io::Result<()> {
         self.writable()?;
         let len = file_size(len)?;
-        let growth = len.saturating_sub(self.file(file).len()) as u64;
+        let growth = self.file(file).len_growth(len);
         if self.grant(growth) < growth {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -301,12 +359,12 @@ impl State {
     pub(super) fn allocate(&mut self, file: FileId, len: u64) -> io::Result<()> {
         self.writable()?;
         let len = file_size(len)?;
-        let growth = self.file(file).growth(0..len);
-        if self.grant(growth) < growth {
-            return Err(io::ErrorKind::StorageFull.into());
+        let fits = self.fitting(file, 0..len);
+        self.file_mut(file).allocate(fits); // so much, as ext4 does
+        match fits < len {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
         }
-        self.file_mut(file).allocate(len);
-        Ok(())
     }
 
     pub(super) fn punch_hole(&mut self, file: FileId, offset: u64, len: u64) -> io::Result<()> {

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use super::bytes::FileBytes;
 use super::image::SECTOR_BYTES;
 use super::*;
 use crate::{Disk, DiskFile, LockMode, OsDisk};
@@ -318,6 +319,34 @@ fn it_answers_as_the_real_disk_does() {
     let real = answers(&OsDisk::new(), &dir.path().join("a/b"));
     let simulated = answers(&SimDisk::new(), Path::new("/a/b"));
     assert_eq!(real, simulated);
+    let real = answers_to_mistakes(&OsDisk::new(), &dir.path().join("c"));
+    let simulated = answers_to_mistakes(&SimDisk::new(), Path::new("/c"));
+    assert_eq!(real, simulated);
+}
+
+/// A file where a directory is meant, and a directory where a file is.
+fn answers_to_mistakes(disk: &dyn Disk, dir: &Path) -> [Result<(), ErrorKind>; 14] {
+    let (a, x) = (dir.join("a"), dir.join("a/x"));
+    let none = |result: io::Result<Box<dyn DiskFile>>| result.map(|_| ());
+    disk.create_dir_all(dir).unwrap();
+    disk.create(&a).unwrap();
+    let said = [
+        disk.create_dir_all(&a),
+        disk.create_dir_all(&a.join("deep")),
+        disk.list(&a).map(|_| ()),
+        none(disk.open(&x)),
+        none(disk.create(&x)),
+        disk.remove(&x),
+        disk.rename(&x, &a.join("y")),
+        disk.sync_dir(&a),
+        disk.lock(&a, LockMode::Shared).map(|_| ()),
+        none(disk.open_read(dir)),
+        disk.remove(dir),
+        none(disk.open(dir)),
+        none(disk.create(dir)),
+        none(disk.open(&dir.join("none/x"))),
+    ];
+    said.map(|answer| answer.map_err(|error| error.kind()))
 }
 
 fn answers(disk: &dyn Disk, dir: &Path) -> Vec<Result<String, ErrorKind>> {
@@ -388,4 +417,123 @@ fn answers(disk: &dyn Disk, dir: &Path) -> Vec<Result<String, ErrorKind>> {
     say(disk.lock(dir, LockMode::Exclusive).map(|_| String::new()));
     say(list(dir));
     said
+}
+
+/// The kernel may write a page at any time, and what is written to it later need not follow.
+#[test]
+fn what_was_overwritten_or_cut_off_before_its_sync_may_be_what_survives() {
+    let (disk, file) = disk_with(b'o', 2 * SECTOR_BYTES);
+    for byte in [b'1', b'2', b'3'] {
+        file.write_all_at(&[byte; SECTOR_BYTES], 0).unwrap();
+    }
+    file.write_all_at(&[b'x'; SECTOR_BYTES], 512).unwrap();
+    file.set_len(512).unwrap();
+    file.write_all_at(&[b'y'; SECTOR_BYTES], 1024).unwrap();
+    file.set_len(512).unwrap();
+    let left = power_cuts(&disk, |after| content(after, PATH).unwrap());
+    let whole = |sector: usize, byte: u8| {
+        let at = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+        let found = |left: &Vec<u8>| left.get(at.clone()) == Some(&[byte; SECTOR_BYTES][..]);
+        left.iter().any(found)
+    };
+    let expected = [
+        (0, b'o'),
+        (0, b'1'),
+        (0, b'2'),
+        (0, b'3'),
+        (1, b'o'),
+        (1, b'x'),
+        (2, b'y'),
+    ];
+    for (sector, byte) in expected {
+        assert!(whole(sector, byte), "sector {sector}: {}", char::from(byte));
+    }
+    file.sync_data().unwrap();
+    for left in power_cuts(&disk, |after| content(after, PATH).unwrap()) {
+        assert_eq!(left, [b'3'; SECTOR_BYTES]);
+    }
+}
+
+/// What a write or a reservation is granted is what it then takes.
+#[test]
+fn space_is_taken_as_it_was_granted_and_never_by_a_power_cut() {
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..300 {
+        let mut file = FileBytes::default();
+        for _ in 0..40 {
+            let (at, n) = (rng.usize(..9000), rng.usize(1..3000));
+            let before = file.used_bytes();
+            let growth = match rng.u8(..6) {
+                0 => {
+                    let growth = file.len_growth(at);
+                    let is_longer = at >= file.len();
+                    file.set_len(at);
+                    is_longer.then_some(growth)
+                }
+                1 => {
+                    let growth = file.growth(0..at);
+                    file.allocate(at);
+                    Some(growth)
+                }
+                2 => {
+                    file.punch_hole(at..at + n);
+                    assert!(file.used_bytes() <= before);
+                    None
+                }
+                3 => {
+                    let begun = file.begin_sync();
+                    file.sync(&begun);
+                    assert!(!file.is_unsynced());
+                    Some(0)
+                }
+                4 => {
+                    file.power_cut(&mut Fate::new(rng.u64(..9)));
+                    assert!(file.used_bytes() <= file.len() as u64);
+                    None
+                }
+                _ => {
+                    let growth = file.growth(at..at + n);
+                    file.write(&vec![1; n], at).unwrap();
+                    Some(growth)
+                }
+            };
+            if let Some(growth) = growth {
+                assert_eq!(file.used_bytes(), before + growth);
+            }
+        }
+        // All of it can be written over when nothing is free but what it lacks.
+        let len = file.len();
+        let lacks = file.growth(0..len);
+        assert_eq!(file.used_bytes() + lacks, len as u64);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_fork_is_not_wrong_with_its_origin() {
+    let (disk, file) = disk_with(b'o', 2048);
+    file.write_all_at(b"unsynced", 0).unwrap();
+    let fork = disk.fork();
+    fork.set_free_bytes(Some(0));
+    fork.set_read_only(true);
+    fork.set_write_bytes_max(Some(1));
+    fork.set_read_bytes_max(Some(1));
+    fork.make_bad(Path::new(PATH), 1024..2048).unwrap();
+    fork.flip_bit(Path::new(PATH), 600, 1).unwrap();
+    fork.fail_after(0, ErrorKind::Other);
+    fork.fail_next_sync(ErrorKind::Other);
+    fork.hang_syncs(Hang::TimedOut);
+    fork.slow_next_sync(Duration::from_secs(1));
+    fork.power_cut(0);
+    assert_eq!(file.write_at(&[b'n'; 4096], 8).unwrap(), 4096);
+    file.sync_data().unwrap();
+    disk.create(Path::new("/dir/other")).unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    assert_eq!(disk.elapsed(), Duration::ZERO);
+    disk.power_cut(0);
+    let mut expected = b"unsynced".to_vec();
+    expected.extend([b'n'; 4096]);
+    assert_eq!(content(&disk, PATH).unwrap(), expected);
+    assert_eq!(fork.list(Path::new(DIR)).unwrap(), ["file"]);
+    let left = fork.open_read(Path::new(PATH)).unwrap();
+    assert_eq!(left.len().unwrap(), 2048);
 }
