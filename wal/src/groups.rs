@@ -17,7 +17,14 @@ use crate::types::{GroupId, HardState, Index, LogId};
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     groups: HashMap<GroupId, Group, FxBuildHasher>,
-    live: BTreeMap<u64, Live>,
+    live: LiveBySegment,
+}
+
+/// Invariant: `all` is the sum of `segments`.
+#[derive(Debug, Default)]
+struct LiveBySegment {
+    segments: BTreeMap<u64, Live>,
+    all: Live,
 }
 
 /// What is needed of a segment.
@@ -72,16 +79,13 @@ impl Groups {
     }
 
     pub(crate) fn live(&self, segment: u64) -> Live {
-        self.live.get(&segment).copied().unwrap_or_default()
+        let live = self.live.segments.get(&segment);
+        live.copied().unwrap_or_default()
     }
 
     /// What is needed of all segments.
     pub(crate) fn all_live(&self) -> Live {
-        let zero = Live::default();
-        self.live.values().fold(zero, |sum, live| Live {
-            entries: sum.entries + live.entries,
-            bytes: sum.bytes + live.bytes,
-        })
+        self.live.all
     }
 
     /// A group one of whose entries is gone. After a replay that is damage.
@@ -122,7 +126,7 @@ impl Groups {
             Entry::Occupied(entry) => (entry.into_mut(), true),
             Entry::Vacant(entry) => (entry.insert(Group::default()), false),
         };
-        let live = &mut Counter(&mut self.live);
+        let live = &mut self.live;
         let what = match record {
             Record::Entries(run) => group.take_entries(run, source.take(run, metas), live),
             Record::Truncate { last, .. } => {
@@ -155,7 +159,7 @@ impl Groups {
 
     fn remove(&mut self, id: GroupId) -> Option<Before> {
         let removed = self.groups.remove(&id)?;
-        Counter(&mut self.live).remove_all(&removed.extents);
+        self.live.remove_all(&removed.extents);
         let what = Was::Removed(Box::new(removed));
         Some(Before {
             id,
@@ -170,13 +174,13 @@ impl Groups {
         let group = self.groups.entry(run.group).or_default();
         let place = Place::Written { segment };
         let extent = Extent::new(run, place, bytes, VecDeque::new());
-        group.take_entries(run, extent, &mut Counter(&mut self.live));
+        group.take_entries(run, extent, &mut self.live);
     }
 
     /// Takes in the states of all groups at the beginning of a segment: no others are there.
     pub(crate) fn begin_at(&mut self, states: &Records) {
         let mut before = std::mem::take(&mut self.groups);
-        let live = &mut Counter(&mut self.live);
+        let live = &mut self.live;
         for record in &states.list {
             match record {
                 Record::State {
@@ -212,7 +216,7 @@ impl Groups {
 
     fn take_back(&mut self, before: Before) {
         let Before { id, existed, what } = before;
-        let live = &mut Counter(&mut self.live);
+        let live = &mut self.live;
         let group = self.groups.entry(id).or_default();
         match what {
             Was::HardState(hard_state) => group.hard_state = hard_state,
@@ -251,7 +255,7 @@ impl Groups {
             live.bytes += found.bytes;
             write.advance(run, metas);
         }
-        Counter(&mut self.live).add(write.segment, live);
+        self.live.add(write.segment, live);
         all_found
     }
 
@@ -266,7 +270,7 @@ impl Groups {
 }
 
 impl Group {
-    fn take_entries(&mut self, run: &Run, mut extent: Extent, live: &mut Counter<'_>) -> Was {
+    fn take_entries(&mut self, run: &Run, mut extent: Extent, live: &mut LiveBySegment) -> Was {
         if run.how == How::Appended {
             let was = self.replace(run.first.index, Index(u64::MAX), Vec::new(), live);
             live.add_all([&extent]);
@@ -288,7 +292,7 @@ impl Group {
         first: Index,
         last: Index,
         new: Vec<Extent>,
-        live: &mut Counter<'_>,
+        live: &mut LiveBySegment,
     ) -> Was {
         live.add_all(&new);
         let removed = self.splice(first, last, new);
@@ -423,15 +427,13 @@ enum Was {
     Removed(Box<Group>),
 }
 
-/// Counts what is needed of each segment.
-struct Counter<'a>(&'a mut BTreeMap<u64, Live>);
-
-impl Counter<'_> {
+impl LiveBySegment {
     fn add(&mut self, segment: u64, live: Live) {
         if live.entries > 0 {
-            let sum = self.0.entry(segment).or_default();
-            sum.entries += live.entries;
-            sum.bytes += live.bytes;
+            for sum in [self.segments.entry(segment).or_default(), &mut self.all] {
+                sum.entries += live.entries;
+                sum.bytes += live.bytes;
+            }
         }
     }
 
@@ -449,11 +451,13 @@ impl Counter<'_> {
             let Place::Written { segment } = extent.place else {
                 continue;
             };
-            if let Some(live) = self.0.get_mut(&segment) {
-                live.entries -= extent.count;
-                live.bytes -= extent.bytes;
+            if let Some(live) = self.segments.get_mut(&segment) {
+                for sum in [&mut *live, &mut self.all] {
+                    sum.entries -= extent.count;
+                    sum.bytes -= extent.bytes;
+                }
                 if live.entries == 0 {
-                    self.0.remove(&segment);
+                    self.segments.remove(&segment);
                 }
             }
         }

@@ -13,6 +13,7 @@
 //! * After the first failure (`poison`) nothing is written any more, and what was not durable is forgotten.
 
 mod background;
+mod moving;
 mod space;
 mod tending;
 
@@ -39,6 +40,7 @@ use crate::stats::{Histogram, Stats};
 use crate::tables::Tables;
 use crate::writer::{Batches, Body, Writer};
 use background::IdleMark;
+use moving::Round;
 use space::Space;
 
 pub(crate) struct Pipeline {
@@ -79,6 +81,8 @@ pub(crate) struct Shared {
     space: Space,
     /// Segments to be sealed, the oldest first.
     full: VecDeque<Full>,
+    is_sealing: bool,
+    round: Round,
     /// The oldest segments below this one are dead as soon as so many batches are durable.
     dead: Option<(u64, u64)>,
     oldest: u64,
@@ -116,10 +120,10 @@ impl Pipeline {
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
-        recovered: Recovered,
+        mut recovered: Recovered,
         options: Options,
     ) -> Pipeline {
-        let space = Space::of(&recovered);
+        let space = Space::of(&mut recovered);
         let Recovered {
             writer, control, ..
         } = recovered;
@@ -140,6 +144,8 @@ impl Pipeline {
             poison: None,
             space,
             full: recovered.full.into(),
+            is_sealing: false,
+            round: Round::default(),
             dead: None,
             oldest: control.control.oldest,
             writing_since: None,
@@ -298,8 +304,16 @@ impl Pipeline {
         }
     }
 
-    /// Writes one write's worth of the queue. Nobody else is writing.
-    fn write_queue<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+    /// Writes one write's worth of the queue. Nobody else is writing. Without threads, does what segments need then.
+    fn write_queue<'a>(&'a self, shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        let shared = self.write_once(shared);
+        match self.options.manual_drive {
+            true => self.tend_all(shared),
+            false => shared,
+        }
+    }
+
+    fn write_once<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         let batches = shared.take_from_queue();
         let since = Instant::now();
         shared.is_writing = true;
@@ -320,11 +334,7 @@ impl Pipeline {
         }
         drop(writer);
         shared.writing_since = None;
-        shared = self.end_write(shared);
-        match self.options.manual_drive {
-            true => self.tend_all(shared),
-            false => shared,
-        }
+        self.end_write(shared)
     }
 
     /// Lets the next write begin, and tells everybody what became of this one.
@@ -370,6 +380,13 @@ impl Shared {
                 cause: cause.clone(),
             }),
         }
+    }
+
+    /// Whether a segment is full and was sealed.
+    pub(crate) fn is_sealed(&self, segment: u64) -> bool {
+        let mut unsealed = self.full.iter().map(|full| full.segment.header.number);
+        let last = self.segments.last_key_value().map(|(number, _)| *number);
+        last != Some(segment) && !self.is_sealing && unsealed.all(|number| number != segment)
     }
 
     fn outcome(&self, number: u64) -> Option<Result<()>> {
@@ -459,9 +476,16 @@ impl Shared {
         }
         self.memory.written(&written.places);
         self.durable += bodies.len() as u64;
+        let bytes = bodies
+            .iter()
+            .filter(|body| !body.is_move())
+            .map(|body| body.space);
+        self.round.wrote(bytes.sum());
         self.mark.unmarked_since = Some(Instant::now());
-        self.space.gave_up &= written.new_segments.is_empty();
         for segment in written.new_segments {
+            self.space.gave_up = false;
+            self.round.blocked = None;
+            self.space.segments_bytes += segment.header.file_bytes;
             self.segments.insert(segment.header.number, segment);
         }
         self.full.extend(written.full);
@@ -492,6 +516,8 @@ impl Shared {
         }
         let live = self.segments.split_off(&below);
         let freed = std::mem::replace(&mut self.segments, live);
+        let bytes = freed.values().map(|segment| segment.header.file_bytes);
+        self.space.segments_bytes -= bytes.sum::<u64>();
         Some(freed.into_values().collect())
     }
 

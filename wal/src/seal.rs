@@ -136,6 +136,11 @@ impl Trailer {
         fits.then_some(trailer)
     }
 
+    /// Whether there was space for a summary.
+    pub(crate) fn has_summary(&self) -> bool {
+        self.summary_bytes > 0
+    }
+
     fn summary_offset(&self) -> Option<u64> {
         self.seal_offset.checked_add(self.directory_bytes)
     }

@@ -23,7 +23,7 @@ use crate::canary::planted;
 use crate::error::{Error, Result};
 use crate::format::{DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
 use crate::frame::{Directory, Link, NewFrame, frame_bytes};
-use crate::record::{self, Record, Records};
+use crate::record::{self, How, Record, Records};
 use crate::seal::Full;
 use crate::segment::Segment;
 use crate::states::States;
@@ -39,6 +39,15 @@ pub(crate) struct Body {
     /// The most space it can take: its frame, and what it may add to the first frame of the next segment.
     pub(crate) space: u64,
     pub(crate) payload_bytes: u64,
+}
+
+impl Body {
+    /// Whether it moves entries. A batch does that alone.
+    pub(crate) fn is_move(&self) -> bool {
+        let is_moved =
+            |record: &Record| matches!(record, Record::Entries(run) if run.how != How::Appended);
+        self.records.list.first().is_some_and(is_moved)
+    }
 }
 
 /// What a write gave.

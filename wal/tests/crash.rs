@@ -494,3 +494,30 @@ fn every_crash_while_a_purge_waits() {
         steps,
     });
 }
+
+/// A group that lags: its entries are moved so that the segments they stand in can be freed, and are moved again, while it is
+/// truncated and written to.
+#[test]
+fn every_crash_while_moving() {
+    let mut steps = vec![vec![
+        append(1, 1, 3, 1, 40),
+        append(2, 1, 2, 1, 900),
+        vote(1, 1, 1),
+    ]];
+    for i in 2..=16 {
+        steps.push(vec![append(3, i - 1, i - 1, i, 5000)]);
+        steps.push(match i {
+            5 => vec![purge(3, i - 1, i), append(1, 3, 4, 2, 50)],
+            9 => vec![purge(3, i - 1, i), Change::Truncate(2, 1)],
+            12 => vec![purge(3, i - 1, i), append(2, 2, 2, 3, 10), purge(1, 1, 1)],
+            _ => vec![purge(3, i - 1, i)],
+        });
+    }
+    explore(Workload {
+        name: "move",
+        options: options(1 << 14),
+        before: 10,
+        together: 1,
+        steps,
+    });
+}

@@ -24,6 +24,7 @@ struct Counts {
     poisoned: u64,
     full: u64,
     segments: u64,
+    moved: u64,
 }
 
 struct Draw(u64);
@@ -188,6 +189,7 @@ impl History {
         self.counts.cut += u64::from(wal.recovery().cut.is_some());
         self.counts.segments += wal.recovery().segments;
         self.run(&wal, faults);
+        self.counts.moved += wal.stats().entries_moved;
         if faults && self.draw.below(3) == 0 {
             self.disk.crash_after(self.draw.below(6));
             let step = self.step();
@@ -241,12 +243,16 @@ fn histories(seeds: std::ops::Range<u64>, faults: bool) {
             ("poisoned", counts.poisoned),
             ("full", counts.full),
             ("segments", counts.segments),
+            ("moved", counts.moved),
         ] {
             *totals.entry(name).or_insert(0) += count;
         }
     }
     println!("{totals:?}");
-    assert!(totals["batches"] > 10_000, "{totals:?}");
+    assert!(
+        totals["batches"] > 10_000 && totals["moved"] > 500,
+        "{totals:?}"
+    );
     assert!(faults || totals["cut"] == 0, "{totals:?}");
     assert!(
         !faults || totals["cut"] > 20 && totals["poisoned"] > 20,

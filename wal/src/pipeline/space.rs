@@ -37,6 +37,8 @@ pub(super) struct Space {
     /// A file that waits to become a segment.
     pub(super) spare: Option<Spare>,
     spares_made: u64,
+    /// The segments, all but those in `prepared`, in bytes.
+    pub(super) segments_bytes: u64,
     /// No segment could be prepared. Tried again after the next rotation.
     pub(super) gave_up: bool,
 }
@@ -174,24 +176,37 @@ impl Pipeline {
 }
 
 impl Space {
-    pub(super) fn of(recovered: &Recovered) -> Space {
+    pub(super) fn of(recovered: &mut Recovered) -> Space {
+        let segments = recovered.segments.values();
         let mut space = Space {
             taken: 0,
             segment_bytes: 0,
             room: 0,
             states: 0,
-            prepared: recovered.prepared.clone(),
+            prepared: std::mem::take(&mut recovered.prepared),
             is_promoting: false,
             is_preparing: false,
             promotion_failed: false,
             log_id: recovered.control.control.log_id,
             newest: recovered.newest,
-            spare: None,
-            spares_made: recovered.spare.as_ref().map_or(0, Spare::number),
+            spare: recovered.spare.take(),
+            segments_bytes: segments.map(|segment| segment.header.file_bytes).sum(),
+            spares_made: 0,
             gave_up: false,
         };
+        space.spares_made = space.spare.as_ref().map_or(0, Spare::number);
         space.follow(&recovered.writer);
         space
+    }
+
+    /// What all files of the log take, in bytes.
+    pub(super) fn files_bytes(&self) -> u64 {
+        let prepared = self
+            .prepared
+            .iter()
+            .map(|segment| segment.header.file_bytes);
+        let spare = self.spare.as_ref().map_or(0, Spare::file_bytes);
+        self.segments_bytes + prepared.sum::<u64>() + spare
     }
 
     /// The writer has written.

@@ -18,7 +18,8 @@ impl Shared {
     /// Whether there is something to do for segments.
     pub(super) fn wants_tending(&self, options: &Options) -> bool {
         let prepares = !options.manual_drive && self.space.wants_segment();
-        self.poison.is_none() && (!self.full.is_empty() || self.may_free() || prepares)
+        let moves = || self.to_be_moved(options).is_some();
+        self.poison.is_none() && (!self.full.is_empty() || self.may_free() || prepares || moves())
     }
 
     fn may_free(&self) -> bool {
@@ -59,16 +60,25 @@ impl Pipeline {
         if let Some(dead) = shared.freed() {
             return self.free(shared, dead);
         }
-        match shared.space.wants_segment() && !self.options.manual_drive {
-            true => self.prepare(shared),
-            false => shared,
+        if shared.space.wants_segment() && !self.options.manual_drive {
+            return self.prepare(shared);
+        }
+        match shared.to_be_moved(&self.options).cloned() {
+            Some(segment) => self.move_some(shared, &segment),
+            None => shared,
         }
     }
 
-    fn seal<'a>(&'a self, shared: MutexGuard<'a, Shared>, full: &Full) -> MutexGuard<'a, Shared> {
+    fn seal<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        full: &Full,
+    ) -> MutexGuard<'a, Shared> {
+        shared.is_sealing = true;
         drop(shared);
         let sealed = full.seal();
         let mut shared = self.shared();
+        shared.is_sealing = false;
         let table = match sealed {
             Ok(table) => Arc::new(table),
             Err(error) => return self.poisoned(shared, error),

@@ -1,0 +1,259 @@
+//! Finding damage before a reader does, and putting it right.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Misuse, Result};
+use crate::group::Place;
+use crate::live::{Cursor, LiveEntry, live_in};
+use crate::record::{How, entry_checksum};
+use crate::recovery::DamagedEntry;
+use crate::scan::BadEntry;
+use crate::segment::Segment;
+use crate::table::Table;
+use crate::types::{Entry, GroupId, LogId};
+use crate::{Core, Wal};
+
+/// How a scrub is to go. See [`Wal::scrub`].
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Scrub {
+    /// So many bytes of payload are read a second, at the most; `None` for as fast as it goes.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// How far a scrub is, and what it found.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct ScrubReport {
+    /// Entries that were read, and their payloads in bytes. Those that are only in memory are not looked at.
+    pub entries: u64,
+    /// See `entries`.
+    pub bytes: u64,
+    /// Segments that were gone through, of so many.
+    pub segments: u64,
+    /// See `segments`.
+    pub segments_all: u64,
+    /// Entries whose payloads are not what was written.
+    pub damaged: Vec<DamagedEntry>,
+    /// Sealed segments whose seal is damaged. Their frames say the same; the next `open` seals them again.
+    pub damaged_seals: Vec<std::path::PathBuf>,
+    /// Entries that could not be read, and what the operating system said. It may be able to later.
+    pub unreadable: Vec<(GroupId, LogId, Error)>,
+}
+
+/// A scrub takes so much at a time.
+const PIECE_BYTES: u64 = 256 << 10;
+
+impl Wal {
+    /// Reads all entries that are needed and checks them, and the seals, at a limited rate, on this thread. `progress` is
+    /// told now and then how far it is, and says whether to go on.
+    ///
+    /// Changes nothing. What is damaged can be put right with [`repair`](Wal::repair).
+    ///
+    /// # Errors
+    /// None for damage or what cannot be read: that is in the report.
+    pub fn scrub(
+        &self,
+        scrub: Scrub,
+        mut progress: impl FnMut(&ScrubReport) -> bool,
+    ) -> Result<ScrubReport> {
+        let core = &self.handle.core;
+        let segments: Vec<Arc<Segment>> = {
+            let shared = core.pipeline.shared();
+            shared.segments.values().cloned().collect()
+        };
+        let mut report = ScrubReport {
+            segments_all: segments.len() as u64,
+            ..ScrubReport::default()
+        };
+        let mut pace = Pace::new(scrub.bytes_per_second);
+        for segment in segments {
+            let (table, ids) = core.what_to_scrub(&segment, &mut report)?;
+            let mut cursor = Cursor::default();
+            while cursor.group < ids.len() {
+                if !progress(&report) {
+                    return Ok(report);
+                }
+                let entries = {
+                    let shared = core.pipeline.shared();
+                    let number = segment.header.number;
+                    let table = table.as_deref();
+                    live_in(
+                        &shared.groups,
+                        number,
+                        table,
+                        &ids,
+                        &mut cursor,
+                        PIECE_BYTES,
+                    )
+                };
+                let bytes = report.look_at(&segment, &entries);
+                core.pipeline.shared().counts.scrubbed_bytes += bytes;
+                pace.keep(bytes);
+            }
+            report.segments += 1;
+        }
+        core.pipeline.shared().counts.damage_found += report.damaged.len() as u64;
+        progress(&report);
+        Ok(report)
+    }
+
+    /// Puts the true entry, from a peer, in the place of one that is damaged or suspect. Durable on return. Does nothing if
+    /// the entry is whole.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] with [`Misuse::OtherEntry`] if index, term, context, length and checksum are not those of the entry
+    /// that was written, [`Misuse::NoSuchEntry`] if there is none; those of [`submit`](Wal::submit) and
+    /// [`Ticket::wait`](crate::Ticket::wait).
+    pub fn repair(&self, group: GroupId, entry: Entry) -> Result<()> {
+        let core = &self.handle.core;
+        let Some((segment, found, suspect)) = core.locate(group, &entry)? else {
+            return Ok(()); // In memory, whole.
+        };
+        if !suspect && found.read(&segment)?.is_ok() {
+            return Ok(());
+        }
+        let entries = [(found, Some(entry.payload))];
+        core.pipeline.move_entries(segment.header.number, &entries)
+    }
+}
+
+impl Core {
+    /// The table and the groups of a segment. A segment that is not sealed has its rows in memory.
+    fn what_to_scrub(
+        &self,
+        segment: &Arc<Segment>,
+        report: &mut ScrubReport,
+    ) -> Result<(Option<Arc<Table>>, Vec<GroupId>)> {
+        if let Some(trailer) = segment.trailer()? {
+            let is_whole = segment.summary(&trailer)?.is_some() || !trailer.has_summary();
+            if !is_whole || segment.sealed_directories(&trailer)?.is_none() {
+                report.damaged_seals.push(segment.path.clone());
+            }
+        } else if self.pipeline.shared().is_sealed(segment.header.number) {
+            report.damaged_seals.push(segment.path.clone());
+        } else {
+            let shared = self.pipeline.shared();
+            let mut ids: Vec<GroupId> = shared.groups.iter().map(|(id, _)| id).collect();
+            ids.sort_unstable();
+            return Ok((None, ids));
+        }
+        let table = Arc::new(Table::load(segment)?);
+        let ids = table.groups();
+        Ok((Some(table), ids))
+    }
+
+    /// Where an entry is that has this id, context, length and checksum, and whether it is suspect. `None` if it is only in
+    /// memory.
+    fn locate(
+        &self,
+        group: GroupId,
+        entry: &Entry,
+    ) -> Result<Option<(Arc<Segment>, LiveEntry, bool)>> {
+        let index = entry.id.index;
+        let misuse = |misuse| Err(Error::misuse(group, misuse));
+        let mut loaded: Option<(u64, Arc<Table>)> = None;
+        loop {
+            let shared = self.pipeline.shared();
+            let Some(found) = shared.groups.find(group) else {
+                return misuse(Misuse::UnknownGroup);
+            };
+            let Some(extent) = found.find(index) else {
+                let last = found.last().index;
+                return misuse(Misuse::NoSuchEntry { index, last });
+            };
+            if (extent.term, extent.context) != (entry.id.term, entry.context) {
+                return misuse(Misuse::OtherEntry { index });
+            }
+            let number = match extent.place {
+                Place::Written { segment } => segment,
+                _ if extent.how != How::Lost => return Ok(None),
+                _ => {
+                    drop(shared);
+                    self.pipeline.flush()?;
+                    continue;
+                }
+            };
+            let segment = shared.segments.get(&number);
+            let segment = segment
+                .expect("a segment with live entries is open")
+                .clone();
+            let table = loaded.as_ref().filter(|(loaded, _)| *loaded == number);
+            let row = extent.row(index);
+            let row = row.or_else(|| table.and_then(|(_, table)| table.row(group, index)));
+            let suspect = extent.suspect;
+            drop(shared);
+            let Some(row) = row else {
+                if table.is_some() {
+                    return Err(Error::damaged(&segment.path, 0, crate::Damage::Content));
+                }
+                loaded = Some((number, Arc::new(Table::load(&segment)?)));
+                continue;
+            };
+            let checksum = entry_checksum(group, entry.id, &entry.payload);
+            if (row.meta.payload_bytes as usize, row.meta.checksum)
+                != (entry.payload.len(), checksum)
+            {
+                return misuse(Misuse::OtherEntry { index });
+            }
+            let located = LiveEntry {
+                group,
+                id: entry.id,
+                context: entry.context,
+                row,
+            };
+            return Ok(Some((segment, located, suspect)));
+        }
+    }
+}
+
+impl ScrubReport {
+    /// Reads entries and notes what is bad. Gives the bytes of payload.
+    pub(crate) fn look_at(&mut self, segment: &Segment, entries: &[LiveEntry]) -> u64 {
+        let mut bytes = 0;
+        for entry in entries {
+            self.entries += 1;
+            bytes += u64::from(entry.row.meta.payload_bytes);
+            match entry.read(segment) {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => self.damaged.push(DamagedEntry {
+                    path: segment.path.clone(),
+                    entry: BadEntry {
+                        group: entry.group,
+                        id: entry.id,
+                        offset: entry.row.offset().unwrap_or(0),
+                    },
+                }),
+                Err(error) => self.unreadable.push((entry.group, entry.id, error)),
+            }
+        }
+        self.bytes += bytes;
+        bytes
+    }
+}
+
+/// Waits so that a rate is kept.
+struct Pace {
+    start: Instant,
+    bytes: u64,
+    bytes_per_second: Option<u64>,
+}
+
+impl Pace {
+    fn new(bytes_per_second: Option<u64>) -> Pace {
+        Pace {
+            start: Instant::now(),
+            bytes: 0,
+            bytes_per_second: bytes_per_second.filter(|rate| *rate > 0),
+        }
+    }
+
+    fn keep(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        if let Some(rate) = self.bytes_per_second {
+            let due = Duration::from_secs_f64(self.bytes as f64 / rate as f64);
+            std::thread::sleep(due.saturating_sub(self.start.elapsed()));
+        }
+    }
+}
