@@ -47,6 +47,7 @@ mod format;
 mod frame;
 mod group;
 mod groups;
+mod inspect;
 mod live;
 mod memory;
 mod names;
@@ -78,6 +79,7 @@ use duramen_disk::{DirLock, Disk, LockMode, OsDisk};
 
 pub use batch::Batch;
 pub use error::{Damage, Error, Misuse, Result};
+pub use inspect::{DumpItem, DumpRecord, Verification};
 pub use recovery::{Cut, DamagedEntry, RecoveryReport};
 pub use repair::{Scrub, ScrubReport};
 pub use scan::BadEntry;
@@ -87,6 +89,7 @@ pub use types::{Context, Entry, GroupId, HardState, Index, LogId, NodeId, Term};
 
 use control::{CONTROL_FILE, Control, ControlFile};
 use frame::Home;
+use inspect::must_be_a_log;
 use names::Names;
 use pipeline::Pipeline;
 use recovery::look;
@@ -218,7 +221,7 @@ impl Wal {
         options.check();
         let dir = dir.as_ref();
         disk.create_dir_all(dir).map_err(Error::io("create", dir))?;
-        let lock = lock(&*disk, dir)?;
+        let lock = lock(&*disk, dir, LockMode::Exclusive)?;
         clear_the_way(&*disk, dir)?;
         let control = Control {
             log_id: random(dir)?,
@@ -255,17 +258,8 @@ impl Wal {
     pub fn open_on(disk: Arc<dyn Disk>, dir: impl AsRef<Path>, options: Options) -> Result<Wal> {
         options.check();
         let dir = dir.as_ref();
-        // Before the lock, which would leave a file in a directory that is no log.
-        let is_log = match Names::list(&*disk, dir) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => false,
-            names => names.map(|names| names.has_control || !names.segments.is_empty())?,
-        };
-        if !is_log {
-            return Err(Error::NotALog {
-                path: dir.to_owned(),
-            });
-        }
-        let lock = lock(&*disk, dir)?;
+        must_be_a_log(&*disk, dir)?;
+        let lock = lock(&*disk, dir, LockMode::Exclusive)?;
         Wal::open_locked(disk, dir, options, lock)
     }
 
@@ -394,14 +388,13 @@ impl Drop for Handle {
     }
 }
 
-fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DirLock>> {
-    disk.lock(dir, LockMode::Exclusive)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => Error::Locked {
-                path: dir.to_owned(),
-            },
-            _ => Error::io("lock", dir)(error),
-        })
+fn lock(disk: &dyn Disk, dir: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
+    disk.lock(dir, mode).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => Error::Locked {
+            path: dir.to_owned(),
+        },
+        _ => Error::io("lock", dir)(error),
+    })
 }
 
 /// Makes sure that a directory is empty, but for what a `create` leaves that was killed on its way.

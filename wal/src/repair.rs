@@ -43,7 +43,7 @@ pub struct ScrubReport {
 }
 
 /// A scrub takes so much at a time.
-const PIECE_BYTES: u64 = 256 << 10;
+pub(crate) const PIECE_BYTES: u64 = 256 << 10;
 
 impl Wal {
     /// Reads all entries that are needed and checks them, and the seals, at a limited rate, on this thread. `progress` is
