@@ -248,6 +248,7 @@ fn any_numbers_in_the_first_frame_of_the_oldest_segment() {
     steps.push(vec![purge(1, 4, 2), append(2, 1, 1, 1, 5500)]);
     steps.push(vec![append(1, 5, 5, 2, 5840)]);
     steps.push(vec![purge(1, 5, 2), purge(2, 1, 1)]);
+    steps.push(vec![append(1, 6, 6, 2, 7000)]); // in a segment that begins when nothing is left
     let closed = disk_with(&small(), &steps);
     let names = closed.list(DIR.as_ref()).unwrap();
     let segments = names.iter().filter(|name| name.ends_with(".wal"));
@@ -255,6 +256,7 @@ fn any_numbers_in_the_first_frame_of_the_oldest_segment() {
     let path = Path::new(DIR).join(&names[0]);
     let frame = frames(&read_file(&closed, &path)).remove(0);
     assert!(u64_at(&read_file(&closed, &path), 32) > 1);
+    assert!(frame.copy.is_some());
     for disk in [closed, killed_disk_with(&small(), &steps)] {
         let mut bytes = read_file(&disk, &path);
         bytes[frame.end..].fill(0);

@@ -476,6 +476,77 @@ fn a_directory_that_is_bad_in_its_frame_and_in_the_seal_is_named() {
     }
 }
 
+/// The summary is enough to open the log. The frames before the bad one are served, and others are named.
+#[test]
+fn a_directory_that_is_bad_in_its_frame_and_in_the_seal_is_named_by_reading() {
+    let (disk, steps) = sealed();
+    let state = states(&steps).pop().unwrap();
+    let frames = frames(&read_file(&disk, &segment(1)));
+    for (n, frame) in frames.iter().enumerate() {
+        let _replay = Replay(|| format!("frame {n}: {frame:?}"));
+        let spoiled = disk.fork();
+        spoil_seal(&spoiled, Seal::NoDirectories);
+        let copy = frame.copy.as_ref().map(|copy| copy.start + 7);
+        for byte in [frame.directory.end - 8].into_iter().chain(copy) {
+            flip(&spoiled, &segment(1), byte);
+        }
+        let wal = open(&spoiled, &small()).unwrap();
+        assert_eq!(
+            (&wal.recovery().cut, &wal.recovery().damaged[..]),
+            (&None, &[][..])
+        );
+        for (group, content) in &state {
+            assert_eq!(wal.hard_state(*group), content.hard_state);
+            for entry in &content.entries {
+                let index = entry.id.index;
+                // Each frame after the first one is a step.
+                let of_frame = 2 * index.0 as usize - usize::from(*group == GroupId(1));
+                match wal.entries(*group, index..index.next(), 0) {
+                    Ok(read) => {
+                        assert!(of_frame != n);
+                        assert_eq!(read[0], *entry);
+                    }
+                    Err(Error::DamagedDirectory {
+                        path,
+                        offset,
+                        sequence,
+                    }) => {
+                        assert!((n..frames.len()).contains(&of_frame));
+                        let place = (segment(1), frame.header as u64, n as u64 + 1);
+                        assert_eq!((path, offset, sequence), place);
+                    }
+                    Err(other) => panic!("entry {index} of group {group}: {other}"),
+                }
+            }
+        }
+    }
+}
+
+/// What is suspect was never durable, as far as is known: also when later frames say that its frame is.
+#[test]
+fn what_is_kept_as_suspect_is_not_reported_as_damaged() {
+    let case = cases()
+        .into_iter()
+        .find(|case| case.is_suspect() && case.keep_suspects)
+        .unwrap();
+    let steps = steps(&case);
+    let disk = killed_disk_with(&small(), &steps);
+    let frame = frames(&read_file(&disk, &segment(1)))[VICTIM].clone();
+    spoil_frame(&disk, &case, &frame);
+    for _ in 0..3 {
+        let wal = open(&disk, &keeping(true)).unwrap();
+        assert_eq!(wal.recovery().suspects, [(GROUP, entry(3, 1, "").id)]);
+        assert_eq!(wal.recovery().damaged, []);
+    }
+    // Nor when it is gone.
+    let wal = open(&disk, &small()).unwrap();
+    wal.write(batch(&vec![Change::Truncate(1, 2)])).unwrap();
+    drop(wal);
+    let wal = open(&disk, &small()).unwrap();
+    assert_eq!(wal.recovery().suspects, []);
+    assert_eq!(wal.recovery().damaged, []);
+}
+
 /// Payloads of a segment whose frames stand in for its seal are looked at, as those of the last one.
 #[test]
 fn a_damaged_payload_of_a_segment_without_a_seal_is_reported_and_never_cut() {
