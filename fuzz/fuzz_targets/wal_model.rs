@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use duramen_disk::SimDisk;
-use duramen_wal::{Batch, Entry, GroupId, HardState, Index, LogId, Options, Term, Wal};
+use duramen_wal::{
+    Batch, Entry, Error, GroupId, HardState, Index, LogId, Misuse, Options, Term, Wal,
+};
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug, Arbitrary)]
@@ -87,8 +89,9 @@ impl Group {
     }
 }
 
-/// Puts a change into the batch, and does the same to the model.
-fn change(batch: &mut Batch, state: &mut State, change: &Change) {
+/// Puts a change into the batch, and does the same to the model. Gives the group if there is no such group, and the change
+/// makes none: then the whole batch is refused.
+fn change(batch: &mut Batch, state: &mut State, change: &Change) -> Option<GroupId> {
     let (Change::Append { group, .. }
     | Change::Truncate { group, .. }
     | Change::Purge { group, .. }
@@ -99,10 +102,11 @@ fn change(batch: &mut Batch, state: &mut State, change: &Change) {
         GroupId((*group % GROUPS).into()),
         &mut state[usize::from(*group % GROUPS)],
     );
+    let is_unknown = slot.is_none();
     if let Change::Remove { .. } = change {
         batch.remove_group(id);
         *slot = None;
-        return;
+        return is_unknown.then_some(id);
     }
     let group = slot.get_or_insert_default();
     match change {
@@ -168,6 +172,8 @@ fn change(batch: &mut Batch, state: &mut State, change: &Change) {
         }
         Change::Remove { .. } => {}
     }
+    let is_misuse = is_unknown && matches!(change, Change::Truncate { .. });
+    is_misuse.then_some(id)
 }
 
 fn read(wal: &Wal) -> State {
@@ -224,14 +230,21 @@ impl Run {
         };
         let mut batch = Batch::new();
         let mut state = self.states.last().expect("a state").clone();
-        changes
-            .iter()
-            .take(8)
-            .for_each(|one| change(&mut batch, &mut state, one));
+        let mut unknown = None;
+        for one in changes.iter().take(8) {
+            let found = change(&mut batch, &mut state, one);
+            unknown = unknown.or(found);
+        }
         let ticket = match wal.submit(batch) {
-            Ok(ticket) => ticket,
-            Err(duramen_wal::Error::Io { .. } | duramen_wal::Error::Poisoned { .. }) => {
-                return false;
+            Ok(ticket) => {
+                assert_eq!(unknown, None);
+                ticket
+            }
+            Err(Error::Io { .. } | Error::Poisoned { .. }) => return false,
+            Err(Error::Misuse { group, misuse }) => {
+                assert_eq!((Some(group), misuse), (unknown, Misuse::UnknownGroup));
+                assert!(read(wal) == *self.states.last().expect("a state"));
+                return true;
             }
             Err(other) => panic!("{other}"),
         };

@@ -61,7 +61,7 @@ fn damage_at_the_end_of_an_idle_log_is_damage() {
     assert_eq!(wal.recovery().cut, None);
     assert_eq!(wal.recovery().damaged.len(), 1);
     let read = wal.entries(GroupId(1), Index(1)..Index(2), u64::MAX);
-    assert!(matches!(error(read), Error::Damaged { .. }));
+    assert!(matches!(error(read), Error::DamagedEntry { .. }));
 }
 
 #[test]
@@ -100,38 +100,33 @@ fn a_log_that_is_written_without_a_pause_is_not_marked_in_between() {
 fn the_next_segment_is_ready_before_it_is_needed() {
     let disk = SimDisk::new();
     let wal = create(&disk, &with_threads(1 << 16)).unwrap();
-    let spares = || {
-        let names = disk.list(DIR.as_ref()).unwrap();
-        names
-            .into_iter()
-            .filter(|name| name.starts_with("spare"))
+    let segments = || {
+        let paths = files(&disk, DIR.as_ref()).into_iter();
+        let segments = paths.filter(|(path, _)| path.extension().is_some_and(|end| end == "wal"));
+        segments
+            .map(|(_, bytes)| (bytes.len(), frames(&bytes).len()))
             .collect::<Vec<_>>()
     };
+    let names = || disk.list(DIR.as_ref()).unwrap().len();
     wal.write(batch(&vec![append(1, 1, 1, 1, 20_000)])).unwrap();
-    assert_eq!(
-        spares(),
-        Vec::<String>::new(),
-        "a small log prepares nothing"
-    );
+    assert_eq!(names(), 3, "a small log prepares nothing");
     wal.write(batch(&vec![append(1, 2, 2, 1, 20_000)])).unwrap();
-    wait_until("the spare", || {
-        let len = |name: &String| {
-            disk.open(&Path::new(DIR).join(name))
-                .and_then(|file| file.len())
-        };
-        spares()
-            .iter()
-            .any(|name| len(name).is_ok_and(|len| len == 1 << 16))
-    });
+    wait_until("the next segment", || wal.stats().has_next_segment);
+    assert_eq!(segments(), [(1 << 16, 3), (1 << 16, 0)]);
+    drop(wal);
+    // It stays prepared when it is not used.
+    let wal = open(&disk, &with_threads(1 << 16)).unwrap();
+    assert_eq!(wal.recovery().segments, 1);
+    assert_eq!(wal.recovery().cut, None);
+    assert!(wal.stats().has_next_segment);
     wal.write(batch(&vec![append(1, 3, 3, 1, 20_000)])).unwrap();
     wal.write(batch(&vec![append(1, 4, 4, 1, 20_000)])).unwrap();
+    assert!(!wal.stats().has_next_segment, "it is used");
+    wait_until("the seal", || wal.stats().unsealed == 0);
     drop(wal);
     let wal = open(&disk, &with_threads(1 << 16)).unwrap();
     assert_eq!(wal.recovery().segments, 2);
     assert_eq!(wal.last(GroupId(1)).index, Index(4));
-    assert_eq!(
-        spares(),
-        Vec::<String>::new(),
-        "what was prepared and not used is removed"
-    );
+    assert_eq!(segments(), [(1 << 16, 5), (1 << 16, 3)]);
+    assert_eq!(names(), 4, "nothing else was made");
 }

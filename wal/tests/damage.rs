@@ -36,6 +36,15 @@ fn steps() -> Vec<Step> {
 
 const TAIL: u64 = 3;
 
+/// They leave the last segment so full that the next one is prepared, and not used yet.
+fn steps_to_prepare() -> Vec<Step> {
+    let mut steps = steps();
+    steps.push(vec![append(2, 9, 9, 5, 5000)]);
+    steps
+}
+
+const PREPARED: u64 = 4;
+
 /// All is marked: the log was closed.
 fn closed() -> SimDisk {
     let disk = disk_with(&small(), &steps());
@@ -46,6 +55,20 @@ fn closed() -> SimDisk {
 /// The last frame is not marked.
 fn killed() -> SimDisk {
     killed_disk_with(&small(), &steps())
+}
+
+/// Behind the last segment with a frame there is one without.
+fn prepared() -> [SimDisk; 2] {
+    let (closed, killed) = (
+        disk_with(&small(), &steps_to_prepare()),
+        killed_disk_with(&small(), &steps_to_prepare()),
+    );
+    for disk in [&closed, &killed] {
+        assert_eq!(frames(&read_file(disk, &segment(PREPARED))), []);
+        assert!(!frames(&read_file(disk, &segment(TAIL))).is_empty());
+        assert_eq!(files(disk, DIR.as_ref()).len(), PREPARED as usize + 1);
+    }
+    [closed, killed]
 }
 
 /// What a byte of a segment belongs to.
@@ -62,15 +85,13 @@ enum Part {
     Padding,
     /// No frame and no seal.
     Free,
+    /// A copy of the directories, a summary of them, and where both are.
     Seal,
 }
 
 fn part(segment: &[u8], frames: &[FrameParts], byte: usize) -> Part {
-    let frames_end = frames.last().unwrap().end;
-    let seal = match is_sealed(segment) {
-        true => number_at(segment, segment.len() - 48),
-        false => segment.len(),
-    };
+    let frames_end = frames.last().map_or(64, |last| last.end);
+    let seal = seal(segment).map_or(segment.len(), |seal| seal.directories.start);
     match byte {
         0..64 => return Part::SegmentHeader,
         _ if byte >= seal => return Part::Seal,
@@ -116,7 +137,9 @@ fn served(wal: Wal, expected: &State) -> Served {
             for index in range.start.0..range.end.0 {
                 match wal.entries(group, Index(index)..Index(index + 1), 0) {
                     Ok(entry) => content.entries.extend(entry),
-                    Err(Error::Damaged {
+                    Err(Error::DamagedEntry {
+                        group: named,
+                        id,
                         path,
                         offset,
                         reason: Damage::Checksum,
@@ -124,6 +147,7 @@ fn served(wal: Wal, expected: &State) -> Served {
                         damaged.push((group, Index(index), path, offset));
                         let at = index - content.purged.index.0 - 1;
                         let entry = expected[&group].entries[at as usize].clone();
+                        assert_eq!((named, id), (group, entry.id));
                         assert_eq!(wal.term(group, entry.id.index), Some(entry.id.term));
                         content.entries.push(entry);
                     }
@@ -160,7 +184,8 @@ struct Counts {
 }
 
 /// Flips each bit of a segment, one after the other; where there is nothing, one of each byte.
-fn every_bit(disk: &SimDisk, number: u64, last_is_marked: bool) -> Counts {
+fn every_bit(disk: &SimDisk, steps: &[Step], number: u64, last_is_marked: bool) -> Counts {
+    let states = states(steps);
     let bytes = read_file(disk, &segment(number));
     let frames = frames(&bytes);
     let mut counts = Counts::default();
@@ -171,8 +196,8 @@ fn every_bit(disk: &SimDisk, number: u64, last_is_marked: bool) -> Counts {
             if nothing && bit != byte % 8 {
                 continue;
             }
-            let _replay =
-                Replay(|| format!("bit {bit} of byte {byte} of segment {number}: {part:?}"));
+            let flipped = Flipped { number, byte, part };
+            let _replay = Replay(|| format!("bit {bit} of {flipped:?}"));
             let spoiled = disk.fork();
             spoil(
                 &spoiled,
@@ -183,9 +208,8 @@ fn every_bit(disk: &SimDisk, number: u64, last_is_marked: bool) -> Counts {
             );
             one_bit(
                 &spoiled,
-                number,
-                byte,
-                part,
+                &states,
+                &flipped,
                 &frames,
                 last_is_marked,
                 &mut counts,
@@ -196,19 +220,29 @@ fn every_bit(disk: &SimDisk, number: u64, last_is_marked: bool) -> Counts {
     counts
 }
 
-fn one_bit(
-    spoiled: &SimDisk,
+/// Where a bit was flipped.
+#[derive(Debug)]
+struct Flipped {
+    /// Of the segment.
     number: u64,
     byte: usize,
     part: Part,
+}
+
+fn one_bit(
+    spoiled: &SimDisk,
+    states: &[State],
+    flipped: &Flipped,
     frames: &[FrameParts],
     last_is_marked: bool,
     counts: &mut Counts,
 ) {
-    let states = states(&steps());
-    let last = frames.last().unwrap();
-    let is_unmarked = !last_is_marked && (last.header..last.end).contains(&byte);
-    let is_tail = number == TAIL;
+    let Flipped { number, byte, part } = *flipped;
+    let all = states.len() - 1;
+    // Where the last frame is, and what follows it.
+    let last = frames.last().map_or(64..64, |last| last.header..last.end);
+    let is_unmarked = !last_is_marked && last.contains(&byte);
+    let is_tail = number >= TAIL;
     let wal = match open_spoiled(spoiled) {
         Ok(wal) => wal,
         Err(error) => {
@@ -234,13 +268,13 @@ fn one_bit(
     let cut = wal.recovery().cut.clone();
     let reported = wal.recovery().damaged.clone();
     let is_cut = is_unmarked && matches!(part, Part::Payload(_) | Part::Directory(..));
-    let served = served(wal, &states[10]);
-    assert_eq!(served.state, states[if is_cut { 9 } else { 10 }]);
+    let served = served(wal, &states[all]);
+    assert_eq!(served.state, states[if is_cut { all - 1 } else { all }]);
     match cut {
         Some(cut) => {
             counts.cut += 1;
             assert_eq!(cut.path, segment(number));
-            let from = if is_cut { last.header } else { last.end };
+            let from = if is_cut { last.start } else { last.end };
             assert_eq!(cut.offset, from as u64);
             assert!(is_cut || is_tail && part == Part::Free);
             let is_suspect = matches!(part, Part::Payload(_));
@@ -288,7 +322,10 @@ fn live_payload_bits(number: u64, disk: &SimDisk) -> u64 {
 fn every_bit_of_a_sealed_segment() {
     let disk = closed();
     for number in 1..TAIL {
-        let counts = every_bit(&disk, number, true);
+        let bytes = read_file(&disk, &segment(number));
+        let seal = seal(&bytes).unwrap();
+        assert!(!seal.directories.is_empty() && !seal.summary.is_empty());
+        let counts = every_bit(&disk, &steps(), number, true);
         assert_eq!(counts.errors, 64 * 8);
         assert_eq!(counts.damaged, live_payload_bits(number, &disk));
         assert_eq!(counts.cut, 0);
@@ -298,7 +335,7 @@ fn every_bit_of_a_sealed_segment() {
 #[test]
 fn every_bit_of_the_last_segment_when_all_is_marked() {
     let disk = closed();
-    let counts = every_bit(&disk, TAIL, true);
+    let counts = every_bit(&disk, &steps(), TAIL, true);
     assert_eq!(counts.damaged, live_payload_bits(TAIL, &disk));
     assert!(counts.errors > 2000 && counts.cut > 5000, "{counts:?}");
 }
@@ -306,8 +343,20 @@ fn every_bit_of_the_last_segment_when_all_is_marked() {
 #[test]
 fn every_bit_of_the_last_segment_when_its_last_frame_is_not_marked() {
     let disk = killed();
-    let counts = every_bit(&disk, TAIL, false);
+    let counts = every_bit(&disk, &steps(), TAIL, false);
     assert!(counts.errors > 1000 && counts.cut > 6000, "{counts:?}");
+}
+
+/// Its header was durable before it had its name. Behind that are zeros: what else is there is cut, and nothing is lost.
+#[test]
+fn every_bit_of_a_segment_that_is_prepared() {
+    for (disk, last_is_marked) in prepared().into_iter().zip([true, false]) {
+        let bytes = read_file(&disk, &segment(PREPARED)).len() as u64;
+        let counts = every_bit(&disk, &steps_to_prepare(), PREPARED, last_is_marked);
+        assert_eq!(counts.errors, 64 * 8);
+        assert_eq!((counts.damaged, counts.cut), (0, bytes - 64));
+        assert_eq!(counts.same, counts.cut);
+    }
 }
 
 #[test]
@@ -354,12 +403,20 @@ fn a_file_of_another_length_is_damaged() {
 }
 
 /// Whatever was done to bytes that were marked: an error that names a segment, or all but the entries that are named.
-fn sound(spoiled: &SimDisk, spoiled_bytes: &Range<usize>, frames_end: usize, counts: &mut Counts) {
-    let states = states(&steps());
+fn sound(
+    spoiled: &SimDisk,
+    expected: &State,
+    spoiled_bytes: &Range<usize>,
+    frames_end: usize,
+    counts: &mut Counts,
+) {
     match open_spoiled(spoiled) {
         Err(Error::Damaged { path, .. } | Error::DamagedDirectory { path, .. }) => {
             counts.errors += 1;
-            assert!((1..=TAIL).any(|number| path == segment(number)), "{path:?}");
+            assert!(
+                (1..=PREPARED).any(|number| path == segment(number)),
+                "{path:?}"
+            );
         }
         Err(other) => panic!("{other}"),
         Ok(wal) => {
@@ -367,8 +424,8 @@ fn sound(spoiled: &SimDisk, spoiled_bytes: &Range<usize>, frames_end: usize, cou
                 assert_eq!(cut.offset, frames_end as u64);
                 assert!(spoiled_bytes.end > frames_end);
             }
-            let served = served(wal, &states[10]);
-            assert_eq!(served.state, states[10]);
+            let served = served(wal, expected);
+            assert_eq!(served.state, *expected);
             counts.damaged += u64::from(!served.damaged.is_empty());
             counts.same += u64::from(served.damaged.is_empty());
         }
@@ -377,11 +434,12 @@ fn sound(spoiled: &SimDisk, spoiled_bytes: &Range<usize>, frames_end: usize, cou
 
 #[test]
 fn a_lost_or_misplaced_sector_is_named_or_harmless() {
-    let disk = closed();
+    let [disk, _] = prepared();
+    let expected = states(&steps_to_prepare()).pop().unwrap();
     let mut counts = Counts::default();
-    for number in 1..=TAIL {
+    for number in 1..=PREPARED {
         let bytes = read_file(&disk, &segment(number));
-        let frames_end = frames(&bytes).last().unwrap().end;
+        let frames_end = frames(&bytes).last().map_or(64, |last| last.end);
         for sector in 0..bytes.len() / 512 {
             let range = sector * 512..sector * 512 + 512;
             let from_elsewhere =
@@ -400,7 +458,7 @@ fn a_lost_or_misplaced_sector_is_named_or_harmless() {
                     |bytes| bytes.copy_from_slice(&with),
                     512,
                 );
-                sound(&spoiled, &range, frames_end, &mut counts);
+                sound(&spoiled, &expected, &range, frames_end, &mut counts);
             }
         }
     }
@@ -481,18 +539,24 @@ fn damage_that_comes_while_the_log_is_open_is_found_by_reading() {
         .unwrap();
     flip(&disk, &segment(1), at);
     let read = |from, to| wal.entries(GroupId(1), Index(from)..Index(to), u64::MAX);
-    match error(read(2, 3)) {
-        Error::Damaged {
-            path,
-            offset,
-            reason,
-        } => assert_eq!(
-            (path, offset, reason),
-            (segment(1), at as u64, Damage::Checksum)
-        ),
-        other => panic!("{other}"),
+    for to in [3, 9] {
+        match error(read(2, to)) {
+            Error::DamagedEntry {
+                group,
+                id,
+                path,
+                offset,
+                reason,
+            } => {
+                assert_eq!((group, id), (GroupId(1), entry(2, 1, "").id));
+                assert_eq!(
+                    (path, offset, reason),
+                    (segment(1), at as u64, Damage::Checksum)
+                );
+            }
+            other => panic!("{other}"),
+        }
     }
-    assert!(matches!(error(read(2, 9)), Error::Damaged { .. }));
     assert_eq!(read(3, 9).unwrap().len(), 6);
 }
 

@@ -7,7 +7,7 @@ mod support;
 use std::io::ErrorKind;
 
 use duramen_disk::{Disk, SimDisk};
-use duramen_wal::{Error, GroupId, Options, Term};
+use duramen_wal::{Batch, Error, GroupId, Options, Term};
 use support::*;
 
 fn small() -> Options {
@@ -135,7 +135,7 @@ fn what_open_read_after_a_failed_sync_is_durable_when_it_returns() {
 #[test]
 fn any_failed_operation_poisons_the_log_and_opening_it_again_goes_on() {
     let states = states(&steps());
-    let mut operations = 0;
+    let (mut operations, mut spares) = (0, 0);
     for n in 0.. {
         let _replay = Replay(|| format!("operation {n} fails"));
         let disk = disk_with(&small(), &[]);
@@ -146,33 +146,42 @@ fn any_failed_operation_poisons_the_log_and_opening_it_again_goes_on() {
             .map(|step| wal.write(batch(step)))
             .collect::<Vec<_>>();
         let acknowledged = written.iter().take_while(|written| written.is_ok()).count();
-        if acknowledged == steps().len() {
+        // The last seal is written when all is acknowledged.
+        let after_all = wal.write(Batch::new());
+        let mut outcomes = written.iter().chain([&after_all]);
+        let Some(Err(failed)) = outcomes.find(|outcome| outcome.is_err()) else {
             break;
-        }
+        };
         operations += 1;
-        let failed = written[acknowledged].as_ref().unwrap_err();
         assert_eq!(io_kind(failed), Some(ErrorKind::Other), "{failed}");
-        // What prepares space poisons nothing; then the next batches are as good as any.
-        if matches!(failed, Error::Io { .. }) {
+        // What reserves space poisons nothing; then the next batches are as good as any.
+        if after_all.is_ok() {
+            assert!(
+                matches!(failed, Error::Io { path, .. } if path.ends_with("spare-1.tmp") || path.ends_with("spare-2.tmp"))
+            );
+            spares += 1;
             continue;
         }
-        for later in &written[acknowledged + 1..] {
+        for later in outcomes {
             assert!(matches!(later, Err(Error::Poisoned { .. })));
         }
         assert_eq!(state_of(&wal), states[acknowledged]);
+        // Where the next segment gets its name the batch was not taken.
+        let taken = usize::from(matches!(failed, Error::Poisoned { .. }));
         drop(wal);
         let wal = open(&disk, &small()).unwrap();
         let found = held(&wal, &states);
-        assert!((acknowledged..=acknowledged + 1).contains(&found));
+        assert!((acknowledged..=acknowledged + taken).contains(&found));
         write_all(&wal, &steps()[found..]);
         drop(wal);
         disk.power_cut(0);
         assert_holds(&disk, &small(), &steps(), steps().len());
     }
     println!("{operations} operations failed");
-    // Each batch is a write and a sync. A spare: create, allocate, sync. A rotation: write, sync, rename, sync, seal,
-    // sync, CONTROL, sync.
-    assert_eq!(operations, 5 * 2 + 2 * (3 + 8));
+    // Each batch is a write and a sync. A spare: create, allocate, sync. A rotation: write, sync, rename, sync, CONTROL,
+    // sync; seal, sync.
+    assert_eq!(operations, 5 * 2 + 2 * (3 + 6 + 2));
+    assert_eq!(spares, 2 * 3);
 }
 
 #[test]
@@ -204,12 +213,18 @@ fn no_space_at_any_operation_refuses_one_batch_without_a_trace_or_poisons() {
             }
             wal.write(batch(step)).unwrap();
         }
-        if !failed {
-            break;
+        match wal.write(Batch::new()) {
+            Ok(()) if !failed => break,
+            // By the last seal: all is acknowledged.
+            Err(Error::Poisoned { .. }) if !failed => {
+                poisoned += 1;
+                assert_eq!(state_of(&wal), states(&steps())[steps().len()]);
+            }
+            _ => {}
         }
     }
     println!("{full} times full, {poisoned} times poisoned");
-    assert_eq!((full, poisoned), (2 * 2, 5 * 2 + 2 * (1 + 8)));
+    assert_eq!((full, poisoned), (2 * 2, 5 * 2 + 2 * (1 + 6 + 2)));
 }
 
 /// A log with the first batch, on a disk with space for `free` more bytes.
@@ -317,7 +332,7 @@ fn a_create_on_a_full_disk_is_full_and_can_be_done_again() {
 fn a_disk_error_in_open_is_no_answer_and_changes_nothing_for_the_next_one() {
     let unsynced = disk_with(&small(), &steps()[..2]);
     let wal = open(&unsynced, &small()).unwrap();
-    unsynced.crash_after(3 + 8 + 1); // the new segment, and the sync of its frames
+    unsynced.crash_after(3 + 6 + 1); // the new segment, and the sync of its frames
     wal.write(batch(&steps()[2])).unwrap_err();
     drop(wal);
     for n in 0.. {
@@ -326,8 +341,8 @@ fn a_disk_error_in_open_is_no_answer_and_changes_nothing_for_the_next_one() {
         disk.kill();
         disk.fail_after(n, ErrorKind::Other);
         let Err(failed) = open(&disk, &small()) else {
-            // lock; CONTROL again, sync; the frames again, sync; directory; a frame, sync; CONTROL, sync; directory
-            assert_eq!(n, 11);
+            // lock; CONTROL again, sync; both frames again, sync; directory; a frame, sync; CONTROL, sync; directory
+            assert_eq!(n, 12);
             break;
         };
         assert_eq!(io_kind(&failed), Some(ErrorKind::Other), "{failed}");

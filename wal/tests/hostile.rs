@@ -12,10 +12,10 @@ use duramen_wal::{Error, GroupId, Index, LogId, Misuse, Options, Term};
 use support::*;
 
 fn small() -> Options {
-    options(12288)
+    options(16384)
 }
 
-/// The last frame has a record of each kind. The one before is the first of its segment.
+/// The last frame has a record of each kind. The one before is the first one of its segment with entries.
 fn steps() -> Vec<Step> {
     vec![
         vec![append(1, 1, 2, 1, 2500), vote(1, 1, 1)],
@@ -41,7 +41,7 @@ const VALUES: [u64; 16] = [
     8,
     255,
     4096,
-    12_288,
+    16_384,
     u32::MAX as u64,
     1 << 32,
     1 << 61,
@@ -84,7 +84,7 @@ fn try_it(disk: &SimDisk) -> bool {
         Ok(wal) => {
             let more = [
                 append(9, 1, 1, 1, 5500),
-                append(8, 1, 1, 1, 5500),
+                append(10, 1, 1, 1, 5500), // no group of `VALUES`
                 purge(9, 1, 1),
             ];
             for change in more {
@@ -152,11 +152,11 @@ fn any_numbers_in_a_segment_header() {
     }
     // The only segment, under any number.
     for value in VALUES {
-        for first in VALUES {
+        for bytes_in_header in VALUES {
             let hostile = disk_with(&small(), &[]);
             let mut bytes = read_file(&hostile, &segment(1));
             put(&mut bytes, 32, value);
-            put(&mut bytes, 40, first);
+            put(&mut bytes, 40, bytes_in_header);
             mend_header(&mut bytes[..64]);
             hostile.remove(&segment(1)).unwrap();
             write_file(&hostile, &segment(value), &bytes);
@@ -168,18 +168,17 @@ fn any_numbers_in_a_segment_header() {
                 mend_header(&mut control_bytes[slot..slot + 64]);
             }
             write_file(&hostile, &control(), &control_bytes);
-            let _replay = Replay(|| format!("segment {value} that begins with {first}"));
+            let _replay = Replay(|| format!("segment {value} of {bytes_in_header} bytes"));
             try_it(&hostile);
         }
     }
 }
 
-/// Changes the frame, gives all its parts the checksums they need, and tries it: as a frame with and without a header, and
-/// as the last thing that is known to be durable or not.
+/// Changes the frame, in both its directories if it has two, gives all its parts the checksums they need, and tries it: as a
+/// frame with and without a header, and as the last thing that is known to be durable or not.
 fn any_numbers_in(disk: &SimDisk, path: &Path, frame: &FrameParts) -> (u64, u64) {
     let whole = read_file(disk, path);
     let (directory, mut opened, mut refused) = (frame.directory.clone(), 0, 0);
-    assert_eq!(frame.copy, None);
     // Field by field: flags, epoch, sequence, lengths, mark, predecessor and offset, then the records.
     let words = (4..directory.len() - 4).step_by(4);
     for word in words {
@@ -194,6 +193,10 @@ fn any_numbers_in(disk: &SimDisk, path: &Path, frame: &FrameParts) -> (u64, u64)
                 put_checksum(&mut bytes, directory.start + 44, &records);
             }
             mend_head(&mut bytes, directory.start, 56);
+            if let Some(copy) = &frame.copy {
+                bytes.copy_within(directory.clone(), copy.start);
+                mend_head(&mut bytes, copy.start, 56);
+            }
             let same = directory.start + 4..directory.start + 40;
             bytes.copy_within(same, frame.header + 4);
             mend_head(&mut bytes, frame.header, 40);
@@ -218,10 +221,19 @@ fn any_numbers_in_the_last_frame() {
         disk_with(&small(), &steps()),
         killed_disk_with(&small(), &steps()),
     ] {
-        let names = disk.list(DIR.as_ref()).unwrap();
-        let name = names.iter().rfind(|name| name.ends_with(".wal")).unwrap();
-        let path = Path::new(DIR).join(name);
-        let frame = frames(&read_file(&disk, &path)).pop().unwrap();
+        // Behind it there is a segment without frames.
+        let segments = disk.list(DIR.as_ref()).unwrap().into_iter().rev();
+        let segments = segments.filter(|name| name.ends_with(".wal"));
+        let mut frames = segments.map(|name| {
+            let path = Path::new(DIR).join(name);
+            let frames = frames(&read_file(&disk, &path));
+            (path, frames)
+        });
+        assert!(frames.next().unwrap().1.is_empty());
+        let (path, mut frames) = frames.next().unwrap();
+        assert_eq!(frames.len(), 3);
+        let frame = frames.pop().unwrap();
+        assert_eq!(frame.copy, None);
         let (opened, refused) = any_numbers_in(&disk, &path, &frame);
         println!("{opened} opened, {refused} refused");
         assert!(opened > 50 && refused > 100, "{opened} {refused}");
@@ -236,6 +248,7 @@ fn any_numbers_in_the_first_frame_of_the_oldest_segment() {
     steps.push(vec![purge(1, 4, 2), append(2, 1, 1, 1, 5500)]);
     steps.push(vec![append(1, 5, 5, 2, 5840)]);
     steps.push(vec![purge(1, 5, 2), purge(2, 1, 1)]);
+    steps.push(vec![append(1, 6, 6, 2, 7000)]); // in a segment that begins when nothing is left
     let closed = disk_with(&small(), &steps);
     let names = closed.list(DIR.as_ref()).unwrap();
     let segments = names.iter().filter(|name| name.ends_with(".wal"));
@@ -243,6 +256,7 @@ fn any_numbers_in_the_first_frame_of_the_oldest_segment() {
     let path = Path::new(DIR).join(&names[0]);
     let frame = frames(&read_file(&closed, &path)).remove(0);
     assert!(u64_at(&read_file(&closed, &path), 32) > 1);
+    assert!(frame.copy.is_some());
     for disk in [closed, killed_disk_with(&small(), &steps)] {
         let mut bytes = read_file(&disk, &path);
         bytes[frame.end..].fill(0);
@@ -259,6 +273,62 @@ fn any_numbers_in_the_first_frame_of_the_oldest_segment() {
         println!("{opened} opened, {refused} refused");
         assert!(opened > 10 && refused > 100, "{opened} {refused}");
     }
+}
+
+/// Its trailer, its summary, and the directories that are copied there.
+#[test]
+fn any_numbers_in_a_seal() {
+    let disk = disk_with(&small(), &steps()[..4]);
+    let whole = read_file(&disk, &segment(1));
+    let (seal, frames) = (seal(&whole).unwrap(), frames(&whole));
+    let trailer = seal.trailer.start;
+    let mend_seal = |bytes: &mut Vec<u8>| {
+        for (checksum, covered) in [(40, &seal.directories), (44, &seal.summary)] {
+            let covered = bytes[covered.clone()].to_vec();
+            put_checksum(bytes, trailer + checksum, &covered);
+        }
+    };
+    let mend_trailer = |bytes: &mut Vec<u8>| {
+        let (log_id, number) = (&bytes[16..32], &bytes[32..40]);
+        let place = [[0; 8], (trailer as u64).to_le_bytes()].concat();
+        let covered = [log_id, number, &place, &bytes[trailer + 4..trailer + 128]].concat();
+        put_checksum(bytes, trailer, &covered);
+    };
+    let (mut opened, mut refused) = (0, 0);
+    for at in (seal.directories.start..trailer + 128).step_by(4) {
+        for value in VALUES {
+            let _replay = Replay(|| format!("{value} at {at}, trailer at {trailer}"));
+            let mut bytes = whole.clone();
+            let width = if at % 8 == 4 { 4 } else { 8 };
+            bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+            // A directory in a seal is checked as if it stood in its frame.
+            let mut copy = seal.directories.start;
+            for frame in &frames {
+                let (here, there) = (copy..copy + frame.directory.len(), &frame.directory);
+                copy = here.end;
+                let mut in_frame = whole.clone();
+                in_frame[there.clone()].copy_from_slice(&bytes[here.clone()]);
+                let records = in_frame[there.start + 56..there.end].to_vec();
+                if at != here.start + 44 {
+                    put_checksum(&mut in_frame, there.start + 44, &records);
+                }
+                mend_head(&mut in_frame, there.start, 56);
+                bytes[here].copy_from_slice(&in_frame[there.clone()]);
+            }
+            if at < trailer {
+                mend_seal(&mut bytes);
+            }
+            mend_trailer(&mut bytes);
+            let hostile = disk.fork();
+            write_file(&hostile, &segment(1), &bytes);
+            match try_it(&hostile) {
+                true => opened += 1,
+                false => refused += 1,
+            }
+        }
+    }
+    println!("{opened} opened, {refused} refused");
+    assert!(opened > 500 && refused > 50, "{opened} {refused}");
 }
 
 /// A segment full of directories that claim to be the one that is looked for, each as long as all that follows.

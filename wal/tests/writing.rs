@@ -186,27 +186,36 @@ fn the_contexts_of_entries_come_back() {
 /// What a frame takes is known from `format.rs`; what is reckoned for one is a little more.
 #[test]
 fn a_segment_is_followed_by_a_new_one_when_it_is_full() {
-    let steps: Vec<Step> = (1..=60).map(|i| vec![append(1, i, i, 1, 30)]).collect();
-    let (header, trailer, records) = (64, 64, 8 + 8 + 16 + 8);
-    let frame = 40 + 32 + 2 * (56 + records);
-    let reckoned = frame + 2 * 32; // a context may take so much more
+    let steps: Vec<Step> = (1..=80).map(|i| vec![append(1, i, i, 1, 30)]).collect();
+    let (header, trailer, records) = (64, 128, 8 + 8 + 16 + 8);
+    let frame: u64 = 40 + 32 + 2 * (56 + records);
+    let summary = 16 + 24 + 32;
+    let reckoned = frame + 2 * 32 + summary; // a context may take so much more
+    let may_add_to_states = 3 * (records + 32) + 512;
     let resume = 40 + 2 * (56 + 16);
-    let states = 40 + 2 * (56 + 48 + 24 + 8);
+    let states = 4096 + 2 * (56 + 48); // its second directory, and that in the seal
     for segment_bytes in [4096, 8192, 12288, 1 << 15] {
-        let frames_in = |first| {
-            let free: u64 = segment_bytes - header - trailer - first;
-            (free - reckoned) / frame + 1
-        };
-        let (mut left, mut segments) = (60_u64.saturating_sub(frames_in(resume)), 1);
-        while left > 0 {
-            left = left.saturating_sub(frames_in(states));
-            segments += 1;
+        let reserve = segment_bytes / 16;
+        // The next one is prepared when the reserve would be entered, and begun when this one is full.
+        let (mut begun, mut is_prepared) = (1, false);
+        let (mut file_bytes, mut first, mut frames) = (segment_bytes, resume, 0);
+        for _ in &steps {
+            let summaries = (frames * summary).min(file_bytes / 16);
+            let room = file_bytes - header - trailer - first - frames * frame - summaries;
+            is_prepared |= room < reckoned + may_add_to_states + reserve;
+            if room < reckoned {
+                (begun, is_prepared) = (begun + 1, false);
+                (file_bytes, first, frames) = (segment_bytes.max(8192), states, 0);
+            }
+            frames += 1;
         }
+        assert!(begun > 1 || segment_bytes == 1 << 15);
         let disk = SimDisk::new();
         write_all(&create(&disk, &options(segment_bytes)).unwrap(), &steps);
         let names = disk.list(DIR.as_ref()).unwrap();
+        let segments = begun + usize::from(is_prepared);
         assert_eq!(names.len(), segments + 2, "{segment_bytes}"); // and CONTROL and the lock
-        assert_holds(&disk, &options(segment_bytes), &steps, 60);
+        assert_holds(&disk, &options(segment_bytes), &steps, 80);
     }
 }
 
@@ -337,6 +346,31 @@ fn a_misuse_is_a_typed_error_and_writes_nothing() {
     assert_eq!(files(&disk, DIR.as_ref()), before);
     assert_eq!(state_of(&wal), states(&steps)[1]);
     wal.write(batch(&vec![append(1, 4, 4, 4, 1)])).unwrap();
+}
+
+#[test]
+fn to_truncate_remove_or_read_an_unknown_group_is_a_misuse_and_writes_nothing() {
+    let disk = disk_with(&small(), &[vec![append(1, 1, 1, 1, 1)]]);
+    let wal = open(&disk, &small()).unwrap();
+    let (before, operations) = (files(&disk, DIR.as_ref()), disk.operations());
+    let steps: [Step; 3] = [
+        vec![Change::Truncate(7, 0)],
+        vec![Change::Remove(7)],
+        vec![append(7, 1, 1, 1, 1), Change::Remove(7), Change::Remove(7)],
+    ];
+    let read = wal.entries(GroupId(7), Index(1)..Index(2), 0).map(drop);
+    let written = steps.map(|step| wal.write(batch(&step)));
+    for refused in written.into_iter().chain([read]) {
+        match error(refused) {
+            Error::Misuse { group, misuse } => {
+                assert_eq!((group, misuse), (GroupId(7), Misuse::UnknownGroup));
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(wal.groups(), [GroupId(1)]);
+    assert_eq!(disk.operations(), operations);
+    assert_eq!(files(&disk, DIR.as_ref()), before);
 }
 
 #[test]

@@ -297,12 +297,38 @@ pub(crate) fn number_at(bytes: &[u8], at: usize) -> usize {
 
 /// Whether a segment is sealed.
 pub(crate) fn is_sealed(segment: &[u8]) -> bool {
-    &segment[segment.len() - 56..segment.len() - 48] == b"DURAMENS"
+    &trailer(segment)[8..16] == b"DURAMENS"
+}
+
+fn trailer(segment: &[u8]) -> &[u8] {
+    &segment[segment.len() - 128..]
+}
+
+/// What a sealed segment ends in: the copies of its directories, the summary, and the trailer.
+pub(crate) struct SealParts {
+    pub(crate) directories: Range<usize>,
+    pub(crate) summary: Range<usize>,
+    pub(crate) trailer: Range<usize>,
+}
+
+pub(crate) fn seal(segment: &[u8]) -> Option<SealParts> {
+    let number = |at| number_at(trailer(segment), at);
+    is_sealed(segment).then(|| {
+        let directories = number(16)..number(16) + number(24);
+        let summary = directories.end..directories.end + number(32);
+        let trailer = segment.len() - 128..segment.len();
+        assert_eq!(summary.end, trailer.start);
+        SealParts {
+            directories,
+            summary,
+            trailer,
+        }
+    })
 }
 
 pub(crate) fn frames(segment: &[u8]) -> Vec<FrameParts> {
     let limit = match is_sealed(segment) {
-        true => number_at(segment, segment.len() - 32),
+        true => number_at(trailer(segment), 48),
         false => segment.len(),
     };
     let mut frames = Vec::new();
