@@ -6,7 +6,9 @@
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
 
-use crate::format::{COPY_DISTANCE, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, Place, padded};
+use crate::format::{
+    COPY_DISTANCE, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, NUMBERS_MAX, Place, padded,
+};
 
 /// A frame's place in the chain of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +103,8 @@ impl Head {
             mark: LE::read_u64(&buf[32..]),
         };
         let is_epoch = ![0, Link::ANY_EPOCH].contains(&head.epoch);
-        let sane = flags <= FLAG_DOUBLED && is_epoch && head.mark < head.sequence;
+        let is_sequence = head.mark < head.sequence && head.sequence < NUMBERS_MAX;
+        let sane = flags <= FLAG_DOUBLED && is_epoch && is_sequence;
         sane.then_some(head)
     }
 

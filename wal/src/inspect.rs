@@ -34,6 +34,8 @@ pub struct Verification {
     /// Directories and frame headers that are bad and have a copy that is not: the segment, and where the frame begins, in
     /// bytes. Nothing is lost by them.
     pub bad_copies: Vec<(PathBuf, u64)>,
+    /// Frames of which no directory can be read, in sealed segments: reading their entries gives this error.
+    pub missing: Vec<Error>,
     /// How many groups there are.
     pub groups: u64,
 }
@@ -43,8 +45,8 @@ impl Verification {
     pub fn is_damaged(&self) -> bool {
         let scrub = &self.scrub;
         let entries = scrub.damaged.len() + scrub.unreadable.len() + self.recovery.damaged.len();
-        entries + scrub.damaged_seals.len() + self.bad_copies.len() + self.recovery.suspects.len()
-            > 0
+        let directories = scrub.damaged_seals.len() + self.bad_copies.len() + self.missing.len();
+        entries + directories + self.recovery.suspects.len() > 0
     }
 
     /// Whether there is an unfinished write at the end, which `open` would cut off.
@@ -319,10 +321,17 @@ impl Verification {
                 }
                 let loaded = Table::load(segment)?;
                 ids = loaded.groups();
+                if let Some(error) = &loaded.missing {
+                    self.missing.push(error.clone());
+                }
                 table = Some(loaded);
                 sealed.unwrap_or_default()
             }
-            None => Scan::new(segment)?.directories()?,
+            None => {
+                Scan::new(segment)?
+                    .directories(segment.header.file_bytes)?
+                    .0
+            }
         };
         for directory in &directories {
             if !is_whole(segment, directory)? {

@@ -30,7 +30,7 @@
 //! 2. A log that is opened again holds a prefix of the batches that were submitted, with every acknowledged one in it; each
 //!    batch is there whole or not at all.
 //! 3. An unfinished write at the end is cut off and reported ([`Wal::recovery`]). Bytes that were acknowledged and are
-//!    damaged are never cut: entries that can still be named are reported and give [`Error::Damaged`] when read, all
+//!    damaged are never cut: entries that can still be named are reported and give [`Error::DamagedEntry`] when read, all
 //!    others are readable; where not even the names are left, `open` is an error that names the place, and changes nothing.
 //! 4. A term or vote is written twice, in two places, and only when all before it is durable.
 //! 5. After a failed write or sync the log takes no more writes ([`Error::Poisoned`]); it is never synced again. A full

@@ -287,7 +287,8 @@ impl Pipeline {
     /// Writes all that was submitted so far.
     pub(crate) fn flush(&self) -> Result<()> {
         let submitted = self.shared().submitted;
-        self.wait(submitted)
+        self.wait(submitted)?;
+        self.shared().check_poison()
     }
 
     /// Writes all that was submitted, and CONTROL: the log is being closed.

@@ -84,7 +84,8 @@ impl Wal {
     /// Each is checked against its checksum, unless it is still in memory.
     ///
     /// # Errors
-    /// [`Error::Misuse`] if the range is not in the log, [`Error::DamagedEntry`], [`Error::Suspect`], [`Error::Io`].
+    /// [`Error::Misuse`] if the range is not in the log, [`Error::DamagedEntry`], [`Error::Suspect`], [`Error::Io`];
+    /// [`Error::DamagedDirectory`] if all copies of what says where it is are damaged.
     pub fn entries(
         &self,
         group: GroupId,
@@ -236,8 +237,7 @@ fn written(
             let Some(table) = loaded.or_else(|| shared.tables.find(number)) else {
                 return Ok(Payload::Unknown(segment.clone()));
             };
-            let row = table.row(group, index);
-            row.ok_or_else(|| Error::damaged(&segment.path, 0, Damage::Content))?
+            table.find_row(segment, group, index)?
         }
     };
     let recent = row.offset().and_then(|offset| {

@@ -56,7 +56,7 @@ pub struct RecoveryReport {
     /// The unfinished write that was cut off, if there was one.
     pub cut: Option<Cut>,
     /// Entries that were durable and whose payload is damaged. They are still there: reading one is
-    /// [`Error::Damaged`]. Only entries of segments without a seal are looked at by `open`.
+    /// [`Error::DamagedEntry`]. Only entries of segments without a seal are looked at by `open`.
     pub damaged: Vec<DamagedEntry>,
     /// Entries that are kept and suspect, with [`Options::keep_suspects`](crate::Options::keep_suspects): reading one is
     /// [`Error::Suspect`].
@@ -157,7 +157,18 @@ pub(crate) fn look(
     }
     found.report.segments = found.segments.len() as u64;
     found.report.suspects = suspects(&found.groups);
+    let Found { groups, report, .. } = &mut found;
+    report.damaged.retain(|damaged| is_there(groups, damaged));
     Ok(found)
+}
+
+/// Whether a damaged entry is still in the log, and not suspect.
+fn is_there(groups: &Groups, damaged: &DamagedEntry) -> bool {
+    let BadEntry { group, id, offset } = damaged.entry;
+    let extent = groups.find(group).and_then(|group| group.find(id.index));
+    let row = extent.and_then(|extent| extent.row(id.index));
+    let is_here = row.is_none_or(|row| row.offset() == Some(offset));
+    extent.is_some_and(|extent| extent.term == id.term && !extent.suspect) && is_here
 }
 
 fn suspects(groups: &Groups) -> Vec<(GroupId, LogId)> {

@@ -180,14 +180,14 @@ impl Core {
                 .expect("a segment with live entries is open")
                 .clone();
             let table = loaded.as_ref().filter(|(loaded, _)| *loaded == number);
-            let row = extent.row(index);
-            let row = row.or_else(|| table.and_then(|(_, table)| table.row(group, index)));
+            let row = match (extent.row(index), table) {
+                (Some(row), _) => Some(row),
+                (None, Some((_, table))) => Some(table.find_row(&segment, group, index)?),
+                (None, None) => None,
+            };
             let suspect = extent.suspect;
             drop(shared);
             let Some(row) = row else {
-                if table.is_some() {
-                    return Err(Error::damaged(&segment.path, 0, crate::Damage::Content));
-                }
                 loaded = Some((number, Arc::new(Table::load(&segment)?)));
                 continue;
             };

@@ -46,6 +46,8 @@ pub(crate) struct Rest {
     /// Where the last thing ends that was written and is not part of a frame that follows: bytes that are not zeros or, in a
     /// recycled segment, headers and directories of this log. 0 if there is none.
     pub(crate) written_end: u64,
+    /// Where the first frame stands whose header is whole.
+    next: Option<u64>,
     /// How many directories that might be the right one were read.
     tries: u32,
 }
@@ -108,19 +110,35 @@ impl<'a> Scan<'a> {
         }))
     }
 
-    /// The directories of all frames of a segment that is full, as far as they go.
-    pub(crate) fn directories(&mut self) -> Result<Vec<Directory>> {
-        let mut directories = Vec::new();
-        let Some(mut link) = self.first_link()? else {
-            return Ok(directories);
-        };
-        let mut end = SEGMENT_HEADER_BYTES as u64;
-        while let Ok(frame) = self.frame(end, link, u64::MAX)? {
-            end = frame.directory.frame_end();
-            link = frame.directory.link_after();
-            directories.push(frame.directory);
+    /// The directories of the frames of a segment up to `end`, and the first one that cannot be read if there is one: where
+    /// its frame begins, and its sequence.
+    pub(crate) fn directories(&mut self, end: u64) -> Result<(Vec<Directory>, Option<(u64, u64)>)> {
+        let mut directories: Vec<Directory> = Vec::new();
+        let mut missing = None;
+        let mut offset = SEGMENT_HEADER_BYTES as u64;
+        let mut link = None;
+        while offset < end {
+            let wanted = Wanted { offset, link };
+            let mut next = None;
+            let mut found = self.by_header(&wanted)?;
+            if found.is_none() {
+                let rest = self.look_on(&wanted, end)?;
+                (found, next) = (rest.directory, rest.next);
+            }
+            let Some(directory) = found else {
+                let sequence = directories.last().map_or(0, |last| last.head.sequence + 1);
+                missing.get_or_insert((offset, sequence));
+                let Some(next) = next else {
+                    break;
+                };
+                (offset, link) = (next, None);
+                continue;
+            };
+            offset = directory.frame_end();
+            link = Some(directory.link_after());
+            directories.push(directory);
         }
-        Ok(directories)
+        Ok((directories, missing))
     }
 
     fn by_header(&mut self, wanted: &Wanted) -> Result<Option<Directory>> {
@@ -198,6 +216,9 @@ impl<'a> Scan<'a> {
             return Ok(());
         };
         rest.mark = rest.mark.max(head.mark);
+        if header.is_some() && place > wanted.offset {
+            rest.next.get_or_insert(place);
+        }
         if self.segment.header.is_recycled {
             let bytes = match header {
                 Some(_) => head.frame_bytes(),

@@ -15,6 +15,8 @@ use crate::types::{GroupId, Index};
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     groups: Groups,
+    /// A frame whose directory cannot be read, if there is one: its entries are not in the table.
+    pub(crate) missing: Option<Error>,
     /// What it takes in memory, about.
     pub(crate) bytes: u64,
 }
@@ -53,18 +55,37 @@ impl Table {
         Ok(table)
     }
 
-    /// Reads the table of a segment: from its seal, or if that is damaged from its frames.
+    /// Reads the table of a segment that is full: from its seal, or if that is damaged from its frames.
     pub(crate) fn load(segment: &Arc<Segment>) -> Result<Table> {
-        let sealed = match segment.trailer()? {
-            Some(trailer) => segment.sealed_directories(&trailer)?,
+        let trailer = segment.trailer()?;
+        let sealed = match &trailer {
+            Some(trailer) => segment.sealed_directories(trailer)?,
             None => None,
         };
-        let directories = match sealed {
-            Some(directories) => directories,
-            None => Scan::new(segment)?.directories()?,
+        let end = trailer.map_or(segment.header.file_bytes, |trailer| trailer.frames_end);
+        let (directories, missing) = match sealed {
+            Some(directories) => (directories, None),
+            None => Scan::new(segment)?.directories(end)?,
         };
         let table = Table::of(segment.header.number, &directories);
-        table.map_err(|reason| Error::damaged(&segment.path, 0, reason))
+        let mut table = table.map_err(|reason| Error::damaged(&segment.path, 0, reason))?;
+        table.missing = missing.map(|(offset, sequence)| Error::DamagedDirectory {
+            path: segment.path.clone(),
+            offset,
+            sequence,
+        });
+        Ok(table)
+    }
+
+    /// Where an entry is that the segment holds.
+    ///
+    /// # Errors
+    /// [`Error::DamagedDirectory`] if it is in a frame whose directory cannot be read, nor its copies.
+    pub(crate) fn find_row(&self, segment: &Segment, group: GroupId, index: Index) -> Result<Row> {
+        self.row(group, index).ok_or_else(|| {
+            let missing = self.missing.clone();
+            missing.unwrap_or_else(|| Error::damaged(&segment.path, 0, Damage::Content))
+        })
     }
 
     pub(crate) fn row(&self, group: GroupId, index: Index) -> Option<Row> {

@@ -29,6 +29,11 @@ impl Shared {
     }
 }
 
+/// Whether a file can become a segment of so many bytes, without wasting space.
+fn fits(file_bytes: u64, wanted: u64) -> bool {
+    (wanted..=2 * wanted).contains(&file_bytes)
+}
+
 impl Pipeline {
     /// The log's other thread: does what there is to do, until it is told to stop.
     pub(crate) fn tend(&self) {
@@ -133,7 +138,8 @@ impl Pipeline {
         }
         let mut spare = None;
         for segment in dead {
-            let wanted = recycle.filter(|(_, file_bytes)| segment.header.file_bytes == *file_bytes);
+            let wanted =
+                recycle.filter(|(_, file_bytes)| fits(segment.header.file_bytes, *file_bytes));
             let path = segment.path.clone();
             match (wanted, Arc::into_inner(segment)) {
                 (Some((number, _)), Some(segment)) => {
