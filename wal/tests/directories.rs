@@ -453,3 +453,20 @@ fn a_segment_of_another_length_is_damaged_also_where_nothing_marks_its_end() {
         log.place.assert_holds(&log.steps);
     }
 }
+
+/// A segment is sealed when its successor is durable: the seal says that there was one, also where CONTROL is too old to.
+#[test]
+fn a_missing_last_segment_is_noticed_by_the_seal_before_it_when_control_is_older() {
+    for shape in [Shape::Closed, Shape::Purged] {
+        let log = Log::new(Place::simulated(), shape);
+        let control = log.place.named("CONTROL");
+        let last = log.place.segment(log.newest());
+        let before_last = |then: &&Files| !then.contains_key(&log.place.segment(log.newest() - 1));
+        let old = &log.after.iter().rfind(before_last).unwrap()[&control];
+        let tamper = |place: &Place| {
+            write_file(&*place.disk, &control, old);
+            place.disk.remove(&last).unwrap();
+        };
+        log.refused(tamper, missing(last.clone()));
+    }
+}

@@ -482,3 +482,32 @@ fn entries_of(step: &Step) -> Vec<Entry> {
     });
     entries.flatten().collect()
 }
+
+/// Row 37. It is made by whoever submits the batch that needs it.
+#[test]
+fn while_the_sync_of_a_new_segment_hangs_reads_go_on() {
+    let disk = SimDisk::new();
+    let wal = create(&disk, &options(1 << 14)).unwrap();
+    let large = |index| vec![append(1, index, index, 1, 2500)];
+    write_all(&wal, &[large(1), large(2), large(3)]);
+    let released = Released(disk.clone());
+    disk.hang_syncs(Hang::Block);
+    let writer = wal.clone();
+    let submitter = thread::spawn(move || {
+        for index in 4..8 {
+            drop(writer.submit(batch(&large(index))).unwrap());
+        }
+    });
+    wait_until("the sync", || disk.hanging_syncs() > 0);
+    let (told, tell) = mpsc::channel();
+    let reader = wal.clone();
+    let reader = thread::spawn(move || {
+        let read = reader.entries(GroupId(1), Index(1)..Index(4), u64::MAX);
+        told.send(read.unwrap().len()).unwrap();
+    });
+    let read = tell.recv_timeout(Duration::from_secs(2));
+    drop(released);
+    submitter.join().unwrap();
+    reader.join().unwrap();
+    assert_eq!(read, Ok(3), "the reader waited for the sync");
+}
