@@ -7,7 +7,7 @@ mod support;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -446,110 +446,6 @@ fn submitting_waits_while_too_much_is_under_way() {
     wal.write(batch(&vec![append(1, 201, 201, 1, 9000)]))
         .unwrap();
     assert_eq!(wal.last(GroupId(1)).index, Index(201));
-}
-
-const WRITERS: u64 = 4;
-const BATCHES: u64 = 300;
-
-/// Each writer has its group, and waits in its own way. Readers check every entry meanwhile.
-#[test]
-fn many_threads_write_and_read_at_once() {
-    let disk = SimDisk::new();
-    let mut options = threaded();
-    options.segment_bytes = 1 << 15;
-    options.batch_bytes_max = 1 << 13;
-    options.in_flight_bytes_max = 1 << 13;
-    let wal = create(&disk, &options).unwrap();
-    let told = Arc::new(AtomicU64::new(0));
-    let done = Arc::new(AtomicBool::new(false));
-    let readers: Vec<_> = (0..2)
-        .map(|_| {
-            let (wal, done) = (wal.clone(), done.clone());
-            thread::spawn(move || read_until(&wal, &done))
-        })
-        .collect();
-    let writers: Vec<_> = (1..=WRITERS)
-        .map(|group| {
-            let (wal, told) = (wal.clone(), told.clone());
-            thread::spawn(move || write(&wal, group, &told))
-        })
-        .collect();
-    writers
-        .into_iter()
-        .for_each(|writer| writer.join().unwrap());
-    done.store(true, Ordering::SeqCst);
-    let read: u64 = readers
-        .into_iter()
-        .map(|reader| reader.join().unwrap())
-        .sum();
-    println!("{read} entries were read meanwhile");
-    assert!(read > 1000, "{read}");
-    wal.drive().unwrap();
-    drop(wal);
-    assert_eq!(
-        told.load(Ordering::SeqCst),
-        BATCHES,
-        "each callback came once"
-    );
-    disk.power_cut(0);
-    let wal = open(&disk, &options).unwrap();
-    for group in (1..=WRITERS).map(GroupId) {
-        assert_eq!(wal.last(group).index, Index(BATCHES));
-        check(&wal, group);
-    }
-}
-
-fn write(wal: &Wal, group: u64, told: &Arc<AtomicU64>) {
-    for index in 1..=BATCHES {
-        let mut step = vec![append(group, index, index, index / 50, 50 + index as usize)];
-        if index % 40 == 0 {
-            step.push(vote(group, index, group));
-            step.push(purge(group, index - 30, (index - 30) / 50));
-        }
-        let ticket = wal.submit(batch(&step)).unwrap();
-        match group {
-            1 => ticket.wait().unwrap(),
-            2 => {
-                let told = told.clone();
-                ticket.on_durable(move |outcome| {
-                    outcome.unwrap();
-                    told.fetch_add(1, Ordering::SeqCst);
-                });
-            }
-            3 => block_on(ticket).unwrap(),
-            _ => drop(ticket),
-        }
-    }
-}
-
-/// Every entry of a group is what was written. Gives how many there were.
-fn check(wal: &Wal, group: GroupId) -> u64 {
-    let (purged, last) = (wal.purged(group).index, wal.last(group).index);
-    let mut read = 0;
-    for index in purged.0 + 1..=last.0 {
-        // It may be purged by now.
-        let Ok(entries) = wal.entries(group, Index(index)..Index(index + 1), 0) else {
-            assert!(wal.purged(group).index.0 >= index);
-            continue;
-        };
-        let expected = append(group.0, index, index, index / 50, 50 + index as usize);
-        let Change::Append(_, expected) = expected else {
-            unreachable!();
-        };
-        assert_eq!(entries, expected);
-        read += 1;
-    }
-    read
-}
-
-fn read_until(wal: &Wal, done: &AtomicBool) -> u64 {
-    let mut read = 0;
-    while !done.load(Ordering::SeqCst) {
-        read += (1..=WRITERS)
-            .map(|group| check(wal, GroupId(group)))
-            .sum::<u64>();
-    }
-    read
 }
 
 /// Threads that wait while another one's write fails are all told.

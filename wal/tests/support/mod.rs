@@ -254,7 +254,7 @@ pub(crate) fn segment(number: u64) -> PathBuf {
 }
 
 pub(crate) fn read_file(disk: &dyn Disk, path: &Path) -> Vec<u8> {
-    let file = disk.open(path).unwrap();
+    let file = disk.open_read(path).unwrap();
     let mut bytes = vec![0; file.len().unwrap() as usize];
     file.read_exact_at(&mut bytes, 0).unwrap();
     bytes
