@@ -41,7 +41,7 @@ use crate::tables::Tables;
 use crate::writer::{Batches, Body, Writer};
 use background::IdleMark;
 use moving::Round;
-use space::Space;
+use space::{Reserved, Space};
 
 pub(crate) struct Pipeline {
     disk: Arc<dyn Disk>,
@@ -181,39 +181,42 @@ impl Pipeline {
                 return Ok(shared.submitted);
             }
             // The check is of the state at this moment, so it is made again after each wait.
-            let space = self.space_of(&batch)?;
+            let space = self.space_of(&batch)?.total();
             let taken = shared.space.taken;
-            let fits = taken == 0 || taken + space.total() <= self.options.in_flight_bytes_max;
-            if fits && !self.must_wait_for_segment(&shared.space, space.total()) {
-                return self.take(&mut shared, batch, space.total());
+            if taken > 0 && taken + space > self.options.in_flight_bytes_max {
+                shared = self.wait_for_space(shared, may_wait)?;
+                continue;
             }
-            if !may_wait {
-                let in_flight_bytes = shared.space.taken;
-                return Err(Error::Busy { in_flight_bytes });
+            let next;
+            (shared, next) = self.reserve(shared, space, batch.is_vital());
+            match next? {
+                Reserved::Yes => return self.take(&mut shared, batch, space),
+                Reserved::AskAgain => {}
+                Reserved::AfterWrites => shared = self.wait_for_space(shared, may_wait)?,
             }
-            shared = match fits {
-                true => self.changed.wait(shared).expect(NO_PANIC),
-                false => self.write_or_wait(shared),
-            };
         }
     }
 
-    /// Takes a batch for which there is room in memory.
+    fn wait_for_space<'a>(
+        &'a self,
+        shared: MutexGuard<'a, Shared>,
+        may_wait: bool,
+    ) -> Result<MutexGuard<'a, Shared>> {
+        match may_wait {
+            true => Ok(self.write_or_wait(shared)),
+            false => Err(Error::Busy {
+                in_flight_bytes: shared.space.taken,
+            }),
+        }
+    }
+
+    /// Takes a batch for which there is space.
     fn take(&self, shared: &mut Shared, batch: Batch, space: u64) -> Result<u64> {
-        let is_vital = batch.is_vital();
         let queued = shared.take_in(batch, space)?;
-        let groups = shared.groups.len();
         let groups_max = self.options.groups_max;
-        let taken = match groups > groups_max && queued.before.iter().any(Before::made_group) {
-            true => Err(Error::TooManyGroups { groups_max }),
-            false => self.reserve(shared, space, is_vital),
-        };
-        if let Err(refused) = taken {
+        if shared.groups.len() > groups_max && queued.before.iter().any(Before::made_group) {
             shared.groups.take_all_back(queued.before);
-            if shared.space.promotion_failed {
-                shared.poison(refused.clone(), Vec::new());
-            }
-            return Err(refused);
+            return Err(Error::TooManyGroups { groups_max });
         }
         shared.queue(queued);
         Ok(shared.submitted)

@@ -58,6 +58,9 @@ impl Rest {
     }
 }
 
+/// Where a frame begins whose directory cannot be read, and its sequence.
+pub(crate) type Missing = (u64, u64);
+
 /// A frame has two directories. More that claim to be of it are made up, and each may claim to be as long as the file.
 const TRIES_MAX: u32 = 16;
 
@@ -110,9 +113,8 @@ impl<'a> Scan<'a> {
         }))
     }
 
-    /// The directories of the frames of a segment up to `end`, and the first one that cannot be read if there is one: where
-    /// its frame begins, and its sequence.
-    pub(crate) fn directories(&mut self, end: u64) -> Result<(Vec<Directory>, Option<(u64, u64)>)> {
+    /// The directories of the frames of a segment up to `end`, and the first one that cannot be read, if there is one.
+    pub(crate) fn directories(&mut self, end: u64) -> Result<(Vec<Directory>, Option<Missing>)> {
         let mut directories: Vec<Directory> = Vec::new();
         let mut missing = None;
         let mut offset = SEGMENT_HEADER_BYTES as u64;

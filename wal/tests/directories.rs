@@ -323,8 +323,9 @@ fn a_segment_restored_from_an_older_copy_is_named() {
                     continue; // past every mark that is left
                 }
                 let restore = |place: &Place| write_file(&*place.disk, &path, bytes);
-                let ended = log.after[k + 1].contains_key(&log.place.segment(number + 1));
-                if ended {
+                let whole = &log.whole[&path];
+                let frames_end = seal(whole).map_or(whole.len(), |seal| seal.directories.start);
+                if bytes[..frames_end] == whole[..frames_end] {
                     harmless += 1;
                     log.whole(restore);
                 } else {

@@ -161,9 +161,10 @@ impl History {
             self.counts.poisoned += 1;
         }
         // After a failure reads end at what is durable, or at what was submitted if there was none.
+        let driven = wal.drive();
         let durable = tickets.iter().filter(|ticket| ticket.is_durable()).count();
         self.states.drain(..durable);
-        if wal.drive().is_err() {
+        if driven.is_err() {
             assert_eq!(state_of(wal), self.states[0]);
         } else {
             self.states.drain(..self.states.len() - 1);

@@ -9,7 +9,8 @@ use std::sync::{Arc, MutexGuard};
 
 use bytes::Bytes;
 
-use super::{Pipeline, Shared};
+use super::space::Reserved;
+use super::{NO_PANIC, Pipeline, Shared};
 use crate::Options;
 use crate::batch::Batch;
 use crate::error::Result;
@@ -150,20 +151,28 @@ impl Pipeline {
             }
             batch.vital();
             let space = self.space_of(&batch)?.total();
-            if !self.must_wait_for_segment(&shared.space, space) {
-                let moved = batch.records.metas.len() as u64;
-                break (self.take(&mut shared, batch, space)?, moved);
+            let moved = batch.records.metas.len() as u64;
+            let reserved;
+            (shared, reserved) = self.reserve(shared, space, true);
+            match reserved? {
+                Reserved::Yes => break (self.take(&mut shared, batch, space)?, moved),
+                Reserved::AskAgain => {}
+                Reserved::AfterWrites => shared = self.write_or_wait_once(shared),
             }
-            shared = self.changed.wait(shared).expect(super::NO_PANIC);
         };
         shared.counts.entries_moved += moved;
         while shared.durable < number {
             shared.check_poison()?;
-            shared = match shared.is_writing {
-                true => self.changed.wait(shared).expect(super::NO_PANIC),
-                false => self.write_once(shared),
-            };
+            shared = self.write_or_wait_once(shared);
         }
         Ok(())
+    }
+
+    /// Without what segments need after a write: this is part of it.
+    fn write_or_wait_once<'a>(&'a self, shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+        match shared.is_writing {
+            true => self.changed.wait(shared).expect(NO_PANIC),
+            false => self.write_once(shared),
+        }
     }
 }

@@ -2,9 +2,9 @@
 //! ticket never fails for it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
-use super::{Pipeline, Shared};
+use super::{NO_PANIC, Pipeline, Shared};
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Error, Result};
@@ -25,10 +25,8 @@ pub(super) struct Space {
     states: u64,
     /// The next segments: they have their names, and no frames. More than one only after a crash.
     pub(super) prepared: VecDeque<Arc<Segment>>,
-    /// A segment gets its name just now.
+    /// A segment gets its name just now, or is made by whoever could not wait for the preparer.
     pub(super) is_promoting: bool,
-    /// Whether a segment has its name is not known.
-    pub(super) promotion_failed: bool,
     /// A file is being made that will become a segment.
     pub(super) is_preparing: bool,
     log_id: u128,
@@ -55,6 +53,15 @@ pub(super) struct BatchSpace {
     frame: u64,
     /// What it may add to the first frame of the next segment.
     states: u64,
+}
+
+/// Whether there is space for a batch.
+pub(super) enum Reserved {
+    Yes,
+    /// Something has changed.
+    AskAgain,
+    /// There will be when what is under way is written.
+    AfterWrites,
 }
 
 impl BatchSpace {
@@ -95,65 +102,100 @@ impl Pipeline {
         }
     }
 
-    /// Whether the next segment, which would have the space, gets its name just now.
-    pub(super) fn must_wait_for_segment(&self, space: &Space, more: u64) -> bool {
-        space.is_promoting && !space.has(space.taken + more + self.reserve_bytes())
-    }
-
-    /// Makes sure that there is space for one more batch: in the segment, or in the next one, which could take all that is
-    /// under way.
+    /// Looks for space for one more batch: in the segment, or in the next one, which could take all that is under way. Makes
+    /// the next one if there is none, without the lock.
     ///
     /// What is left then is the reserve, which only vital batches enter, and only when the disk is full. They too leave
     /// something: opening a log takes a frame.
-    pub(super) fn reserve(&self, shared: &mut Shared, more: u64, is_vital: bool) -> Result<()> {
+    pub(super) fn reserve<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        more: u64,
+        is_vital: bool,
+    ) -> (MutexGuard<'a, Shared>, Result<Reserved>) {
         let reserve = self.reserve_bytes();
         let wanted = shared.space.taken + more;
         if shared.space.has(wanted + reserve) {
-            return Ok(());
+            return (shared, Ok(Reserved::Yes));
         }
-        match self.make_segment(shared, wanted + reserve) {
-            Err(Error::Full { .. }) if is_vital && shared.space.has(wanted + reserve / 4) => Ok(()),
-            made => made,
+        if shared.space.is_promoting {
+            shared = self.changed.wait(shared).expect(NO_PANIC);
+            return (shared, Ok(Reserved::AskAgain));
         }
+        if !shared.space.prepared.is_empty() && shared.space.taken > 0 {
+            // It is too small, but what is under way may go into it.
+            return (shared, Ok(Reserved::AfterWrites));
+        }
+        let made;
+        (shared, made) = self.make_segment(shared, wanted + reserve);
+        let reserved = match made {
+            Ok(()) => Ok(Reserved::AskAgain),
+            Err(Error::Full { .. }) if is_vital && shared.space.has(wanted + reserve / 4) => {
+                Ok(Reserved::Yes)
+            }
+            Err(error) => Err(error),
+        };
+        (shared, reserved)
     }
 
     /// The preparer was too slow, or the next segment is too small: makes it now, not prewritten.
-    fn make_segment(&self, shared: &mut Shared, wanted: u64) -> Result<()> {
+    fn make_segment<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        wanted: u64,
+    ) -> (MutexGuard<'a, Shared>, Result<()>) {
         let space = &mut shared.space;
+        space.is_promoting = true;
         let file_bytes = segment_bytes(self.options.segment_bytes, space.states + wanted);
         let spare = space
             .spare
             .take_if(|spare| spare.file_bytes() >= file_bytes);
-        let spare = match spare {
-            Some(spare) => spare,
-            None => {
-                let number = space.next_spare_number();
-                Spare::create(&*self.disk, &self.dir, number, file_bytes, None)?
-            }
-        };
-        let too_small = space.prepared.pop_front();
-        let number = match &too_small {
-            Some(segment) => segment.header.number,
-            None => space.newest + 1,
-        };
-        space.newest = space.newest.max(number);
-        let made = self.promote(spare, space.home(number));
-        match made {
-            Ok(segment) => {
-                shared.space.prepared.push_front(segment);
-                Ok(())
+        let spare_number = space.next_spare_number();
+        drop(shared);
+        let (disk, dir) = (&*self.disk, &self.dir);
+        let made = spare.map_or_else(
+            || Spare::create(disk, dir, spare_number, file_bytes, None),
+            Ok,
+        );
+        let mut shared = self.shared();
+        let promoted = match made {
+            Ok(spare) => {
+                let home = shared.space.begin_promoting();
+                drop(shared);
+                let promoted = self.promote(spare, home);
+                shared = self.shared();
+                promoted
             }
             Err(error) => {
-                shared.space.promotion_failed = true;
-                Err(error)
+                shared.space.is_promoting = false;
+                self.changed.notify_all();
+                return (shared, Err(error));
             }
+        };
+        self.end_promoting(shared, promoted)
+    }
+
+    /// The next segment has its name, or it is not known whether it has.
+    pub(super) fn end_promoting<'a>(
+        &'a self,
+        mut shared: MutexGuard<'a, Shared>,
+        promoted: Result<Arc<Segment>>,
+    ) -> (MutexGuard<'a, Shared>, Result<()>) {
+        shared.space.is_promoting = false;
+        match promoted {
+            Ok(segment) => {
+                shared.space.prepared.push_front(segment);
+                self.changed.notify_all();
+                (shared, Ok(()))
+            }
+            Err(error) => (self.poisoned(shared, error.clone()), Err(error)),
         }
     }
 
     /// Makes a spare the next segment. Durable on return, and CONTROL knows of it: it would be missed.
     pub(super) fn promote(&self, spare: Spare, home: Home) -> Result<Arc<Segment>> {
         let segment = spare.into_segment(&*self.disk, &self.dir, home)?;
-        let mut control = self.control.lock().expect(super::NO_PANIC);
+        let mut control = self.control.lock().expect(NO_PANIC);
         control.update(|control| control.newest = control.newest.max(home.segment))?;
         Ok(Arc::new(segment))
     }
@@ -186,7 +228,6 @@ impl Space {
             prepared: std::mem::take(&mut recovered.prepared),
             is_promoting: false,
             is_preparing: false,
-            promotion_failed: false,
             log_id: recovered.control.control.log_id,
             newest: recovered.newest,
             spare: recovered.spare.take(),
@@ -231,16 +272,17 @@ impl Space {
             && !self.gave_up
     }
 
-    /// What the next segment is to be, which is to be prepared now.
+    /// What the next segment is to be. It replaces one that is too small, into which nothing goes.
     pub(super) fn begin_promoting(&mut self) -> Home {
         self.is_promoting = true;
-        self.newest += 1;
-        self.home(self.newest)
-    }
-
-    fn home(&self, segment: u64) -> Home {
+        let too_small = self.prepared.pop_front();
+        let number = too_small.map_or(self.newest + 1, |segment| segment.header.number);
+        self.newest = self.newest.max(number);
         let log_id = self.log_id;
-        Home { log_id, segment }
+        Home {
+            log_id,
+            segment: number,
+        }
     }
 
     /// The size of a segment that is made in advance.

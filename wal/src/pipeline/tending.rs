@@ -184,25 +184,19 @@ impl Pipeline {
                 return shared;
             }
         };
-        if !shared.space.prepared.is_empty() || shared.stop {
+        let space = &shared.space;
+        if !space.prepared.is_empty() || space.is_promoting || shared.stop {
             self.offer_spare(&mut shared, spare); // A writer could not wait.
             return shared;
         }
         let home = shared.space.begin_promoting();
         drop(shared);
         let promoted = self.promote(spare, home);
-        shared = self.shared();
-        shared.space.is_promoting = false;
-        match promoted {
-            Ok(segment) => shared.space.prepared.push_back(segment),
-            Err(error) => return self.poisoned(shared, error),
-        }
-        self.changed.notify_all();
-        shared
+        self.end_promoting(self.shared(), promoted).0
     }
 
     /// Something failed that was not a write of batches: nothing more is written, and everybody is told.
-    fn poisoned<'a>(
+    pub(super) fn poisoned<'a>(
         &'a self,
         mut shared: MutexGuard<'a, Shared>,
         error: Error,
