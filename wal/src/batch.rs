@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::record::{EntryMeta, How, Record, Records, Run, entry_checksum};
+use crate::record::{
+    EntryMeta, How, META_BYTES, RANGE_BYTES_MAX, Record, Records, Run, entry_checksum,
+};
 use crate::types::{Context, Entry, GroupId, HardState, Index, LogId, Term};
 
 /// Changes to one or more groups that become durable together: after a crash all of a batch is there, or none.
@@ -12,11 +14,21 @@ use crate::types::{Context, Entry, GroupId, HardState, Index, LogId, Term};
 pub struct Batch {
     pub(crate) records: Records,
     pub(crate) payloads: Vec<Bytes>,
+    pub(crate) sizes: Sizes,
     pub(crate) changes_vote: bool,
     /// The caller says that it must be written also when the disk is full.
     vital: bool,
-    /// An entry that was over the limits of the format.
-    pub(crate) oversize: Option<u64>,
+}
+
+/// How large a batch is, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sizes {
+    /// Of all payloads, and of the largest one.
+    pub(crate) payloads: u64,
+    pub(crate) payload_max: u64,
+    /// The most that its records take, and what they take in a segment's summary.
+    pub(crate) records: u64,
+    pub(crate) summary: u64,
 }
 
 impl Batch {
@@ -33,9 +45,11 @@ impl Batch {
         entries: impl IntoIterator<Item = Entry>,
     ) -> &mut Batch {
         for entry in entries {
-            let Ok(payload_bytes) = u32::try_from(entry.payload.len()) else {
-                self.oversize = Some(entry.payload.len() as u64);
-                return self;
+            let len = entry.payload.len() as u64;
+            self.sizes.payloads += len;
+            self.sizes.payload_max = self.sizes.payload_max.max(len);
+            let Ok(payload_bytes) = u32::try_from(len) else {
+                return self; // It is over any limit, and will be refused.
             };
             let meta = EntryMeta {
                 payload_bytes,
@@ -61,12 +75,22 @@ impl Batch {
             None => How::Lost,
         };
         self.put(group, how, id, context, meta);
+        self.sizes.payloads += payload.as_ref().map_or(0, |payload| payload.len() as u64);
         self.payloads.extend(payload);
+    }
+
+    fn push(&mut self, record: Record) {
+        self.sizes.records += record.encoded_bytes_max();
+        if record.entries() > 0 {
+            self.sizes.summary += RANGE_BYTES_MAX;
+        }
+        self.records.list.push(record);
     }
 
     /// Adds an entry, to the run before if it goes on with it.
     fn put(&mut self, group: GroupId, how: How, id: LogId, context: Context, meta: EntryMeta) {
         self.records.metas.push(meta);
+        self.sizes.records += META_BYTES;
         if let Some(Record::Entries(run)) = self.records.list.last_mut() {
             let goes_on = (run.group, run.how, run.first.term) == (group, how, id.term)
                 && run.context == context
@@ -77,7 +101,7 @@ impl Batch {
                 return;
             }
         }
-        self.records.list.push(Record::Entries(Run {
+        self.push(Record::Entries(Run {
             group,
             how,
             first: id,
@@ -90,14 +114,14 @@ impl Batch {
     pub fn truncate(&mut self, group: GroupId, last: Index) -> &mut Batch {
         let term = Term(0); // Filled in when the batch is submitted.
         let last = LogId { term, index: last };
-        self.records.list.push(Record::Truncate { group, last });
+        self.push(Record::Truncate { group, last });
         self
     }
 
     /// Drops a group's entries up to and with `last`: a snapshot has them. `last` may be past the end: then the log is
     /// empty, and goes on after `last` (paper, section 7, InstallSnapshot).
     pub fn purge(&mut self, group: GroupId, last: LogId) -> &mut Batch {
-        self.records.list.push(Record::Purge { group, last });
+        self.push(Record::Purge { group, last });
         self
     }
 
@@ -113,14 +137,14 @@ impl Batch {
     /// Sets a group's user record: a few bytes that the log keeps for the caller.
     pub fn user_record(&mut self, group: GroupId, record: impl Into<Bytes>) -> &mut Batch {
         let bytes = record.into();
-        self.records.list.push(Record::User { group, bytes });
+        self.push(Record::User { group, bytes });
         self
     }
 
     /// Forgets a group, all of it.
     pub fn remove_group(&mut self, group: GroupId) -> &mut Batch {
         self.changes_vote = true;
-        self.records.list.push(Record::Remove { group });
+        self.push(Record::Remove { group });
         self
     }
 

@@ -321,17 +321,18 @@ impl Group {
         }
     }
 
-    /// Joins the extent at `at` to the one before, if they belong together.
-    pub(crate) fn join_to_the_one_before(&mut self, at: usize) {
+    /// Joins the extent at `at` to the one before, if they belong together. Says whether it did.
+    pub(crate) fn join_to_the_one_before(&mut self, at: usize) -> bool {
         let Some(before) = at.checked_sub(1) else {
-            return;
+            return false;
         };
-        if self.extents[before].joins(&self.extents[at])
-            && let Some(extent) = self.extents.remove(at)
-        {
-            self.suspects -= u32::from(extent.suspect);
-            self.extents[before].join(extent);
+        if !self.extents[before].joins(&self.extents[at]) {
+            return false;
         }
+        let joined = self.extents.remove(at).expect("it was just looked at");
+        self.suspects -= u32::from(joined.suspect);
+        self.extents[before].join(joined);
+        true
     }
 
     /// Marks entries as suspect. They are there, or in a segment that was freed.

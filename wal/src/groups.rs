@@ -102,59 +102,37 @@ impl Groups {
         metas: &[EntryMeta],
         source: &mut Source,
     ) -> Result<Option<Before>, Misuse> {
-        if let Some(id) = record.group() {
-            match self.groups.get(&id) {
-                Some(group) => group.check(record)?,
-                None => Group::check_new(record)?,
+        let Some(id) = record.group() else {
+            return Ok(None);
+        };
+        let (group, existed) = match self.groups.entry(id) {
+            Entry::Occupied(entry) => {
+                entry.get().check(record)?;
+                (entry.into_mut(), true)
             }
+            Entry::Vacant(entry) => {
+                Group::check_new(record)?;
+                (entry.insert(Group::default()), false)
+            }
+        };
+        if let Record::Remove { .. } = record {
+            return Ok(self.remove(id));
         }
-        Ok(self.change(record, metas, source))
+        let what = group.change(record, metas, source, &mut self.live);
+        Ok(what.map(|what| Before { id, existed, what }))
     }
 
-    /// Lets a record take effect, whatever it says. Gives what takes it back.
-    pub(crate) fn change(
-        &mut self,
-        record: &Record,
-        metas: &[EntryMeta],
-        source: &mut Source,
-    ) -> Option<Before> {
-        let id = record.group()?;
+    /// Lets a record take effect, whatever it says.
+    pub(crate) fn change(&mut self, record: &Record, metas: &[EntryMeta], source: &mut Source) {
+        let Some(id) = record.group() else {
+            return;
+        };
         if let Record::Remove { .. } = record {
-            return self.remove(id);
+            self.remove(id);
+            return;
         }
-        let (group, existed) = match self.groups.entry(id) {
-            Entry::Occupied(entry) => (entry.into_mut(), true),
-            Entry::Vacant(entry) => (entry.insert(Group::default()), false),
-        };
-        let live = &mut self.live;
-        let what = match record {
-            Record::Entries(run) => group.take_entries(run, source.take(run, metas), live),
-            Record::Truncate { last, .. } => {
-                let was = group.replace(last.index.next(), Index(u64::MAX), Vec::new(), live);
-                group.end_gone(*last);
-                was
-            }
-            Record::Purge { last, .. } => {
-                let was = group.replace(Index(0), last.index, Vec::new(), live);
-                group.purged = *last;
-                was
-            }
-            Record::HardState { hard_state, .. } => {
-                Was::HardState(std::mem::replace(&mut group.hard_state, *hard_state))
-            }
-            Record::User { bytes, .. } => {
-                Was::User(std::mem::replace(&mut group.user_record, bytes.clone()))
-            }
-            Record::Suspect { first, count, .. } => {
-                group.suspect(*first, Index(first.0 + count - 1));
-                return None; // Only in a replay.
-            }
-            Record::State { .. }
-            | Record::Range { .. }
-            | Record::Remove { .. }
-            | Record::Resume { .. } => return None,
-        };
-        Some(Before { id, existed, what })
+        let group = self.groups.entry(id).or_default();
+        group.change(record, metas, source, &mut self.live);
     }
 
     fn remove(&mut self, id: GroupId) -> Option<Before> {
@@ -247,9 +225,7 @@ impl Groups {
         let mut live = Live::default();
         for (run, metas) in write.runs() {
             let group = self.groups.get_mut(&run.group);
-            let found = group.map_or(Live::default(), |group| {
-                group.written(run, &mut write, metas)
-            });
+            let found = group.map_or(Live::default(), |group| group.written(run, &write, metas));
             all_found &= found.entries == u64::from(run.count);
             live.entries += found.entries;
             live.bytes += found.bytes;
@@ -270,6 +246,44 @@ impl Groups {
 }
 
 impl Group {
+    /// Lets a record of the group take effect. Gives what was there before; nothing for what is only in a replay.
+    fn change(
+        &mut self,
+        record: &Record,
+        metas: &[EntryMeta],
+        source: &mut Source,
+        live: &mut LiveBySegment,
+    ) -> Option<Was> {
+        let end = Index(u64::MAX);
+        Some(match record {
+            Record::Entries(run) => self.take_entries(run, source.take(run, metas), live),
+            Record::Truncate { last, .. } => {
+                let was = self.replace(last.index.next(), end, Vec::new(), live);
+                self.end_gone(*last);
+                was
+            }
+            Record::Purge { last, .. } => {
+                let was = self.replace(Index(0), last.index, Vec::new(), live);
+                self.purged = *last;
+                was
+            }
+            Record::HardState { hard_state, .. } => {
+                Was::HardState(std::mem::replace(&mut self.hard_state, *hard_state))
+            }
+            Record::User { bytes, .. } => {
+                Was::User(std::mem::replace(&mut self.user_record, bytes.clone()))
+            }
+            Record::Suspect { first, count, .. } => {
+                self.suspect(*first, Index(first.0 + count - 1));
+                return None;
+            }
+            Record::State { .. }
+            | Record::Range { .. }
+            | Record::Remove { .. }
+            | Record::Resume { .. } => return None,
+        })
+    }
+
     fn take_entries(&mut self, run: &Run, mut extent: Extent, live: &mut LiveBySegment) -> Was {
         if run.how == How::Appended {
             let was = self.replace(run.first.index, Index(u64::MAX), Vec::new(), live);
@@ -306,7 +320,7 @@ impl Group {
     }
 
     /// Finds the pending entries of a run and notes where they are.
-    fn written(&mut self, run: &Run, write: &mut Write<'_>, metas: &[EntryMeta]) -> Live {
+    fn written(&mut self, run: &Run, write: &Write<'_>, metas: &[EntryMeta]) -> Live {
         let mut found = Live::default();
         let mut at = self.position(run.first.index);
         while let Some(extent) = self.extents.get_mut(at)
@@ -315,9 +329,7 @@ impl Group {
             if write.note(extent, run, metas) {
                 found.entries += extent.count;
                 found.bytes += extent.bytes;
-                let extents = self.extents.len();
-                self.join_to_the_one_before(at);
-                at -= extents - self.extents.len();
+                at -= usize::from(self.join_to_the_one_before(at));
             }
             at += 1;
         }
@@ -365,7 +377,7 @@ impl<'a> Write<'a> {
             return false;
         }
         let rows = rows(run.how, metas, self.offset).skip(skipped as usize);
-        extent.rows = rows.take(extent.count as usize).collect();
+        extent.rows.extend(rows.take(extent.count as usize));
         if extent.count != run.count.into() {
             let bytes = extent
                 .rows

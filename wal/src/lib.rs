@@ -306,7 +306,6 @@ impl Wal {
     pub fn submit(&self, batch: Batch) -> Result<Ticket> {
         let core = &self.handle.core;
         let number = core.pipeline.submit(batch, true)?;
-        core.pipeline.kick_if_much();
         Ok(Ticket::new(core.clone(), number))
     }
 
@@ -317,7 +316,6 @@ impl Wal {
     pub fn try_submit(&self, batch: Batch) -> Result<Ticket> {
         let core = &self.handle.core;
         let number = core.pipeline.submit(batch, false)?;
-        core.pipeline.kick_if_much();
         Ok(Ticket::new(core.clone(), number))
     }
 

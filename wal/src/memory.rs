@@ -60,12 +60,12 @@ impl Memory {
     pub(crate) fn written(&mut self, places: &[Written]) {
         for (held, place) in self.held.range_mut(self.written..).zip(places) {
             held.place = Some(*place);
-            self.written_bytes += held.body.payload_bytes;
+            self.written_bytes += held.body.sizes.payloads;
         }
         self.written += places.len();
         while self.written > 0 && self.written_bytes > self.bytes_max {
             let oldest = self.held.pop_front().expect("some are written");
-            self.written_bytes -= oldest.body.payload_bytes;
+            self.written_bytes -= oldest.body.sizes.payloads;
             self.written -= 1;
         }
     }

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::task::Waker;
 use std::time::Instant;
 
 use duramen_disk::Disk;
@@ -73,9 +74,10 @@ pub(crate) struct Shared {
     /// Nobody waits for some of what is queued.
     is_unattended: bool,
     mark: IdleMark,
-    callbacks: BTreeMap<u64, Vec<Callback>>,
-    /// Callbacks of batches that are decided, in order, and whether a thread is calling one.
-    due: VecDeque<(Callback, Result<()>)>,
+    /// Who waits for which batch, in order.
+    waiters: VecDeque<(u64, Waiter)>,
+    /// Those whose batches are decided, in order, and whether a thread is telling them.
+    due: VecDeque<(Waiter, Result<()>)>,
     is_calling: bool,
     poison: Option<Arc<Error>>,
     space: Space,
@@ -109,7 +111,19 @@ struct Queued {
 }
 
 /// Told once what became of a batch.
-pub(crate) type Callback = Box<dyn FnOnce(Result<()>) + Send>;
+pub(crate) enum Waiter {
+    Call(Box<dyn FnOnce(Result<()>) + Send>),
+    Wake(Waker),
+}
+
+impl Waiter {
+    fn tell(self, outcome: Result<()>) {
+        match self {
+            Waiter::Call(callback) => callback(outcome),
+            Waiter::Wake(waker) => waker.wake(),
+        }
+    }
+}
 
 const NO_PANIC: &str = "nobody panics while holding the lock";
 
@@ -138,7 +152,7 @@ impl Pipeline {
             is_writing: false,
             is_unattended: false,
             mark: IdleMark::default(),
-            callbacks: BTreeMap::new(),
+            waiters: VecDeque::new(),
             due: VecDeque::new(),
             is_calling: false,
             poison: None,
@@ -190,7 +204,11 @@ impl Pipeline {
             let next;
             (shared, next) = self.reserve(shared, space, batch.is_vital());
             match next? {
-                Reserved::Yes => return self.take(&mut shared, batch, space),
+                Reserved::Yes => {
+                    let number = self.take(&mut shared, batch, space)?;
+                    self.kick_if_much(&mut shared);
+                    return Ok(number);
+                }
                 Reserved::AskAgain => {}
                 Reserved::AfterWrites => shared = self.wait_for_space(shared, may_wait)?,
             }
@@ -241,16 +259,35 @@ impl Pipeline {
         }
     }
 
-    /// Calls `callback` when batch `number` is durable or has failed: at once, or on a thread that writes.
-    pub(crate) fn when_durable(&self, number: u64, callback: Callback) {
+    /// Tells `waiter` when batch `number` is durable or has failed: at once, or on a thread that writes.
+    pub(crate) fn when_durable(&self, number: u64, waiter: Waiter) {
         let mut shared = self.shared();
-        match shared.outcome(number) {
-            Some(outcome) => {
-                shared.due.push_back((callback, outcome));
-                drop(self.call_back(shared));
-            }
-            None => shared.callbacks.entry(number).or_default().push(callback),
+        if let Some(outcome) = shared.outcome(number) {
+            shared.due.push_back((waiter, outcome));
+            drop(self.call_back(shared));
+            return;
         }
+        let at = shared
+            .waiters
+            .partition_point(|(other, _)| *other <= number);
+        shared.waiters.insert(at, (number, waiter));
+        self.kick(&mut shared);
+    }
+
+    /// The same for a waker, in the place of the one of an earlier poll.
+    pub(crate) fn wake_when_durable(&self, number: u64, waker: Waker, before: Option<Waker>) {
+        if let Some(before) = before {
+            let mut shared = self.shared();
+            let from = shared.waiters.partition_point(|(other, _)| *other < number);
+            let of_batch = shared.waiters.range_mut(from..);
+            for (_, waiter) in of_batch.take_while(|(other, _)| *other == number) {
+                if matches!(waiter, Waiter::Wake(found) if found.will_wake(&before)) {
+                    *waiter = Waiter::Wake(waker);
+                    return;
+                }
+            }
+        }
+        self.when_durable(number, Waiter::Wake(waker));
     }
 
     /// What became of batch `number`, once it is decided.
@@ -258,9 +295,14 @@ impl Pipeline {
         self.shared().outcome(number)
     }
 
-    /// Whether batch `number` is durable.
+    /// Whether batch `number` is durable. Whoever asks waits for it.
     pub(crate) fn is_durable(&self, number: u64) -> bool {
-        self.shared().durable >= number
+        let mut shared = self.shared();
+        let is_durable = shared.durable >= number;
+        if !is_durable {
+            self.kick(&mut shared);
+        }
+        is_durable
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -355,19 +397,21 @@ impl Pipeline {
         self.call_back(shared)
     }
 
-    /// Calls what is due, without the lock. One thread at a time does, so that the order is kept; what becomes due
-    /// meanwhile, be it through the callbacks themselves, it calls too.
+    /// Tells who is due, without the lock. One thread at a time does, so that the order is kept; what becomes due
+    /// meanwhile, be it through those who are told, it tells too.
     fn call_back<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         if shared.is_calling {
             return shared;
         }
-        while let Some((callback, outcome)) = shared.due.pop_front() {
+        while !shared.due.is_empty() {
+            let due = std::mem::take(&mut shared.due);
             shared.is_calling = true;
             drop(shared);
-            // The log's thread has others to call. The panic has been told on standard error.
-            let called = catch_unwind(AssertUnwindSafe(|| callback(outcome)));
-            if called.is_err() {
-                tracing::error!("a callback panicked");
+            for (waiter, outcome) in due {
+                // The log's thread has others to tell. The panic has been told on standard error.
+                if catch_unwind(AssertUnwindSafe(|| waiter.tell(outcome))).is_err() {
+                    tracing::error!("a callback panicked");
+                }
             }
             shared = self.shared();
             shared.is_calling = false;
@@ -428,9 +472,8 @@ impl Shared {
                 }
             }
         }
-        let payload_bytes = batch.payloads.iter().map(|payload| payload.len() as u64);
         let body = Arc::new(Body {
-            payload_bytes: payload_bytes.sum(),
+            sizes: batch.sizes,
             records: Records { list, metas },
             payloads: batch.payloads,
             number,
@@ -525,21 +568,21 @@ impl Shared {
         Some(freed.into_values().collect())
     }
 
-    /// Finds the callbacks of batches that are decided.
+    /// Finds those whose batches are decided.
     fn find_due(&mut self) {
-        let outcome = self.check_poison();
-        let waiting = match outcome {
-            Ok(()) => self.callbacks.split_off(&(self.durable + 1)),
-            Err(_) => BTreeMap::new(),
+        let failed = self.check_poison();
+        let decided = match failed {
+            Ok(()) => self
+                .waiters
+                .partition_point(|(number, _)| *number <= self.durable),
+            Err(_) => self.waiters.len(),
         };
-        for (number, callbacks) in std::mem::replace(&mut self.callbacks, waiting) {
+        for (number, waiter) in self.waiters.drain(..decided) {
             let outcome = match number <= self.durable {
                 true => Ok(()),
-                false => outcome.clone(),
+                false => failed.clone(),
             };
-            let due = callbacks.into_iter();
-            self.due
-                .extend(due.map(|callback| (callback, outcome.clone())));
+            self.due.push_back((waiter, outcome));
         }
     }
 }

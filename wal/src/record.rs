@@ -215,9 +215,11 @@ pub(crate) fn payload_bytes(metas: &[EntryMeta]) -> u64 {
     metas.iter().map(|meta| u64::from(meta.payload_bytes)).sum()
 }
 
-const META_BYTES: u64 = 8;
+/// What an entry takes in its record.
+pub(crate) const META_BYTES: u64 = 8;
 const HEAD_BYTES_MAX: u64 = 16;
 const CONTEXT_BYTES_MAX: u64 = 32;
+/// What a run of entries takes in a summary.
 pub(crate) const RANGE_BYTES_MAX: u64 = HEAD_BYTES_MAX + 24 + CONTEXT_BYTES_MAX;
 
 impl Record {
@@ -243,7 +245,8 @@ impl Record {
         }
     }
 
-    fn encoded_bytes_max(&self) -> u64 {
+    /// The most bytes that [`encode`] makes of it, its entries aside.
+    pub(crate) fn encoded_bytes_max(&self) -> u64 {
         HEAD_BYTES_MAX
             + match self {
                 Record::Entries(_) => 16 + CONTEXT_BYTES_MAX,
@@ -258,33 +261,33 @@ impl Record {
     }
 
     fn head(&self) -> Head {
-        let head = |kind, context, count| Head {
+        let head = |kind, context: &Context, count| Head {
             kind,
-            context,
+            context_bytes: context.as_bytes().len() as u8,
             flags: 0,
             count,
         };
         match self {
             Record::Entries(run) => Head {
                 flags: run.how.flags(),
-                ..head(KIND_ENTRIES, run.context, run.count)
+                ..head(KIND_ENTRIES, &run.context, run.count)
             },
             Record::Range { run, .. } => Head {
                 flags: run.how.flags(),
-                ..head(KIND_RANGE, run.context, run.count)
+                ..head(KIND_RANGE, &run.context, run.count)
             },
             Record::HardState { hard_state, .. } => head(
                 KIND_HARD_STATE,
-                hard_state.context,
+                &hard_state.context,
                 u32::from(hard_state.voted_for.is_some()),
             ),
-            Record::User { bytes, .. } => head(KIND_USER, Context::EMPTY, bytes.len() as u32),
-            Record::Truncate { .. } => head(KIND_TRUNCATE, Context::EMPTY, 0),
-            Record::Purge { .. } => head(KIND_PURGE, Context::EMPTY, 0),
-            Record::Remove { .. } => head(KIND_REMOVE, Context::EMPTY, 0),
-            Record::State { .. } => head(KIND_STATE, Context::EMPTY, 0),
-            Record::Resume { .. } => head(KIND_RESUME, Context::EMPTY, 0),
-            Record::Suspect { .. } => head(KIND_SUSPECT, Context::EMPTY, 0),
+            Record::User { bytes, .. } => head(KIND_USER, &Context::EMPTY, bytes.len() as u32),
+            Record::Truncate { .. } => head(KIND_TRUNCATE, &Context::EMPTY, 0),
+            Record::Purge { .. } => head(KIND_PURGE, &Context::EMPTY, 0),
+            Record::Remove { .. } => head(KIND_REMOVE, &Context::EMPTY, 0),
+            Record::State { .. } => head(KIND_STATE, &Context::EMPTY, 0),
+            Record::Resume { .. } => head(KIND_RESUME, &Context::EMPTY, 0),
+            Record::Suspect { .. } => head(KIND_SUSPECT, &Context::EMPTY, 0),
         }
     }
 }
@@ -292,7 +295,7 @@ impl Record {
 /// How a record begins.
 struct Head {
     kind: u8,
-    context: Context,
+    context_bytes: u8,
     flags: u16,
     count: u32,
 }
@@ -302,14 +305,25 @@ struct Head {
 pub(crate) fn encode(buf: &mut Vec<u8>, records: &Records, group: &mut Option<GroupId>) {
     for (record, metas) in records.iter() {
         let head = record.head();
-        let same_group = record.group().is_none() || record.group() == *group;
-        buf.put_u8(head.kind);
-        buf.put_u8(head.context.as_bytes().len() as u8);
-        buf.put_u16_le(head.flags | if same_group { FLAG_SAME_GROUP } else { 0 });
-        buf.put_u32_le(head.count);
-        if let Some(new) = record.group().filter(|_| !same_group) {
-            buf.put_u64_le(new.0);
-            *group = Some(new);
+        let new_group = record.group().filter(|new| Some(*new) != *group);
+        let flags = head.flags
+            | if new_group.is_none() {
+                FLAG_SAME_GROUP
+            } else {
+                0
+            };
+        let mut bytes = [0; HEAD_BYTES_MAX as usize];
+        bytes[0] = head.kind;
+        bytes[1] = head.context_bytes;
+        bytes[2..4].copy_from_slice(&flags.to_le_bytes());
+        bytes[4..8].copy_from_slice(&head.count.to_le_bytes());
+        match new_group {
+            None => buf.extend_from_slice(&bytes[..8]),
+            Some(new) => {
+                bytes[8..].copy_from_slice(&new.0.to_le_bytes());
+                buf.extend_from_slice(&bytes);
+                *group = Some(new);
+            }
         }
         encode_body(buf, record, metas);
         pad(buf);

@@ -3,11 +3,12 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::Core;
 use crate::error::Result;
+use crate::pipeline::Waiter;
 
 /// A batch on its way to the disk.
 ///
@@ -18,8 +19,8 @@ use crate::error::Result;
 pub struct Ticket {
     core: Arc<Core>,
     number: u64,
-    /// Whom to wake, once the future was polled.
-    waker: Option<Arc<Mutex<Waker>>>,
+    /// Who will be woken, once the future was polled.
+    waker: Option<Waker>,
     is_attended: bool,
 }
 
@@ -47,19 +48,13 @@ impl Ticket {
     /// one waits, and so does the thread. They may use the log. A panic ends the callback alone.
     pub fn on_durable(mut self, callback: impl FnOnce(Result<()>) + Send + 'static) {
         self.is_attended = true;
-        self.core
-            .pipeline
-            .when_durable(self.number, Box::new(callback));
-        self.core.pipeline.kick();
+        let waiter = Waiter::Call(Box::new(callback));
+        self.core.pipeline.when_durable(self.number, waiter);
     }
 
     /// Whether the batch is durable by now.
     pub fn is_durable(&self) -> bool {
-        let is_durable = self.core.pipeline.is_durable(self.number);
-        if !is_durable {
-            self.core.pipeline.kick(); // Whoever asks again and again waits too.
-        }
-        is_durable
+        self.core.pipeline.is_durable(self.number)
     }
 }
 
@@ -71,26 +66,17 @@ impl Future for Ticket {
         if let Some(outcome) = self.core.pipeline.outcome(self.number) {
             return Poll::Ready(outcome);
         }
-        if let Some(waker) = &self.waker {
-            waker
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone_from(cx.waker());
-            // It may have been woken right before.
-            return self
-                .core
-                .pipeline
-                .outcome(self.number)
-                .map_or(Poll::Pending, Poll::Ready);
+        let waker = cx.waker();
+        if self
+            .waker
+            .as_ref()
+            .is_none_or(|before| !before.will_wake(waker))
+        {
+            let before = self.waker.replace(waker.clone());
+            // If it was decided meanwhile, this wakes it at once.
+            let pipeline = &self.core.pipeline;
+            pipeline.wake_when_durable(self.number, waker.clone(), before);
         }
-        let waker = Arc::new(Mutex::new(cx.waker().clone()));
-        self.waker = Some(waker.clone());
-        let wake = move |_| {
-            let waker = waker.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            waker.wake(); // Not while it is locked: it may poll right here.
-        };
-        self.core.pipeline.when_durable(self.number, Box::new(wake));
-        self.core.pipeline.kick();
         Poll::Pending
     }
 }

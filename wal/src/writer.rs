@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::batch::Sizes;
 use crate::canary::planted;
 use crate::error::{Error, Result};
 use crate::format::{DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
@@ -38,7 +39,7 @@ pub(crate) struct Body {
     pub(crate) changes_vote: bool,
     /// The most space it can take: its frame, and what it may add to the first frame of the next segment.
     pub(crate) space: u64,
-    pub(crate) payload_bytes: u64,
+    pub(crate) sizes: Sizes,
 }
 
 impl Body {
@@ -146,7 +147,7 @@ impl Writer {
         };
         records.list.extend(suspects);
         let mut full = None;
-        let space = frame_space(0, &records, false);
+        let space = frame_space(0, records.encoded_bytes_max(), 0, false);
         if space > self.room() {
             full = Some(self.rotate(next(2 * space + self.states.space())?));
         }
@@ -172,10 +173,10 @@ impl Writer {
             record::encode(&mut self.records, &batch.records, &mut group);
             let records = batch.records.list.iter();
             records.for_each(|record| self.states.apply(record));
-            self.summary_bytes += batch.records.summary_bytes_max();
+            self.summary_bytes += batch.sizes.summary;
             let segment = self.segment.header.number;
             written.push(Written { segment, offset });
-            offset += batch.payload_bytes;
+            offset += batch.sizes.payloads;
         }
         let payloads = || batches.iter().flat_map(|batch| &batch.payloads);
         let doubled = batches.iter().any(|batch| batch.changes_vote);
@@ -259,23 +260,23 @@ impl Writer {
 
 /// The space of a frame made of these batches, and of its part of the seal.
 fn space_of(batches: &[Arc<Body>]) -> u64 {
-    let sum = |of: fn(&Body) -> u64| batches.iter().map(|batch| of(batch)).sum();
+    let sum = |of: fn(&Sizes) -> u64| batches.iter().map(|batch| of(&batch.sizes)).sum();
     let doubled = batches.iter().any(|batch| batch.changes_vote);
-    space(
-        sum(|batch| batch.payload_bytes),
-        sum(|batch| batch.records.encoded_bytes_max()),
-        sum(|batch| batch.records.summary_bytes_max()),
+    frame_space(
+        sum(|sizes| sizes.payloads),
+        sum(|sizes| sizes.records),
+        sum(|sizes| sizes.summary),
         doubled,
     )
 }
 
 /// The space that a frame takes, with its part of the seal.
-pub(crate) fn frame_space(payload_bytes: u64, records: &Records, doubled: bool) -> u64 {
-    let (bytes, summary) = (records.encoded_bytes_max(), records.summary_bytes_max());
-    space(payload_bytes, bytes, summary, doubled)
-}
-
-fn space(payload_bytes: u64, record_bytes: u64, summary_bytes: u64, doubled: bool) -> u64 {
+pub(crate) fn frame_space(
+    payload_bytes: u64,
+    record_bytes: u64,
+    summary_bytes: u64,
+    doubled: bool,
+) -> u64 {
     let directory_bytes = DIRECTORY_HEAD_BYTES as u64 + record_bytes;
     frame_bytes(payload_bytes, record_bytes, doubled) + directory_bytes + summary_bytes
 }
@@ -287,7 +288,7 @@ fn split_into_frames(batches: &[Arc<Body>]) -> impl Iterator<Item = &[Arc<Body>]
         let first = rest.first()?;
         let mut bytes = 0;
         let joins = |batch: &&Arc<Body>| {
-            bytes += batch.payload_bytes;
+            bytes += batch.sizes.payloads;
             !batch.changes_vote && bytes <= FRAME_PAYLOAD_BYTES
         };
         let count = match first.changes_vote {

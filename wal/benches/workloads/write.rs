@@ -132,7 +132,7 @@ pub(crate) fn warm(dir: &Path) -> Wal {
         let entry = entry(index, &payload);
         let id = entry.id;
         batch.append(group, [entry]);
-        if index % 10 == 0 {
+        if index % 70 == 0 {
             batch.purge(group, id);
         }
         wal.write(batch).expect("a write");

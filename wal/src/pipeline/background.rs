@@ -22,18 +22,21 @@ const MARK_INTERVAL: Duration = Duration::from_millis(100);
 const KICK_BYTES: u64 = 256 << 10;
 
 impl Pipeline {
-    /// What was submitted is to be written, though nobody waits for it.
-    pub(crate) fn kick(&self) {
-        self.shared().is_unattended = true;
-        self.work.notify_one();
+    /// What was submitted is to be written, though nobody waits for it on a thread.
+    pub(super) fn kick(&self, shared: &mut Shared) {
+        if shared.queue.is_empty() {
+            return; // It is being written.
+        }
+        // Whoever writes looks for more afterwards, and whoever was told already need not be told again.
+        if !std::mem::replace(&mut shared.is_unattended, true) && !shared.is_writing {
+            self.work.notify_one();
+        }
     }
 
     /// So much waits that it is worth a write of its own: the next batches are made while it is under way.
-    pub(crate) fn kick_if_much(&self) {
-        let mut shared = self.shared();
-        if !shared.is_writing && shared.space.taken >= KICK_BYTES && !self.options.manual_drive {
-            shared.is_unattended = true;
-            self.work.notify_one();
+    pub(super) fn kick_if_much(&self, shared: &mut Shared) {
+        if shared.space.taken >= KICK_BYTES && !shared.is_writing && !self.options.manual_drive {
+            self.kick(shared);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard};
 
 use super::{NO_PANIC, Pipeline, Shared};
-use crate::batch::Batch;
+use crate::batch::{Batch, Sizes};
 use crate::canary::planted;
 use crate::error::{Error, Result};
 use crate::frame::Home;
@@ -73,23 +73,23 @@ impl BatchSpace {
 impl Pipeline {
     /// The space that a batch needs, if it is not over the limit.
     pub(super) fn space_of(&self, batch: &Batch) -> Result<BatchSpace> {
-        let payloads = batch.payloads.iter().map(|payload| payload.len() as u64);
-        let entry_max = payloads.clone().max().into_iter().chain(batch.oversize);
-        let entry_bytes_max = self.options.entry_bytes_max;
-        if let Some(bytes) = entry_max.max().filter(|bytes| *bytes > entry_bytes_max) {
-            return Err(Error::EntryTooLarge {
-                bytes,
-                bytes_max: entry_bytes_max,
-            });
+        let Sizes {
+            payloads,
+            payload_max: bytes,
+            records,
+            summary,
+        } = batch.sizes;
+        let bytes_max = self.options.entry_bytes_max;
+        if bytes > bytes_max {
+            return Err(Error::EntryTooLarge { bytes, bytes_max });
         }
-        let record_bytes = batch.records.encoded_bytes_max();
         let groups = batch.records.list.len() as u64;
         let space = BatchSpace {
-            frame: frame_space(payloads.sum(), &batch.records, batch.changes_vote),
-            states: STATE_COPIES * record_bytes + STATE_BYTES * groups,
+            frame: frame_space(payloads, records, summary, batch.changes_vote),
+            states: STATE_COPIES * records + STATE_BYTES * groups,
         };
         let bytes_max = self.options.batch_bytes_max;
-        match space.frame - batch.records.summary_bytes_max() {
+        match space.frame - summary {
             bytes if bytes > bytes_max => Err(Error::TooLarge { bytes, bytes_max }),
             _ => Ok(space),
         }
