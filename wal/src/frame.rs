@@ -159,7 +159,7 @@ impl Head {
 
 impl Directory {
     /// The directory that `buf` starts with, which stands at `offset`, if there is one. `buf` may be longer.
-    pub(crate) fn decode(buf: &Bytes, home: Home, offset: u64) -> Option<Directory> {
+    pub(crate) fn decode(buf: &[u8], home: Home, offset: u64) -> Option<Directory> {
         let head = Directory::decode_head(buf, home, offset)?;
         let end = usize::try_from(head.directory_bytes()).ok()?;
         let records = buf.get(DIRECTORY_HEAD_BYTES..end)?;
@@ -172,7 +172,7 @@ impl Directory {
             checksum: LE::read_u32(buf),
             predecessor: LE::read_u32(&buf[40..]),
             frame_offset: LE::read_u64(&buf[48..]),
-            records: buf.slice(DIRECTORY_HEAD_BYTES..records_end),
+            records: Bytes::copy_from_slice(&buf[DIRECTORY_HEAD_BYTES..records_end]),
         })
     }
 

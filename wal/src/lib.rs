@@ -52,6 +52,7 @@ mod live;
 mod memory;
 mod names;
 mod pipeline;
+mod plan;
 mod read;
 mod record;
 mod recovery;
@@ -127,6 +128,10 @@ pub struct Options {
     /// How much memory may be taken by the tables that say where in a sealed segment each entry is, in bytes: 16 for an
     /// entry. They are read when they are needed. Default 64 MiB.
     pub index_bytes_max: u64,
+    /// Entries of sealed segments are read from a map of the file: without a copy and a call, and they hold the segment as
+    /// long as they live. But a map turns a read error of the disk into SIGBUS, which ends the process; read as usual it is
+    /// an [`Error::Io`]. Default false.
+    pub map_sealed: bool,
     /// What to do with entries at the end of the log whose ids are whole and whose payloads are not: they were torn by a
     /// crash, or were acknowledged and are damaged. If false they are cut off, with all after them, and reported. If true
     /// they are kept: [`Wal::last`] counts them, reading one is [`Error::Suspect`], and nothing can be appended after them
@@ -149,6 +154,7 @@ impl Default for Options {
             groups_max: 1 << 18,
             recent_bytes_max: 8 << 20,
             index_bytes_max: 64 << 20,
+            map_sealed: false,
             keep_suspects: false,
             manual_drive: false,
         }

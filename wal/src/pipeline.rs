@@ -259,6 +259,10 @@ impl Pipeline {
         }
     }
 
+    pub(crate) fn may_map(&self) -> bool {
+        self.options.map_sealed
+    }
+
     /// Tells `waiter` when batch `number` is durable or has failed: at once, or on a thread that writes.
     pub(crate) fn when_durable(&self, number: u64, waiter: Waiter) {
         let mut shared = self.shared();

@@ -3,19 +3,19 @@
 //! What to read is looked up under the lock; the disk is read without it. A segment that is freed meanwhile stays readable
 //! for whoever holds it.
 
+use std::io::ErrorKind;
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::error::{Damage, Error, Misuse, Result};
-use crate::group::{Group, Place, Row};
+use crate::Wal;
+use crate::error::{Damage, Error, Result};
+use crate::group::{Group, Row};
 use crate::pipeline::Shared;
-use crate::record::{How, entry_checksum};
+use crate::plan::{DiskPiece, Piece};
+use crate::record::entry_checksum;
 use crate::segment::Segment;
-use crate::table::Table;
 use crate::types::{Entry, GroupId, HardState, Index, LogId, Term};
-use crate::{Core, Wal};
 
 /// Reads answer for what was submitted, durable or not; after a failure, for what is durable.
 impl Wal {
@@ -94,7 +94,7 @@ impl Wal {
     ) -> Result<Vec<Entry>> {
         let core = &self.handle.core;
         let plan = core.plan(group, range, bytes_max)?;
-        let read = read(group, &plan);
+        let read = read(group, plan, core.pipeline.may_map());
         if let Err(Error::DamagedEntry { .. }) = read {
             core.pipeline.shared().counts.damage_found += 1;
         }
@@ -106,224 +106,90 @@ impl Wal {
     }
 }
 
-/// An entry that is to be read.
-pub(crate) struct Planned {
-    pub(crate) entry: Entry,
-    /// Where its payload is, if that is not in memory.
-    pub(crate) place: Option<(Arc<Segment>, Row)>,
-}
-
-impl Planned {
-    fn damaged(&self, group: GroupId, segment: &Segment, offset: u64, reason: Damage) -> Error {
-        Error::DamagedEntry {
-            group,
-            id: self.entry.id,
-            path: segment.path.clone(),
-            offset,
-            reason,
-        }
-    }
-}
-
-/// Where a payload is.
-enum Payload {
-    Memory(Bytes),
-    Disk(Arc<Segment>, Row),
-    /// In a segment whose table is missing.
-    Unknown(Arc<Segment>),
-}
-
 /// Contiguous payloads are read together, up to so many bytes.
-const PIECE_BYTES: u64 = 1 << 20;
-
-impl Core {
-    /// What is to be read for a range.
-    pub(crate) fn plan(
-        &self,
-        group: GroupId,
-        range: Range<Index>,
-        bytes_max: u64,
-    ) -> Result<Vec<Planned>> {
-        let mut loaded = None;
-        loop {
-            let mut shared = self.pipeline.shared();
-            let segment = match plan(&mut shared, group, range.clone(), bytes_max, &loaded)? {
-                Ok(planned) => return Ok(planned),
-                Err(segment) => segment,
-            };
-            drop(shared);
-            let table = Arc::new(Table::load(&segment)?);
-            let number = segment.header.number;
-            self.pipeline.shared().tables.insert(number, table.clone());
-            loaded = Some((number, table));
-        }
-    }
-}
-
-/// Looks up what is to be read, or a segment whose table is needed for it. `loaded` is a table that may be too large to be
-/// kept.
-fn plan(
-    shared: &mut Shared,
-    id: GroupId,
-    range: Range<Index>,
-    bytes_max: u64,
-    loaded: &Option<(u64, Arc<Table>)>,
-) -> Result<std::result::Result<Vec<Planned>, Arc<Segment>>> {
-    let mut planned: Vec<Planned> = Vec::new();
-    let mut bytes = 0;
-    for index in (range.start.0..range.end.0).map(Index) {
-        let Some(group) = shared.groups.find(id) else {
-            return Err(Error::misuse(id, Misuse::UnknownGroup));
-        };
-        let Some(extent) = group.find(index) else {
-            let last = group.last().index;
-            return Err(Error::misuse(id, Misuse::NoSuchEntry { index, last }));
-        };
-        let (context, term) = (extent.context, extent.term);
-        let log_id = LogId { term, index };
-        if extent.suspect {
-            return Err(Error::Suspect {
-                group: id,
-                id: log_id,
-            });
-        }
-        let (place, row) = (extent.place, extent.row(index));
-        let number = extent.number(index).filter(|_| extent.how != How::Lost);
-        let found = match place {
-            Place::Written { segment } => written(shared, id, index, segment, row, loaded)?,
-            // Without a number it is lost, and its record is not written yet.
-            Place::Pending { .. } => match number {
-                Some(number) => Payload::Memory(shared.memory.pending(number)),
-                None => return Err(lost(shared, id, log_id)),
-            },
-            Place::Gone => unreachable!("a log with entries that are gone is not opened"),
-        };
-        let (payload, place) = match found {
-            Payload::Memory(payload) => (payload, None),
-            Payload::Disk(segment, row) => (Bytes::new(), Some((segment, row))),
-            Payload::Unknown(segment) => return Ok(Err(segment)),
-        };
-        let payload_bytes = place.as_ref().map(|(_, row)| row.meta.payload_bytes);
-        bytes += payload_bytes.map_or(payload.len() as u64, u64::from);
-        if bytes > bytes_max && !planned.is_empty() {
-            break;
-        }
-        let entry = Entry {
-            id: log_id,
-            context,
-            payload,
-        };
-        planned.push(Planned { entry, place });
-    }
-    Ok(Ok(planned))
-}
-
-/// The payload of an entry that is written. `row` is that of a segment that is not sealed.
-fn written(
-    shared: &mut Shared,
-    group: GroupId,
-    index: Index,
-    number: u64,
-    row: Option<Row>,
-    loaded: &Option<(u64, Arc<Table>)>,
-) -> Result<Payload> {
-    let segment = shared.segments.get(&number);
-    let segment = segment.expect("a segment with live entries is open");
-    let row = match row {
-        Some(row) => row,
-        None => {
-            let loaded = loaded.as_ref().filter(|(loaded, _)| *loaded == number);
-            let loaded = loaded.map(|(_, table)| table.clone());
-            let Some(table) = loaded.or_else(|| shared.tables.find(number)) else {
-                return Ok(Payload::Unknown(segment.clone()));
-            };
-            table.find_row(segment, group, index)?
-        }
-    };
-    let recent = row.offset().and_then(|offset| {
-        let memory = &shared.memory;
-        memory.recent(number, offset, row.meta.payload_bytes)
-    });
-    Ok(match recent {
-        Some(payload) => Payload::Memory(payload),
-        None => Payload::Disk(segment.clone(), row),
-    })
-}
-
-fn lost(shared: &Shared, group: GroupId, id: LogId) -> Error {
-    let path = shared.segments.values().next().map(|s| s.path.clone());
-    Error::DamagedEntry {
-        group,
-        id,
-        path: path.unwrap_or_default(),
-        offset: 0,
-        reason: Damage::Lost,
-    }
-}
+const READ_BYTES: u64 = 1 << 20;
 
 /// Reads what was planned.
-pub(crate) fn read(group: GroupId, plan: &[Planned]) -> Result<Vec<Entry>> {
-    let mut entries = Vec::with_capacity(plan.len());
-    let mut rest = plan;
-    while !rest.is_empty() {
-        let (piece, after) = rest.split_at(piece_len(rest));
-        read_piece(group, piece, &mut entries)?;
-        rest = after;
+fn read(group: GroupId, plan: Vec<Piece>, may_map: bool) -> Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for piece in plan {
+        match piece {
+            Piece::Memory(entry) => entries.push(entry),
+            Piece::Disk(piece) => {
+                entries.reserve(piece.rows.len());
+                let mut from = 0;
+                while from < piece.rows.len() {
+                    let to = from + contiguous(&piece.rows[from..]);
+                    read_rows(group, &piece, from..to, may_map, &mut entries)?;
+                    from = to;
+                }
+            }
+        }
     }
     Ok(entries)
 }
 
-/// How many of the first entries lie one after the other.
-fn piece_len(planned: &[Planned]) -> usize {
+/// How many of the first entries lie one after the other, and are read together.
+fn contiguous(rows: &[Row]) -> usize {
     let mut bytes = 0;
     let mut end = None;
-    let joins = |planned: &&Planned| {
-        let Some((segment, row)) = &planned.place else {
-            return false;
-        };
-        let Some(offset) = row.offset() else {
-            return false;
-        };
-        let number = segment.header.number;
+    let joins = |row: &&Row| {
         let len = u64::from(row.meta.payload_bytes);
-        let fits = end.is_none_or(|end| end == (number, offset) && bytes + len <= PIECE_BYTES);
+        let fits = end.is_none_or(|end| row.offset() == Some(end) && bytes + len <= READ_BYTES);
         bytes += len;
-        end = Some((number, offset + len));
+        end = row.offset().map(|offset| offset + len);
         fits
     };
-    planned.iter().take_while(joins).count().max(1)
+    rows.iter().take_while(joins).count().max(1)
 }
 
-/// Reads entries that lie one after the other, or one that is in memory.
-fn read_piece(group: GroupId, piece: &[Planned], entries: &mut Vec<Entry>) -> Result<()> {
-    let Some((segment, first)) = &piece[0].place else {
-        entries.push(piece[0].entry.clone());
-        return Ok(());
+/// Reads entries that lie one after the other.
+fn read_rows(
+    group: GroupId,
+    piece: &DiskPiece,
+    range: Range<usize>,
+    may_map: bool,
+    entries: &mut Vec<Entry>,
+) -> Result<()> {
+    let from = range.start;
+    let Some(offset) = piece.rows[from].offset() else {
+        return Err(piece.damaged(group, from, Damage::Lost));
     };
-    let Some(offset) = first.offset() else {
-        return Err(piece[0].damaged(group, segment, 0, Damage::Lost));
-    };
-    let rows = || piece.iter().flat_map(|planned| &planned.place);
-    let len: u64 = rows()
-        .map(|(_, row)| u64::from(row.meta.payload_bytes))
+    let rows = &piece.rows[range];
+    let bytes: u64 = rows
+        .iter()
+        .map(|row| u64::from(row.meta.payload_bytes))
         .sum();
-    let mut buf = vec![0; len as usize];
-    let read = segment.file.read_exact_at(&mut buf, offset);
-    read.map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => {
-            piece[0].damaged(group, segment, offset, Damage::Short)
+    if offset + bytes > piece.segment.header.file_bytes {
+        return Err(piece.damaged(group, from, Damage::Content));
+    }
+    let mapped = match may_map && piece.is_sealed {
+        true => Segment::map_bytes(&piece.segment, offset, bytes),
+        false => None,
+    };
+    let mut payloads = match mapped {
+        Some(mapped) => mapped,
+        None => {
+            let mut buf = vec![0; bytes as usize];
+            let read = piece.segment.file.read_exact_at(&mut buf, offset);
+            read.map_err(|error| match error.kind() {
+                ErrorKind::UnexpectedEof => piece.damaged(group, from, Damage::Short),
+                _ => Error::io("read", &piece.segment.path)(error),
+            })?;
+            Bytes::from(buf)
         }
-        _ => Error::io("read", &segment.path)(error),
-    })?;
-    let mut payloads = Bytes::from(buf);
-    for (planned, (_, row)) in piece.iter().zip(rows()) {
+    };
+    for (row, at) in rows.iter().zip(from..) {
         let payload = payloads.split_to(row.meta.payload_bytes as usize);
-        if entry_checksum(group, planned.entry.id, &payload) != row.meta.checksum {
-            let offset = row.offset().unwrap_or(0);
-            return Err(planned.damaged(group, segment, offset, Damage::Checksum));
+        let id = piece.id(at);
+        if entry_checksum(group, id, &payload) != row.meta.checksum {
+            return Err(piece.damaged(group, at, Damage::Checksum));
         }
-        let entry = planned.entry.clone();
-        entries.push(Entry { payload, ..entry });
+        entries.push(Entry {
+            id,
+            context: piece.context,
+            payload,
+        });
     }
     Ok(())
 }

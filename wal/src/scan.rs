@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
-use bytes::Bytes;
 
 use crate::canary::planted;
 use crate::error::{Damage, Error, Result};
@@ -67,12 +66,23 @@ const TRIES_MAX: u32 = 16;
 pub(crate) struct Scan<'a> {
     segment: &'a Arc<Segment>,
     window: Window<'a>,
+    /// Where it is looked for frames. Another one, because what is found is read meanwhile.
+    search: Window<'a>,
 }
+
+/// What is all zeros is passed over in pieces of this size.
+const ZEROS: [u8; 4096] = [0; 4096];
+
+/// A frame is read at once, up to this size.
+const FRAME_READ_BYTES: u64 = 4 << 20;
 
 impl<'a> Scan<'a> {
     pub(crate) fn new(segment: &'a Arc<Segment>) -> Result<Scan<'a>> {
-        let window = Window::open(segment)?;
-        Ok(Scan { segment, window })
+        Ok(Scan {
+            segment,
+            window: Window::open(segment)?,
+            search: Window::open(segment)?,
+        })
     }
 
     /// The frame at `offset`, if it follows `link`; otherwise what else is there up to `limit`.
@@ -146,32 +156,25 @@ impl<'a> Scan<'a> {
     fn by_header(&mut self, wanted: &Wanted) -> Result<Option<Directory>> {
         let offset = wanted.offset;
         let header = self.window.read_up_to(offset, FRAME_HEADER_BYTES as u64)?;
-        let Some(head) = Head::decode_frame_header(&header, self.segment.home(), offset) else {
+        let Some(head) = Head::decode_frame_header(header, self.segment.home(), offset) else {
             return Ok(None);
         };
+        let frame_bytes = head.frame_bytes().min(FRAME_READ_BYTES);
+        self.window.read_up_to(offset, frame_bytes)?;
         for distance in [Some(head.directory_distance()), head.copy_distance()]
             .into_iter()
             .flatten()
         {
-            if let Some(directory) = self.directory_at(offset.saturating_add(distance))?
-                && wanted.is(&directory)
+            if let Some(directory) = directory_at(
+                self.segment,
+                &mut self.window,
+                offset.saturating_add(distance),
+            )? && wanted.is(&directory)
             {
                 return Ok(Some(directory.into_first(self.segment.home())));
             }
         }
         Ok(None)
-    }
-
-    fn directory_at(&mut self, offset: u64) -> Result<Option<Directory>> {
-        let home = self.segment.home();
-        let head = self
-            .window
-            .read_up_to(offset, DIRECTORY_HEAD_BYTES as u64)?;
-        let Some(head) = Directory::decode_head(&head, home, offset) else {
-            return Ok(None);
-        };
-        let bytes = self.window.read_up_to(offset, head.directory_bytes())?;
-        Ok(Directory::decode(&bytes, home, offset))
     }
 
     /// Goes on looking, 8 bytes at a time: for the directory of the frame that should be at `offset`, and for later frames,
@@ -182,24 +185,40 @@ impl<'a> Scan<'a> {
             link.sequence..=link.sequence.saturating_add(frames_max)
         });
         let mut rest = Rest::default();
+        let is_recycled = self.segment.header.is_recycled;
+        let file_bytes = self.search.file_bytes();
         let mut at = wanted.offset;
-        while self.window.remaining(at) > 0 && at < limit {
-            let chunk = self.window.chunk(at)?;
-            let is_last = chunk.len() as u64 == self.window.remaining(at);
+        while self.search.remaining(at) > 0 && at < limit {
+            let remaining = self.search.remaining(at);
+            let chunk = self.search.chunk(at)?;
+            let is_last = chunk.len() as u64 == remaining;
             // What begins near the end of a chunk is looked at with the next one.
             let overlap = if is_last { 0 } else { DIRECTORY_HEAD_BYTES };
             let looked_at = (chunk.len() - overlap).next_multiple_of(ALIGN as usize);
-            for from in (0..looked_at).step_by(ALIGN as usize) {
+            let mut from = 0;
+            while from < looked_at {
                 let (here, place) = (&chunk[from..], at + from as u64);
+                if here.starts_with(&ZEROS) {
+                    from += ZEROS.len() - DIRECTORY_HEAD_BYTES; // What begins before that has zeros where its sequence is.
+                    continue;
+                }
+                from += ALIGN as usize;
                 let is_zero = here.len() >= ALIGN as usize && LE::read_u64(here) == 0;
-                if !is_zero && !self.segment.header.is_recycled {
-                    rest.wrote(place + ALIGN, self.window.file_bytes());
+                if !is_zero && !is_recycled {
+                    rest.wrote(place + ALIGN, file_bytes);
                 }
                 // Cheap to tell, and false nearly everywhere.
                 if here.len() >= FRAME_HEADER_BYTES
                     && sequences.contains(&LE::read_u64(&here[16..]))
                 {
-                    self.look_at(here, place, wanted, &mut rest)?;
+                    look_at(
+                        self.segment,
+                        &mut self.window,
+                        here,
+                        place,
+                        wanted,
+                        &mut rest,
+                    )?;
                     if rest.directory.is_some() {
                         return Ok(rest); // No later frame is asked then.
                     }
@@ -208,39 +227,6 @@ impl<'a> Scan<'a> {
             at += looked_at as u64;
         }
         Ok(rest)
-    }
-
-    /// Looks whether a header or directory begins at `place`.
-    fn look_at(&mut self, here: &[u8], place: u64, wanted: &Wanted, rest: &mut Rest) -> Result<()> {
-        let home = self.segment.home();
-        let header = Head::decode_frame_header(here, home, place);
-        let Some(head) = header.or_else(|| Directory::decode_head(here, home, place)) else {
-            return Ok(());
-        };
-        rest.mark = rest.mark.max(head.mark);
-        if header.is_some() && place > wanted.offset {
-            rest.next.get_or_insert(place);
-        }
-        if self.segment.header.is_recycled {
-            let bytes = match header {
-                Some(_) => head.frame_bytes(),
-                None => head.directory_bytes(),
-            };
-            rest.wrote(place.saturating_add(bytes), self.window.file_bytes());
-        }
-        let follows = |link: Link| {
-            head.sequence == link.sequence && LE::read_u32(&here[40..]) == link.predecessor
-        };
-        let is_it = header.is_none()
-            && wanted.link.is_none_or(follows)
-            && LE::read_u64(&here[48..]) == wanted.offset;
-        if is_it && rest.tries < TRIES_MAX {
-            rest.tries += 1;
-            let directory = self.directory_at(place)?;
-            let directory = directory.filter(|directory| wanted.is(directory));
-            rest.directory = directory.map(|directory| directory.into_first(home));
-        }
-        Ok(())
     }
 
     /// Reads the records of a frame and checks its payloads.
@@ -257,7 +243,7 @@ impl<'a> Scan<'a> {
         }
         let payload_offset = directory.payload_offset();
         let payloads = self.window.read_up_to(payload_offset, claimed)?;
-        let bad_entries = bad_entries(&records, &payloads, payload_offset);
+        let bad_entries = bad_entries(&records, payloads, payload_offset);
         Ok(Frame {
             segment: self.segment.clone(),
             directory,
@@ -266,6 +252,60 @@ impl<'a> Scan<'a> {
             bad_entries,
         })
     }
+}
+
+fn directory_at(
+    segment: &Segment,
+    window: &mut Window<'_>,
+    offset: u64,
+) -> Result<Option<Directory>> {
+    let home = segment.home();
+    let head = window.read_up_to(offset, DIRECTORY_HEAD_BYTES as u64)?;
+    let Some(head) = Directory::decode_head(head, home, offset) else {
+        return Ok(None);
+    };
+    let bytes = window.read_up_to(offset, head.directory_bytes())?;
+    Ok(Directory::decode(bytes, home, offset))
+}
+
+/// Looks whether a header or directory begins at `place`.
+fn look_at(
+    segment: &Segment,
+    window: &mut Window<'_>,
+    here: &[u8],
+    place: u64,
+    wanted: &Wanted,
+    rest: &mut Rest,
+) -> Result<()> {
+    let home = segment.home();
+    let header = Head::decode_frame_header(here, home, place);
+    let Some(head) = header.or_else(|| Directory::decode_head(here, home, place)) else {
+        return Ok(());
+    };
+    rest.mark = rest.mark.max(head.mark);
+    if header.is_some() && place > wanted.offset {
+        rest.next.get_or_insert(place);
+    }
+    if segment.header.is_recycled {
+        let bytes = match header {
+            Some(_) => head.frame_bytes(),
+            None => head.directory_bytes(),
+        };
+        rest.wrote(place.saturating_add(bytes), window.file_bytes());
+    }
+    let follows = |link: Link| {
+        head.sequence == link.sequence && LE::read_u32(&here[40..]) == link.predecessor
+    };
+    let is_it = header.is_none()
+        && wanted.link.is_none_or(follows)
+        && LE::read_u64(&here[48..]) == wanted.offset;
+    if is_it && rest.tries < TRIES_MAX {
+        rest.tries += 1;
+        let directory = directory_at(segment, window, place)?;
+        let directory = directory.filter(|directory| wanted.is(directory));
+        rest.directory = directory.map(|directory| directory.into_first(home));
+    }
+    Ok(())
 }
 
 /// A frame that is looked for.
@@ -299,7 +339,7 @@ fn follows(directory: &Directory, link: Link) -> bool {
         && epoch_follows
 }
 
-fn bad_entries(records: &Records, payloads: &Bytes, payload_offset: u64) -> Vec<BadEntry> {
+fn bad_entries(records: &Records, payloads: &[u8], payload_offset: u64) -> Vec<BadEntry> {
     let mut bad = Vec::new();
     let mut at = 0;
     for (record, metas) in records.iter() {

@@ -1,9 +1,11 @@
 //! Segment files: their names and their headers.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use byteorder::{ByteOrder, LittleEndian as LE};
-use duramen_disk::{Disk, DiskFile};
+use bytes::Bytes;
+use duramen_disk::{Disk, DiskFile, Map};
 
 use crate::control::CONTROL_FILE;
 use crate::error::{Damage, Error, Result};
@@ -18,6 +20,8 @@ pub(crate) struct Segment {
     pub(crate) header: SegmentHeader,
     pub(crate) path: PathBuf,
     pub(crate) file: Box<dyn DiskFile>,
+    /// The file as memory, once somebody read it so; `None` if the disk cannot.
+    map: OnceLock<Option<Map>>,
 }
 
 /// What a segment says about itself.
@@ -150,6 +154,16 @@ impl SegmentHeader {
     }
 }
 
+/// Holds a segment that is mapped.
+struct Mapped(Arc<Segment>);
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        let map = self.0.map.get().and_then(Option::as_ref);
+        map.map_or(&[], |map| &map[..])
+    }
+}
+
 fn header_checksum(buf: &[u8; SEGMENT_HEADER_BYTES]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&buf[..12]);
@@ -181,7 +195,31 @@ impl Segment {
         if header.file_bytes != len {
             return Err(Error::damaged(&path, len, Damage::Short));
         }
-        Ok(Segment { header, path, file })
+        Ok(Segment::new(header, path, file))
+    }
+
+    pub(crate) fn new(header: SegmentHeader, path: PathBuf, file: Box<dyn DiskFile>) -> Segment {
+        Segment {
+            header,
+            path,
+            file,
+            map: OnceLock::new(),
+        }
+    }
+
+    /// Bytes of the file without a copy, if the disk can map it. They hold the segment. Only for one that is sealed.
+    pub(crate) fn map_bytes(segment: &Arc<Segment>, offset: u64, len: u64) -> Option<Bytes> {
+        let map = segment.map.get_or_init(|| {
+            let mapped = segment.file.map();
+            mapped
+                .inspect_err(|error| tracing::debug!(%error, "reading without a map"))
+                .ok()
+        });
+        let map = map.as_ref()?;
+        let end = usize::try_from(offset + len).ok()?;
+        map.get(offset as usize..end)?;
+        let all = Bytes::from_owner(Mapped(segment.clone()));
+        Some(all.slice(offset as usize..end))
     }
 
     pub(crate) fn home(&self) -> Home {

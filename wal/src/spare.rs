@@ -141,11 +141,7 @@ impl Spare {
         if !planted("no_dir_sync") {
             disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         }
-        Ok(Segment {
-            header,
-            path,
-            file: self.file,
-        })
+        Ok(Segment::new(header, path, self.file))
     }
 }
 

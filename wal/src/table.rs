@@ -92,6 +92,13 @@ impl Table {
         self.groups.find(group)?.find(index)?.row(index)
     }
 
+    /// The rows from an entry on, as far as its extent goes.
+    pub(crate) fn rows(&self, group: GroupId, from: Index) -> impl Iterator<Item = &Row> {
+        let extent = self.groups.find(group).and_then(|group| group.find(from));
+        let rows = extent.map(|extent| extent.rows.range((from.0 - extent.first.0) as usize..));
+        rows.into_iter().flatten()
+    }
+
     /// The groups of which it has entries, in ascending order.
     pub(crate) fn groups(&self) -> Vec<GroupId> {
         let groups = self.groups.iter();

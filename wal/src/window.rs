@@ -1,18 +1,18 @@
 //! Reads a file from front to back in large pieces, whatever pieces are asked for, in bounded memory.
 
-use bytes::Bytes;
-
 use crate::error::{Error, Result};
 use crate::segment::Segment;
 
 /// A piece of a segment file in memory.
 ///
-/// Invariant: `bytes` is what the file holds at `start`.
+/// Invariant: the first `filled` bytes of `buffer` are what the file holds at `start`.
 pub(crate) struct Window<'a> {
     segment: &'a Segment,
     file_bytes: u64,
     start: u64,
-    bytes: Bytes,
+    /// Kept, so that its memory is touched once.
+    buffer: Vec<u8>,
+    filled: usize,
 }
 
 const READ_BYTES: u64 = 1 << 20;
@@ -27,7 +27,8 @@ impl<'a> Window<'a> {
             segment,
             file_bytes,
             start: 0,
-            bytes: Bytes::new(),
+            buffer: Vec::new(),
+            filled: 0,
         })
     }
 
@@ -41,35 +42,42 @@ impl<'a> Window<'a> {
     }
 
     /// The `len` bytes at `offset`, or as many as the file has.
-    pub(crate) fn read_up_to(&mut self, offset: u64, len: u64) -> Result<Bytes> {
+    pub(crate) fn read_up_to(&mut self, offset: u64, len: u64) -> Result<&[u8]> {
         let len = len.min(self.remaining(offset));
         if len == 0 {
-            return Ok(Bytes::new());
+            return Ok(&[]);
         }
         self.load(offset, len)?;
         let from = (offset - self.start) as usize;
-        Ok(self.bytes.slice(from..from + len as usize))
+        Ok(&self.buffer[from..from + len as usize])
     }
 
     /// A large piece at `offset`: all there is, or so much that going on at its end loses nothing.
-    pub(crate) fn chunk(&mut self, offset: u64) -> Result<Bytes> {
+    pub(crate) fn chunk(&mut self, offset: u64) -> Result<&[u8]> {
         self.read_up_to(offset, READ_BYTES)
     }
 
     fn load(&mut self, offset: u64, len: u64) -> Result<()> {
-        let end = self.start + self.bytes.len() as u64;
+        let end = self.start + self.filled as u64;
         if offset >= self.start && offset + len <= end {
             return Ok(());
         }
-        let load = len.max(READ_BYTES).min(self.remaining(offset));
-        let mut buf = vec![0; load as usize];
-        let path = &self.segment.path;
-        self.segment
-            .file
-            .read_exact_at(&mut buf, offset)
-            .map_err(Error::io("read", path))?;
-        self.start = offset;
-        self.bytes = buf.into();
+        // What is here already is not read again.
+        let mut kept = 0;
+        if (self.start..end).contains(&offset) {
+            let from = (offset - self.start) as usize;
+            self.buffer.copy_within(from..self.filled, 0);
+            kept = self.filled - from;
+        }
+        let load = len.max(READ_BYTES).min(self.remaining(offset)) as usize;
+        if self.buffer.len() < load {
+            self.buffer.resize(load, 0);
+        }
+        (self.start, self.filled) = (offset, kept);
+        let rest = &mut self.buffer[kept..load];
+        let read = self.segment.file.read_exact_at(rest, offset + kept as u64);
+        read.map_err(Error::io("read", &self.segment.path))?;
+        self.filled = load;
         Ok(())
     }
 }
