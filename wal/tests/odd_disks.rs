@@ -131,8 +131,9 @@ fn agrees(wal: &Wal, state: &State, bad: impl Fn(&Error) -> bool) -> Option<u64>
 fn a_sector_that_goes_bad_under_an_open_log_is_an_error_of_its_entries_alone() {
     let disk = disk_with(&small(), &steps());
     let whole = files(&disk, DIR.as_ref());
-    let (last_segment, expected) = (whole.keys().rev().nth(1).unwrap(), states(&steps()));
-    let expected = expected.last().unwrap();
+    // The one that is written to, and the next.
+    let last_segments: Vec<_> = whole.keys().rev().skip(1).take(2).collect();
+    let expected = states(&steps()).pop().unwrap();
     let mut unread = 0;
     for (path, sector) in each_sector(&whole) {
         let _replay = Replay(|| format!("sector {sector} of {}", path.display()));
@@ -142,8 +143,8 @@ fn a_sector_that_goes_bad_under_an_open_log_is_an_error_of_its_entries_alone() {
         disk.make_bad(path, sector * 512..sector * 512 + 512)
             .unwrap();
         let here = |error: &Error| is_eio(error) && path_of(error) == Some(path);
-        unread += agrees(&wal, expected, here).unwrap();
-        if path != last_segment && path.extension().is_some() {
+        unread += agrees(&wal, &expected, here).unwrap();
+        if !last_segments.contains(&path) && path.extension().is_some() {
             wal.write(batch(&vec![user(9, b"new")])).unwrap();
         }
         drop(wal);
@@ -151,7 +152,7 @@ fn a_sector_that_goes_bad_under_an_open_log_is_an_error_of_its_entries_alone() {
         let wal = open(&disk, &small()).unwrap();
         assert_eq!(wal.recovery().cut, None);
         let kept = state_of(&wal).into_iter().filter(|(group, _)| group.0 != 9);
-        assert!(kept.collect::<State>() == *expected);
+        assert!(kept.collect::<State>() == expected);
     }
     println!("{unread} times an entry could not be read");
     assert!(unread > 10, "{unread}");
@@ -327,7 +328,7 @@ fn a_lost_or_misdirected_write_is_named_or_was_past_the_mark() {
                         continue;
                     }
                 };
-                let is_damaged = |error: &Error| matches!(error, Error::Damaged { .. });
+                let is_damaged = |error: &Error| matches!(error, Error::DamagedEntry { .. });
                 // The last write alone is past the mark. If it went over the one before, nothing marks that one either.
                 let past = match (closed, astray) {
                     (true, _) => 0,

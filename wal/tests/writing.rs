@@ -63,8 +63,12 @@ fn a_conflicting_entry_replaces_the_log_from_there_on_across_segments() {
         ])
         .collect();
     let disk = written_is_read_back(&small(), &steps);
-    let wal = open(&disk, &small()).unwrap();
-    assert!(wal.recovery().segments >= 3, "{:?}", wal.recovery());
+    // Some were begun and are empty again: what was needed of them was moved.
+    let names = disk.list(DIR.as_ref()).unwrap();
+    assert!(
+        names.contains(&"0000000000000004.wal".to_owned()),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -186,15 +190,19 @@ fn the_contexts_of_entries_come_back() {
 /// What a frame takes is known from `format.rs`; what is reckoned for one is a little more.
 #[test]
 fn a_segment_is_followed_by_a_new_one_when_it_is_full() {
-    let steps: Vec<Step> = (1..=80).map(|i| vec![append(1, i, i, 1, 30)]).collect();
+    // Large enough that little of a segment is overhead: nothing is moved.
+    const PAYLOAD: u64 = 1000;
+    let steps: Vec<Step> = (1..=80)
+        .map(|i| vec![append(1, i, i, 1, PAYLOAD as usize)])
+        .collect();
     let (header, trailer, records) = (64, 128, 8 + 8 + 16 + 8);
-    let frame: u64 = 40 + 32 + 2 * (56 + records);
+    let frame: u64 = 40 + PAYLOAD + 2 * (56 + records);
     let summary = 16 + 24 + 32;
     let reckoned = frame + 2 * 32 + summary; // a context may take so much more
     let may_add_to_states = 3 * (records + 32) + 512;
     let resume = 40 + 2 * (56 + 16);
     let states = 4096 + 2 * (56 + 48); // its second directory, and that in the seal
-    for segment_bytes in [4096, 8192, 12288, 1 << 15] {
+    for segment_bytes in [12288, 1 << 14, 1 << 15, 1 << 17] {
         let reserve = segment_bytes / 16;
         // The next one is prepared when the reserve would be entered, and begun when this one is full.
         let (mut begun, mut is_prepared) = (1, false);
@@ -209,7 +217,7 @@ fn a_segment_is_followed_by_a_new_one_when_it_is_full() {
             }
             frames += 1;
         }
-        assert!(begun > 1 || segment_bytes == 1 << 15);
+        assert!(begun > 1 || segment_bytes == 1 << 17);
         let disk = SimDisk::new();
         write_all(&create(&disk, &options(segment_bytes)).unwrap(), &steps);
         let names = disk.list(DIR.as_ref()).unwrap();
