@@ -28,6 +28,12 @@ pub(crate) const WORKLOADS: &[Workload] = &[Workload {
             "GB/s",
             "reading 128 entries of 1 KiB at a random place",
         ),
+        Row::cost(
+            "W7map",
+            "us",
+            "reading a random entry through a map (map_sealed)",
+        ),
+        Row::rate("W7mapscan", "GB/s", "reading 128 entries through a map"),
     ],
     is_large: false,
     prepare,
@@ -42,12 +48,10 @@ const SCAN_ENTRIES: u64 = 128;
 
 fn prepare(dir: &Path) -> Result<Round, String> {
     let file = prewritten(dir);
-    let path = dir.join("log");
-    let wal = Wal::create(&path, Options::default()).expect("a new log");
-    stream(&wal, FILE_BYTES);
-    wal.close().expect("a close");
-    // Opened again: nothing is in memory because it was written lately.
-    let wal = Wal::open(&path, Options::default()).expect("the log");
+    let wal = written(&dir.join("log"), Options::default());
+    let mut options = Options::default();
+    options.map_sealed = true;
+    let mapped = written(&dir.join("mapped"), options);
     let mut buf = vec![0; (SCAN_ENTRIES * ENTRY_BYTES) as usize];
     Ok(Box::new(move || {
         let mut pread = |place, count| pread(&file, place, count, &mut buf);
@@ -64,8 +68,24 @@ fn prepare(dir: &Path) -> Result<Round, String> {
             floor: micros(|place| pread(place, 1), JUST_WRITTEN),
             log: micros(|place| read(&wal, first + place, 1), JUST_WRITTEN),
         };
-        vec![reads, just_written, scans]
+        let map_reads = Figure {
+            floor: reads.floor,
+            log: micros(|place| read(&mapped, place, 1), ENTRIES),
+        };
+        let map_scans = Figure {
+            floor: scans.floor,
+            log: gigabytes(|place| read(&mapped, place, SCAN_ENTRIES)),
+        };
+        vec![reads, just_written, scans, map_reads, map_scans]
     }))
+}
+
+/// A log of 256 MiB. Opened again: nothing is in memory because it was written lately.
+fn written(path: &Path, options: Options) -> Wal {
+    let wal = Wal::create(path, options.clone()).expect("a new log");
+    stream(&wal, FILE_BYTES);
+    wal.close().expect("a close");
+    Wal::open(path, options).expect("the log")
 }
 
 /// Writes what is then read at once; where it begins.
