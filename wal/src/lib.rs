@@ -76,7 +76,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use duramen_disk::{DirLock, Disk, LockMode, OsDisk};
+use duramen_disk::{Caution, DirLock, Disk, LockMode, OsDisk};
 
 pub use batch::Batch;
 pub use error::{Damage, Error, Misuse, Result};
@@ -115,8 +115,8 @@ pub struct Options {
     /// [`Wal::close`]. Default 5 ms.
     pub idle_mark: Option<Duration>,
     /// A segment that is freed becomes the next one, with its space and its place on the disk, unless somebody reads it
-    /// just then. Turn it off for a file system that copies on write, or where segments are hard-linked for a backup.
-    /// Default true.
+    /// just then. Turn it off where segments are hard-linked for a backup; it is off by itself on a file system that copies on
+    /// write, where nothing is prewritten either. Default true.
     pub recycle: bool,
     /// The largest payload that is taken, in bytes. Default 32 MiB.
     pub entry_bytes_max: u64,
@@ -275,14 +275,18 @@ impl Wal {
         options: Options,
         lock: Box<dyn DirLock>,
     ) -> Result<Wal> {
+        let cautions = cautions(&*disk, dir);
         let found = look(&*disk, dir, Access::Write, options.keep_suspects)?;
         let epoch = random_epoch(dir)?;
         let mut recovered = found.settle(&*disk, dir, epoch, options.segment_bytes)?;
+        let is_cow = |caution: &Caution| matches!(caution, Caution::CopyOnWrite { .. });
+        let copies_on_write = cautions.iter().any(is_cow);
+        recovered.report.cautions = cautions;
         let manual_drive = options.manual_drive;
         let core = Core {
             dir: dir.to_owned(),
             report: std::mem::take(&mut recovered.report),
-            pipeline: Pipeline::new(disk, dir.to_owned(), recovered, options),
+            pipeline: Pipeline::new(disk, dir.to_owned(), recovered, options, copies_on_write),
             _lock: lock,
         };
         let core = Arc::new(core);
@@ -390,6 +394,18 @@ impl Drop for Handle {
             tracing::debug!(%error, "closed a log that is poisoned");
         }
     }
+}
+
+/// What speaks against keeping a log here. It is said once, and in the report.
+fn cautions(disk: &dyn Disk, dir: &Path) -> Vec<Caution> {
+    let cautions = disk.cautions(dir).unwrap_or_else(|error| {
+        tracing::debug!(%error, "cannot tell the file system");
+        Vec::new()
+    });
+    for caution in &cautions {
+        tracing::warn!(dir = %dir.display(), "{caution}");
+    }
+    cautions
 }
 
 fn lock(disk: &dyn Disk, dir: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {

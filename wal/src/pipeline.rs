@@ -48,6 +48,8 @@ pub(crate) struct Pipeline {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     options: Options,
+    /// Segments are written once before they are used: then a write changes no metadata, and its sync is cheaper.
+    prewrites: bool,
     shared: Mutex<Shared>,
     /// Told when a write has completed, or a segment was prepared.
     changed: Condvar,
@@ -135,8 +137,10 @@ impl Pipeline {
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         mut recovered: Recovered,
-        options: Options,
+        mut options: Options,
+        copies_on_write: bool,
     ) -> Pipeline {
+        options.recycle &= !copies_on_write;
         let space = Space::of(&mut recovered);
         let Recovered {
             writer, control, ..
@@ -170,6 +174,7 @@ impl Pipeline {
             disk,
             dir,
             options,
+            prewrites: !copies_on_write,
             shared: Mutex::new(shared),
             changed: Condvar::new(),
             work: Condvar::new(),

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use duramen_disk::Disk;
+use duramen_disk::{Caution, Disk};
 
 use crate::canary::planted;
 use crate::control::ControlFile;
@@ -61,6 +61,8 @@ pub struct RecoveryReport {
     /// Entries that are kept and suspect, with [`Options::keep_suspects`](crate::Options::keep_suspects): reading one is
     /// [`Error::Suspect`].
     pub suspects: Vec<(GroupId, LogId)>,
+    /// What speaks against keeping a log on this file system.
+    pub cautions: Vec<Caution>,
 }
 
 /// What was cut off at the end of a log.

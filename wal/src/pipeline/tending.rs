@@ -166,12 +166,16 @@ impl Pipeline {
         shared.space.is_preparing = true;
         drop(shared);
         let goes_on = || !self.shared().stop;
+        let fill: Option<&dyn Fn() -> bool> = match self.prewrites {
+            true => Some(&goes_on),
+            false => None,
+        };
         let made = match spare {
             Some(spare) if spare.file_bytes() >= file_bytes => Ok(spare),
             too_small => {
                 // If it cannot be removed, the next `open` does it.
                 let _ = too_small.map(|spare| spare.remove(&*self.disk));
-                Spare::create(&*self.disk, &self.dir, number, file_bytes, Some(&goes_on))
+                Spare::create(&*self.disk, &self.dir, number, file_bytes, fill)
             }
         };
         let mut shared = self.shared();
