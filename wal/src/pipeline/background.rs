@@ -19,7 +19,7 @@ pub(super) struct IdleMark {
 const MARK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is submitted and not waited for is written when it has so many bytes, if not before.
-const KICK_BYTES: u64 = 256 << 10;
+const KICK_BYTES: u64 = 1 << 20;
 
 impl Pipeline {
     /// What was submitted is to be written, though nobody waits for it on a thread.
