@@ -268,6 +268,7 @@ impl Space {
     pub(super) fn wants_segment(&self) -> bool {
         self.prepared.is_empty()
             && !self.is_preparing
+            && !self.is_promoting
             && self.room < self.segment_bytes / 2
             && !self.gave_up
     }
