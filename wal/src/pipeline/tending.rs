@@ -185,8 +185,9 @@ impl Pipeline {
             }
         };
         let space = &shared.space;
-        if !space.prepared.is_empty() || space.is_promoting || shared.stop {
-            self.offer_spare(&mut shared, spare); // A writer could not wait.
+        let is_late = !space.prepared.is_empty() || space.is_promoting; // A writer could not wait.
+        if is_late || shared.stop || shared.poison.is_some() {
+            self.offer_spare(&mut shared, spare);
             return shared;
         }
         let home = shared.space.begin_promoting();
