@@ -448,14 +448,15 @@ impl Shared {
         }
     }
 
-    /// The log takes no more writes. Nothing of what was to be written, with `failed` first, counts any more.
+    /// The log takes no more writes. Nothing of what was to be written, with `failed` first, counts any more; what is under
+    /// way is decided when its write ends.
     fn poison(&mut self, error: Error, failed: Vec<Queued>) {
         tracing::error!(%error, "the log takes no more writes");
         self.poison.get_or_insert(Arc::new(error));
+        self.memory.forget(failed.len() + self.queue.len());
         let batches = failed.into_iter().chain(self.queue.drain(..));
         let before = batches.flat_map(|batch| batch.before).collect();
         self.groups.take_all_back(before);
-        self.memory.forget_pending();
     }
 
     /// Lets a batch take effect. One that breaks a rule has none.
