@@ -20,7 +20,7 @@ mod tending;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -38,6 +38,7 @@ use crate::recovery::Recovered;
 use crate::seal::Full;
 use crate::segment::Segment;
 use crate::stats::{Histogram, Stats};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::tables::Tables;
 use crate::writer::{Batches, Body, Writer};
 use background::IdleMark;

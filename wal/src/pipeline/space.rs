@@ -2,7 +2,7 @@
 //! ticket never fails for it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::{NO_PANIC, Pipeline, Shared};
 use crate::batch::{Batch, Sizes};
@@ -13,6 +13,7 @@ use crate::recovery::Recovered;
 use crate::segment::{Segment, segment_bytes};
 use crate::spare::Spare;
 use crate::states::{STATE_BYTES, STATE_COPIES};
+use crate::sync::MutexGuard;
 use crate::writer::{Writer, frame_space};
 
 /// The space for what is queued or under way.
