@@ -88,6 +88,8 @@ pub(crate) struct ControlFile {
     file: Box<dyn DiskFile>,
     path: PathBuf,
     pub(crate) control: Control,
+    /// Why one slot is in doubt.
+    failed: Option<Error>,
 }
 
 impl ControlFile {
@@ -119,6 +121,7 @@ impl ControlFile {
             file,
             path,
             control,
+            failed: None,
         })
     }
 
@@ -140,12 +143,17 @@ impl ControlFile {
         disk.sync_dir(dir).map_err(Error::io("sync", dir))
     }
 
-    /// Changes what is in the file. Durable on return. After an error one slot is in doubt, and nothing more may be
-    /// written: the other one is the next.
+    /// Changes what is in the file. Durable on return. After an error one slot is in doubt, and nothing more is written,
+    /// whoever asks: the other one is the next.
     pub(crate) fn update(&mut self, change: impl FnOnce(&mut Control)) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         change(&mut self.control);
         self.control.generation += 1;
-        self.write_again()
+        let written = self.write_again();
+        self.failed = written.as_ref().err().cloned();
+        written
     }
 
     /// Writes the slot once more. It may have been read from the cache alone, after a sync that failed: then only the

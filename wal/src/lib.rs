@@ -64,6 +64,7 @@ mod segment;
 mod spare;
 mod states;
 mod stats;
+mod sync;
 mod table;
 mod tables;
 mod ticket;
@@ -72,8 +73,7 @@ mod window;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use duramen_disk::{Caution, DirLock, Disk, LockMode, OsDisk};
@@ -96,6 +96,8 @@ use pipeline::Pipeline;
 use recovery::look;
 use segment::Access;
 use spare::Spare;
+use sync::Mutex;
+use sync::thread::{self, JoinHandle};
 
 /// How a log is written.
 #[derive(Debug, Clone)]
@@ -374,7 +376,7 @@ impl Wal {
 impl Core {
     fn spawn(self: &Arc<Core>, name: &str, run: fn(&Pipeline)) -> Result<JoinHandle<()>> {
         let core = self.clone();
-        let builder = std::thread::Builder::new().name(name.to_owned());
+        let builder = thread::Builder::new().name(name.to_owned());
         let spawned = builder.spawn(move || run(&core.pipeline));
         spawned.map_err(Error::io("start a thread for", &self.dir))
     }
@@ -386,7 +388,7 @@ impl Drop for Handle {
         let threads = self.threads.get_mut();
         for thread in threads.unwrap_or_else(PoisonError::into_inner).drain(..) {
             // The last handle may go in a callback, on the log's own thread.
-            if thread.thread().id() != std::thread::current().id() {
+            if thread.thread().id() != thread::current().id() {
                 let _ = thread.join(); // It does not panic; if it does, that is said on standard error.
             }
         }

@@ -88,8 +88,14 @@ impl Memory {
         None
     }
 
-    /// What is not written never will be.
-    pub(crate) fn forget_pending(&mut self) {
-        self.held.truncate(self.written);
+    /// The last so many batches will never be written.
+    pub(crate) fn forget(&mut self, batches: usize) {
+        let kept = self.held.len() - batches;
+        assert!(
+            kept >= self.written,
+            "{} are written, {kept} are kept",
+            self.written
+        );
+        self.held.truncate(kept);
     }
 }

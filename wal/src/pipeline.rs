@@ -20,7 +20,7 @@ mod tending;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -38,6 +38,7 @@ use crate::recovery::Recovered;
 use crate::seal::Full;
 use crate::segment::Segment;
 use crate::stats::{Histogram, Stats};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::tables::Tables;
 use crate::writer::{Batches, Body, Writer};
 use background::IdleMark;
@@ -453,14 +454,15 @@ impl Shared {
         }
     }
 
-    /// The log takes no more writes. Nothing of what was to be written, with `failed` first, counts any more.
+    /// The log takes no more writes. Nothing of what was to be written, with `failed` first, counts any more; what is under
+    /// way is decided when its write ends.
     fn poison(&mut self, error: Error, failed: Vec<Queued>) {
         tracing::error!(%error, "the log takes no more writes");
         self.poison.get_or_insert(Arc::new(error));
+        self.memory.forget(failed.len() + self.queue.len());
         let batches = failed.into_iter().chain(self.queue.drain(..));
         let before = batches.flat_map(|batch| batch.before).collect();
         self.groups.take_all_back(before);
-        self.memory.forget_pending();
     }
 
     /// Lets a batch take effect. One that breaks a rule has none.

@@ -1,9 +1,9 @@
 //! The log's own thread: writes what nobody waits for, and marks an idle log.
 
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use super::{NO_PANIC, Pipeline, Shared};
+use crate::sync::MutexGuard;
 
 /// When an idle log is to be marked.
 #[derive(Default)]

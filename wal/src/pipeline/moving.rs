@@ -5,7 +5,7 @@
 //! never changes what a group holds. A damaged entry is moved without its payload, which keeps its id and checksum: it can
 //! still be named and repaired.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -16,6 +16,7 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::live::{Cursor, ENTRY_BYTES, LiveEntry, live_in};
 use crate::segment::Segment;
+use crate::sync::MutexGuard;
 use crate::table::Table;
 
 /// One move takes about so much.

@@ -2,7 +2,7 @@
 //! ticket never fails for it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::{NO_PANIC, Pipeline, Shared};
 use crate::batch::{Batch, Sizes};
@@ -13,6 +13,7 @@ use crate::recovery::Recovered;
 use crate::segment::{Segment, segment_bytes};
 use crate::spare::Spare;
 use crate::states::{STATE_BYTES, STATE_COPIES};
+use crate::sync::MutexGuard;
 use crate::writer::{Writer, frame_space};
 
 /// The space for what is queued or under way.
@@ -126,10 +127,18 @@ impl Pipeline {
             // It is too small, but what is under way may go into it.
             return (shared, Ok(Reserved::AfterWrites));
         }
+        let submitted = shared.submitted;
         let made;
         (shared, made) = self.make_segment(shared, wanted + reserve);
+        let wanted = shared.space.taken + more;
         let reserved = match made {
             Ok(()) => Ok(Reserved::AskAgain),
+            // Other batches were taken meanwhile: what the caller knows of the log is out of date.
+            Err(Error::Full { .. })
+                if is_vital && (shared.submitted != submitted || shared.poison.is_some()) =>
+            {
+                Ok(Reserved::AskAgain)
+            }
             Err(Error::Full { .. }) if is_vital && shared.space.has(wanted + reserve / 4) => {
                 Ok(Reserved::Yes)
             }
@@ -158,21 +167,24 @@ impl Pipeline {
             Ok,
         );
         let mut shared = self.shared();
-        let promoted = match made {
+        // Batches were taken meanwhile that may go into the segment that is to be replaced.
+        let is_used = !shared.space.prepared.is_empty() && shared.space.taken > 0;
+        let outcome = match made {
+            Ok(spare) if is_used || shared.poison.is_some() => {
+                self.offer_spare(&mut shared, spare);
+                Ok(())
+            }
             Ok(spare) => {
                 let home = shared.space.begin_promoting();
                 drop(shared);
                 let promoted = self.promote(spare, home);
-                shared = self.shared();
-                promoted
+                return self.end_promoting(self.shared(), promoted);
             }
-            Err(error) => {
-                shared.space.is_promoting = false;
-                self.changed.notify_all();
-                return (shared, Err(error));
-            }
+            Err(error) => Err(error),
         };
-        self.end_promoting(shared, promoted)
+        shared.space.is_promoting = false;
+        self.changed.notify_all();
+        (shared, outcome)
     }
 
     /// The next segment has its name, or it is not known whether it has.
@@ -268,6 +280,7 @@ impl Space {
     pub(super) fn wants_segment(&self) -> bool {
         self.prepared.is_empty()
             && !self.is_preparing
+            && !self.is_promoting
             && self.room < self.segment_bytes / 2
             && !self.gave_up
     }

@@ -1,7 +1,7 @@
 //! What segments need beside being written to: the full ones are sealed, the dead ones freed, the next one is prepared. A
 //! thread of the log does it, so that no writer waits for it; without threads it is done after each write.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::{NO_PANIC, Pipeline, Shared};
 use crate::Options;
@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::seal::Full;
 use crate::segment::Segment;
 use crate::spare::Spare;
+use crate::sync::MutexGuard;
 
 /// A sealed segment's rows are taken from so many groups at a time: readers and writers come in between.
 const STRIP_GROUPS: usize = 256;
@@ -189,8 +190,9 @@ impl Pipeline {
             }
         };
         let space = &shared.space;
-        if !space.prepared.is_empty() || space.is_promoting || shared.stop {
-            self.offer_spare(&mut shared, spare); // A writer could not wait.
+        let is_late = !space.prepared.is_empty() || space.is_promoting; // A writer could not wait.
+        if is_late || shared.stop || shared.poison.is_some() {
+            self.offer_spare(&mut shared, spare);
             return shared;
         }
         let home = shared.space.begin_promoting();
