@@ -144,7 +144,9 @@ impl Writer {
             }],
             metas: Vec::new(),
         };
-        records.list.extend(suspects);
+        if !planted("suspect_forgotten") {
+            records.list.extend(suspects);
+        }
         let mut full = None;
         let space = frame_space(0, &records, false);
         if space > self.room() {
@@ -250,6 +252,9 @@ impl Writer {
             first: self.first,
             last: self.link,
         };
+        if planted("sealed_early") {
+            let _ = full.seal();
+        }
         self.end = SEGMENT_HEADER_BYTES as u64;
         self.first = self.link;
         self.summary_bytes = 0;
