@@ -9,9 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use arbitrary::Arbitrary;
-use duramen_disk::{Disk, SimDisk};
+use duramen_disk::{Disk, LOCK_FILE, SimDisk};
 use duramen_wal::{
-    Batch, Context, Entry, GroupId, HardState, Index, LogId, NodeId, Options, Term, Wal,
+    Batch, Context, Entry, GroupId, HardState, Index, LogId, NodeId, Options, Scrub, Term, Wal,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -31,6 +31,16 @@ enum How {
         len: u8,
     },
     Cut,
+    Flip {
+        bit: u8,
+    },
+}
+
+#[derive(Debug, Arbitrary)]
+struct Input {
+    log: u8,
+    keep_suspects: bool,
+    spoils: Vec<Spoil>,
 }
 
 const DIR: &str = "/log";
@@ -91,10 +101,123 @@ static LOG: LazyLock<SimDisk> = LazyLock::new(|| {
     disk
 });
 
-fuzz_target!(|spoils: Vec<Spoil>| {
-    let disk = LOG.fork();
+/// The golden files, byte for byte: moved, lost and suspect entries; a torn end.
+static CLOSED: LazyLock<SimDisk> = LazyLock::new(|| {
+    golden(&[
+        (
+            "CONTROL",
+            include_bytes!("../../wal/tests/golden/v1/closed/CONTROL"),
+        ),
+        (
+            "000000000000000e.wal",
+            include_bytes!("../../wal/tests/golden/v1/closed/000000000000000e.wal"),
+        ),
+        (
+            "000000000000000f.wal",
+            include_bytes!("../../wal/tests/golden/v1/closed/000000000000000f.wal"),
+        ),
+        (
+            "0000000000000010.wal",
+            include_bytes!("../../wal/tests/golden/v1/closed/0000000000000010.wal"),
+        ),
+        (
+            "0000000000000011.wal",
+            include_bytes!("../../wal/tests/golden/v1/closed/0000000000000011.wal"),
+        ),
+        (
+            "0000000000000012.wal",
+            include_bytes!("../../wal/tests/golden/v1/closed/0000000000000012.wal"),
+        ),
+    ])
+});
+static KILLED: LazyLock<SimDisk> = LazyLock::new(|| {
+    golden(&[
+        (
+            "CONTROL",
+            include_bytes!("../../wal/tests/golden/v1/killed/CONTROL"),
+        ),
+        (
+            "0000000000000001.wal",
+            include_bytes!("../../wal/tests/golden/v1/killed/0000000000000001.wal"),
+        ),
+        (
+            "0000000000000002.wal",
+            include_bytes!("../../wal/tests/golden/v1/killed/0000000000000002.wal"),
+        ),
+    ])
+});
+
+fn golden(files: &[(&str, &[u8])]) -> SimDisk {
+    let disk = SimDisk::new();
+    disk.create_dir_all(Path::new(DIR)).expect("a directory");
+    for (name, bytes) in files {
+        let file = disk.create(&Path::new(DIR).join(name)).expect("a file");
+        file.write_all_at(bytes, 0).expect("a write");
+        file.sync_data().expect("a sync");
+    }
+    disk.sync_dir(Path::new(DIR)).expect("a sync");
+    disk
+}
+
+/// Everything that reads: gives an answer or a typed error.
+fn read_all(wal: &Wal) {
+    for group in wal.groups() {
+        let (first, last) = (wal.purged(group).index.next(), wal.last(group).index);
+        let count = last.0 - wal.purged(group).index.0;
+        assert!(count <= 1 << 16, "{count} of a few entries");
+        let _ = wal.entries(group, first..last.next(), 1 << 20);
+        for index in (first.0..=last.0).map(Index) {
+            let _ = wal.entries(group, index..index.next(), 1 << 20); // Some are damaged.
+            assert!(wal.term(group, index).is_some());
+        }
+    }
+    let report = wal.scrub(Scrub::default(), |_| true);
+    for damaged in report.map_or(Vec::new(), |report| report.damaged) {
+        let (group, id) = (damaged.entry.group, damaged.entry.id);
+        let other = Entry {
+            id,
+            payload: "another one".into(),
+            ..Entry::default()
+        };
+        assert!(wal.repair(group, other).is_err(), "{id} of group {group}");
+    }
+}
+
+/// All files but the lock.
+fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
+    let names = disk.list(Path::new(DIR)).expect("a directory").into_iter();
+    let files = names.filter(|name| name != LOCK_FILE).map(|name| {
+        let file = disk.open_read(&Path::new(DIR).join(&name)).expect("a file");
+        let mut bytes = vec![0; file.len().expect("a length") as usize];
+        file.read_exact_at(&mut bytes, 0).expect("bytes");
+        (name, bytes)
+    });
+    files.collect()
+}
+
+/// Looking changes nothing. Says whether the log can be opened.
+fn look(disk: &SimDisk) -> bool {
+    let before = files(disk);
+    let mut items = 0;
+    let visit = |_| {
+        items += 1;
+        true
+    };
+    let _ = Wal::dump_on(Arc::new(disk.clone()), DIR, visit);
+    assert!(items <= 1 << 16, "{items} items of a few frames");
+    let verified = Wal::verify_on(Arc::new(disk.clone()), DIR, |_| true);
+    assert!(files(disk) == before);
+    verified.is_ok()
+}
+
+fuzz_target!(|input: Input| {
+    let disk = match input.log % 3 {
+        0 => LOG.fork(),
+        1 => CLOSED.fork(),
+        _ => KILLED.fork(),
+    };
     let names = disk.list(Path::new(DIR)).expect("a directory");
-    for spoil in spoils {
+    for spoil in input.spoils {
         let path = Path::new(DIR).join(&names[usize::from(spoil.file) % names.len()]);
         let file = disk.open(&path).expect("a file");
         let offset = u64::from(spoil.offset);
@@ -107,22 +230,30 @@ fuzz_target!(|spoils: Vec<Spoil>| {
                     file.write_all_at(&bytes, offset).expect("a write");
                 }
             }
-        }
-    }
-    for _ in 0..2 {
-        let Ok(wal) = Wal::open_on(Arc::new(disk.clone()), DIR, options()) else {
-            return;
-        };
-        for group in wal.groups() {
-            let (first, last) = (wal.purged(group).index.next(), wal.last(group).index);
-            assert!(
-                last.0 - wal.purged(group).index.0 <= 1 << 16,
-                "{last} of a few entries"
-            );
-            for index in (first.0..=last.0).map(Index) {
-                let _ = wal.entries(group, index..index.next(), 1 << 20); // Some are damaged.
+            How::Flip { bit } => {
+                let mut byte = [0];
+                if file.read_exact_at(&mut byte, offset).is_ok() {
+                    file.write_all_at(&[byte[0] ^ 1 << (bit % 8)], offset)
+                        .expect("a write");
+                }
             }
         }
+    }
+    let mut options = options();
+    options.keep_suspects = input.keep_suspects;
+    options.recent_bytes_max = 0;
+    for _ in 0..2 {
+        let is_verified = look(&disk);
+        let before = files(&disk);
+        let Ok(wal) = Wal::open_on(Arc::new(disk.clone()), DIR, options.clone()) else {
+            assert!(
+                !is_verified || input.keep_suspects,
+                "verified, and not opened"
+            );
+            assert!(files(&disk) == before, "an error changed the disk");
+            return;
+        };
+        read_all(&wal);
         let mut batch = Batch::new();
         batch.user_record(GROUPS[0], "here");
         wal.write(batch).expect("a log that opens can be written");

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
 
+use crate::canary::planted;
 use crate::error::Misuse;
 use crate::group::{Extent, Group, Place, rows};
 use crate::record::{EntryMeta, How, Record, Records, Run, payload_bytes};
@@ -285,14 +286,15 @@ impl Group {
     }
 
     fn take_entries(&mut self, run: &Run, mut extent: Extent, live: &mut LiveBySegment) -> Was {
-        if run.how == How::Appended {
+        let is_read_back = matches!(extent.place, Place::Written { .. });
+        if run.how == How::Appended || is_read_back && planted("move_replayed_as_append") {
             let was = self.replace(run.first.index, Index(u64::MAX), Vec::new(), live);
             live.add_all([&extent]);
             self.push(extent);
             return was;
         }
         let (first, last) = (run.first.index, run.last());
-        if run.how == How::Lost {
+        if run.how == How::Lost && !planted("suspect_lost_in_move") {
             let there = self.extents.iter().skip(self.position(first));
             extent.suspect = there
                 .take_while(|there| there.first <= last)

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::batch::Batch;
+use crate::canary::planted;
 use crate::error::{Damage, Error, Result};
 use crate::group::{Place, Row};
 use crate::groups::Groups;
@@ -114,6 +115,11 @@ impl LiveEntry {
 
     /// Moves it with `batch`: with its payload, or without if that is damaged.
     pub(crate) fn put(&self, batch: &mut Batch, payload: Option<Bytes>) {
-        batch.move_entry(self.group, self.id, self.context, self.row.meta, payload);
+        let (mut meta, mut payload) = (self.row.meta, payload);
+        if payload.is_none() && planted("lost_forgotten") {
+            (meta.payload_bytes, payload) = (0, Some(Bytes::new()));
+            meta.checksum = entry_checksum(self.group, self.id, b"");
+        }
+        batch.move_entry(self.group, self.id, self.context, meta, payload);
     }
 }

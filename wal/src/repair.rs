@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::canary::planted;
 use crate::error::{Error, Misuse, Result};
 use crate::group::Place;
 use crate::live::{Cursor, LiveEntry, live_in};
@@ -192,9 +193,9 @@ impl Core {
                 continue;
             };
             let checksum = entry_checksum(group, entry.id, &entry.payload);
-            if (row.meta.payload_bytes as usize, row.meta.checksum)
-                != (entry.payload.len(), checksum)
-            {
+            let is_it = (row.meta.payload_bytes as usize, row.meta.checksum)
+                == (entry.payload.len(), checksum);
+            if !is_it && !planted("repair_unchecked") {
                 return misuse(Misuse::OtherEntry { index });
             }
             let located = LiveEntry {

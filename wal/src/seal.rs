@@ -9,6 +9,7 @@ use std::sync::Arc;
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::Bytes;
 
+use crate::canary::planted;
 use crate::error::{Error, Result};
 use crate::format::{Place, SEGMENT_HEADER_BYTES, TRAILER_BYTES, TRAILER_MAGIC};
 use crate::frame::{Directory, Link};
@@ -164,7 +165,8 @@ impl Segment {
     pub(crate) fn summary(&self, trailer: &Trailer) -> Result<Option<Records>> {
         let offset = trailer.seal_offset + trailer.directory_bytes;
         let bytes = self.read(offset, trailer.summary_bytes)?;
-        let is_right = crc32fast::hash(&bytes) == trailer.summary_checksum && !bytes.is_empty();
+        let is_right = crc32fast::hash(&bytes) == trailer.summary_checksum;
+        let is_right = (is_right || planted("seal_not_checked")) && !bytes.is_empty();
         Ok(is_right.then(|| record::decode(&bytes).ok()).flatten())
     }
 

@@ -135,7 +135,9 @@ impl Spare {
         self.file
             .write_all_at(&header.encode(), 0)
             .map_err(Error::io("write", spare))?;
-        self.file.sync_data().map_err(Error::io("sync", spare))?;
+        if !planted("header_not_synced") {
+            self.file.sync_data().map_err(Error::io("sync", spare))?;
+        }
         disk.rename(spare, &path)
             .map_err(Error::io("rename", spare))?;
         if !planted("no_dir_sync") {

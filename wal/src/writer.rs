@@ -145,7 +145,9 @@ impl Writer {
             }],
             metas: Vec::new(),
         };
-        records.list.extend(suspects);
+        if !planted("suspect_forgotten") {
+            records.list.extend(suspects);
+        }
         let mut full = None;
         let space = frame_space(0, records.encoded_bytes_max(), 0, false);
         if space > self.room() {
@@ -251,6 +253,9 @@ impl Writer {
             first: self.first,
             last: self.link,
         };
+        if planted("sealed_early") {
+            let _ = full.seal();
+        }
         self.end = SEGMENT_HEADER_BYTES as u64;
         self.first = self.link;
         self.summary_bytes = 0;

@@ -57,6 +57,44 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "failing",
         "on_a_full_disk_votes_truncations_purges_and_vital_entries_are_taken",
     ),
+    (
+        "move_replayed_as_append",
+        "moving",
+        "the_beginning_of_a_group_is_moved_and_what_follows_it_stays",
+    ),
+    ("moved_before_durable", "crash", "every_crash_while_moving"),
+    ("header_not_synced", "crash", "every_crash_while_rotating"),
+    ("sealed_early", "crash", "every_crash_while_rotating"),
+    (
+        "suspect_forgotten",
+        "recovering",
+        "each_row_of_the_table_of_cases",
+    ),
+    (
+        "suspect_lost_in_move",
+        "moving",
+        "a_suspect_entry_is_moved_and_stays_suspect",
+    ),
+    (
+        "repair_unchecked",
+        "moving",
+        "a_damaged_entry_is_found_by_a_scrub_moved_by_its_id_and_repaired",
+    ),
+    (
+        "seal_not_checked",
+        "recovering",
+        "the_directories_and_the_summary_in_a_seal_stand_in_for_each_other",
+    ),
+    (
+        "newest_not_written",
+        "opening",
+        "the_newest_segment_is_missed_though_no_seal_tells_of_it",
+    ),
+    (
+        "lost_forgotten",
+        "moving",
+        "a_damaged_entry_is_found_by_a_scrub_moved_by_its_id_and_repaired",
+    ),
 ];
 
 /// A bug is to be seen within this time.

@@ -74,6 +74,33 @@ fn a_group_that_lags_pins_no_segment_and_loses_nothing() {
     assert_holds(&disk, &small(), &steps, steps.len());
 }
 
+/// What follows the moved entries stays where it is: a move cuts nothing off, in memory or when it is read back.
+#[test]
+fn the_beginning_of_a_group_is_moved_and_what_follows_it_stays() {
+    let disk = SimDisk::new();
+    let mut steps = vec![laggard()];
+    let wal = create(&disk, &small()).unwrap();
+    write_all(&wal, &steps);
+    for (i, mut step) in (0..).zip(busy(1, 30 * SEGMENT_BYTES)) {
+        let next = 8 + i / 4;
+        match i % 8 {
+            0 => step.push(append(LAGGARD, next, next + 1, 3 + i, 20)),
+            4 => step.push(append(LAGGARD, next, next, 3 + i, 30)), // one of the two is replaced
+            _ => {}
+        }
+        wal.write(batch(&step)).unwrap();
+        steps.push(step);
+        if i % 8 > 5 {
+            let killed = disk.fork();
+            killed.kill();
+            assert_holds(&killed, &small(), &steps, steps.len());
+        }
+    }
+    let moved = wal.stats().entries_moved;
+    assert!(moved > 100, "{moved}");
+    assert_eq!(state_of(&wal), *states(&steps).last().unwrap());
+}
+
 /// Space is bounded for a log of any mixture: twice what is live, and three segments.
 #[test]
 fn space_stays_under_twice_what_is_live_and_three_segments() {
@@ -220,6 +247,56 @@ fn a_damaged_entry_is_found_by_a_scrub_moved_by_its_id_and_repaired() {
         assert_eq!(read(&wal, index).unwrap(), entry_of_laggard(index));
     }
     assert_eq!(scrub(&wal).damaged.len(), 0);
+}
+
+/// It may never have been written whole, and its payload is gone: nothing but its id is moved. It still holds up its group,
+/// wherever it stands, until it is repaired.
+#[test]
+fn a_suspect_entry_is_moved_and_stays_suspect() {
+    let mut keeping = small();
+    (keeping.keep_suspects, keeping.recent_bytes_max) = (true, 0);
+    let suspect = vec![append(LAGGARD, 8, 8, 3, 50)];
+    let disk = killed_disk_with(&small(), &[laggard(), suspect.clone()]);
+    let payload =
+        states(&[laggard(), suspect]).pop().unwrap()[&GroupId(LAGGARD)].entries[7].clone();
+    spoil_entry(&disk, &payload.payload);
+    let group = GroupId(LAGGARD);
+    let is_suspect = |wal: &Wal| {
+        assert_eq!(wal.suspect(group), Some(Index(8)));
+        match error(read(wal, 8)) {
+            Error::Suspect { group: named, id } => assert_eq!((named, id), (group, payload.id)),
+            other => panic!("{other}"),
+        }
+        let above = error(wal.write(batch(&vec![append(LAGGARD, 9, 9, 3, 1)])));
+        assert!(
+            matches!(above, Error::Misuse { misuse: Misuse::Suspect { index }, .. } if index == Index(8)),
+            "{above}"
+        );
+    };
+    let mut from = 1;
+    for keep_suspects in [true, false, true] {
+        keeping.keep_suspects = keep_suspects || from == 1;
+        let wal = open(&disk, &keeping).unwrap();
+        assert_eq!(wal.recovery().suspects, [(group, payload.id)]);
+        is_suspect(&wal);
+        write_all(&wal, &busy(from, 8 * SEGMENT_BYTES));
+        from += 8 * SEGMENT_BYTES / 4000;
+        assert!(wal.stats().entries_moved >= 8, "{:?}", wal.stats());
+        is_suspect(&wal);
+        disk.kill();
+    }
+    assert!(
+        disk.open(&segment(1)).is_err(),
+        "the first segment is freed"
+    );
+    let wal = open(&disk, &keeping).unwrap();
+    is_suspect(&wal);
+    wal.repair(group, payload.clone()).unwrap();
+    assert_eq!(wal.suspect(group), None);
+    disk.power_cut(0);
+    let wal = open(&disk, &keeping).unwrap();
+    assert_eq!(wal.recovery().suspects, []);
+    assert_eq!(read(&wal, 8).unwrap(), payload);
 }
 
 /// Moves race appends, truncations and readers: what a group holds never changes by them.

@@ -66,6 +66,40 @@ fn a_missing_segment_is_named_also_the_last() {
     );
 }
 
+/// CONTROL knows of a segment before anything is written to it. Nothing else does, if the process is killed before the one
+/// before is sealed.
+#[test]
+fn the_newest_segment_is_missed_though_no_seal_tells_of_it() {
+    let disk = SimDisk::new();
+    let wal = create(&disk, &small()).unwrap();
+    let mut steps = Vec::new();
+    let mut states = Vec::new();
+    while states.last() != Some(&"written to") {
+        let index = steps.len() as u64 + 1;
+        steps.push(vec![append(1, index, index, 1, 500)]);
+        wal.write(batch(steps.last().unwrap())).unwrap();
+        let killed = disk.fork();
+        killed.kill();
+        if killed.open(&segment(2)).is_err() {
+            continue;
+        }
+        let is_prepared = frames(&read_file(&killed, &segment(2))).is_empty();
+        states.push(if is_prepared {
+            "prepared"
+        } else {
+            "written to"
+        });
+        let trailer = read_file(&killed, &segment(1)).len() - 128;
+        spoil(&killed, &segment(1), trailer, |bytes| bytes.fill(0), 128);
+        let whole = killed.fork();
+        assert_holds(&whole, &small(), &steps, steps.len());
+        killed.remove(&segment(2)).unwrap();
+        let error = error(open(&killed, &small()));
+        assert!(missing(2)(&error), "{states:?}: {error}");
+    }
+    assert_eq!(states[0], "prepared");
+}
+
 #[test]
 fn a_segment_under_another_number_is_a_stranger() {
     for from in 1..=4 {

@@ -13,6 +13,7 @@ use super::space::Reserved;
 use super::{NO_PANIC, Pipeline, Shared};
 use crate::Options;
 use crate::batch::Batch;
+use crate::canary::planted;
 use crate::error::Result;
 use crate::live::{Cursor, ENTRY_BYTES, LiveEntry, live_in};
 use crate::segment::Segment;
@@ -162,6 +163,10 @@ impl Pipeline {
             }
         };
         shared.counts.entries_moved += moved;
+        if planted("moved_before_durable") {
+            shared.dead = Some((segment + 1, 0));
+            return Ok(());
+        }
         while shared.durable < number {
             shared.check_poison()?;
             shared = self.write_or_wait_once(shared);
