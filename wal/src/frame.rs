@@ -205,6 +205,21 @@ impl Directory {
         self.encode(home, self.frame_offset + self.head.directory_distance())
     }
 
+    /// The header and all directories of the frame, and where in it they stand.
+    pub(crate) fn copies(&self, home: Home) -> Vec<(u64, Vec<u8>)> {
+        let header = self.head.encode_frame_header(home, self.frame_offset);
+        let distances = [
+            Some(self.head.directory_distance()),
+            self.head.copy_distance(),
+        ];
+        let directories = distances.into_iter().flatten();
+        let directories =
+            directories.map(|distance| (distance, self.encode(home, self.frame_offset + distance)));
+        std::iter::once((0, header.to_vec()))
+            .chain(directories)
+            .collect()
+    }
+
     /// What follows this frame.
     pub(crate) fn link_after(&self) -> Link {
         Link {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::canary::planted;
 use crate::control::Control;
 use crate::error::{Damage, Error, Result};
-use crate::format::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::format::SEGMENT_HEADER_BYTES;
 use crate::frame::{Directory, Link};
+use crate::group::Place;
 use crate::groups::{Groups, Source};
 use crate::record::{Record, Records};
 use crate::recovery::{Cut, DamagedEntry, RecoveryReport};
@@ -53,8 +54,8 @@ struct Unmarked {
     sequence: u64,
     segment: Arc<Segment>,
     bytes: Range<u64>,
-    /// In place of the one that is there.
-    header: Option<[u8; FRAME_HEADER_BYTES]>,
+    /// Its header and directories, and where in the frame they stand: one of them may be bad.
+    copies: Vec<(u64, Vec<u8>)>,
 }
 
 const FIRST_FRAME: u64 = SEGMENT_HEADER_BYTES as u64;
@@ -222,13 +223,19 @@ impl Replay {
         }
         self.keep_decided(&mut tail, &mut held)?;
         if self.keep_suspects {
+            let mut bad = Vec::new();
             for frame in std::mem::take(&mut held) {
-                tail.suspects.extend(suspects(&frame));
+                let segment = frame.segment.header.number;
+                bad.extend(frame.bad_entries.iter().map(|bad| (segment, bad.clone())));
                 self.keep(&mut tail, frame)?;
             }
-            for suspect in &mut tail.suspects {
-                self.groups
-                    .change(suspect, &[], &mut Source::Pending { number: 0 });
+            // A later frame may have taken some of them away.
+            bad.retain(|(segment, bad)| self.holds(*segment, bad));
+            tail.suspects
+                .extend(bad.iter().map(|(_, bad)| suspect(bad)));
+            for suspect in &tail.suspects {
+                let source = &mut Source::Pending { number: 0 };
+                self.groups.change(suspect, &[], source);
             }
         }
         self.cut(&mut tail, held.into_iter().next(), &rest, &frames);
@@ -297,6 +304,17 @@ impl Replay {
         Ok(())
     }
 
+    /// Whether an entry of the tail is still in the log.
+    fn holds(&self, segment: u64, bad: &BadEntry) -> bool {
+        let group = self.groups.find(bad.group);
+        let extent = group.and_then(|group| group.find(bad.id.index));
+        extent.is_some_and(|extent| {
+            let row = extent.row(bad.id.index);
+            extent.place == Place::Written { segment }
+                && row.and_then(|row| row.offset()) == Some(bad.offset)
+        })
+    }
+
     fn report_damage(&mut self, segment: &Segment, bad: Vec<BadEntry>) {
         let damaged = bad.into_iter().map(|entry| DamagedEntry {
             path: segment.path.clone(),
@@ -354,13 +372,12 @@ fn table(segment: &Segment, directories: &[Directory]) -> Result<Table> {
         .map_err(|reason| Error::damaged(&segment.path, 0, reason))
 }
 
-/// The entries of a frame whose payloads are bad.
-fn suspects(frame: &Frame) -> impl Iterator<Item = Record> {
-    frame.bad_entries.iter().map(|bad| Record::Suspect {
+fn suspect(bad: &BadEntry) -> Record {
+    Record::Suspect {
         group: bad.group,
         first: bad.id.index,
         count: 1,
-    })
+    }
 }
 
 /// The frames of the tail, over the ends of segments.
@@ -471,14 +488,11 @@ impl Tail {
         self.end = frame.directory.frame_end();
         self.link = frame.directory.link_after();
         if head.sequence > self.mark {
-            let header = frame
-                .header_is_bad
-                .then(|| head.encode_frame_header(home, frame_offset));
             self.unmarked.push(Unmarked {
                 sequence: head.sequence,
                 segment: frame.segment.clone(),
                 bytes: frame_offset..self.end,
-                header,
+                copies: frame.directory.copies(home),
             });
         }
     }
@@ -524,8 +538,8 @@ impl Unmarked {
         let at = self.bytes.start;
         file.read_exact_at(&mut buf, at)
             .map_err(Error::io("read", path))?;
-        if let Some(header) = &self.header {
-            buf[..header.len()].copy_from_slice(header);
+        for (distance, copy) in &self.copies {
+            buf[*distance as usize..][..copy.len()].copy_from_slice(copy);
         }
         file.write_all_at(&buf, at)
             .map_err(Error::io("write", path))

@@ -18,8 +18,6 @@ pub(crate) struct Frame {
     pub(crate) segment: Arc<Segment>,
     pub(crate) directory: Directory,
     pub(crate) records: Records,
-    /// The frame was found through its directory alone.
-    pub(crate) header_is_bad: bool,
     /// Entries whose payload does not match its checksum.
     pub(crate) bad_entries: Vec<BadEntry>,
 }
@@ -97,11 +95,11 @@ impl<'a> Scan<'a> {
             link: Some(link),
         };
         if let Some(directory) = self.by_header(&wanted)? {
-            return self.read(directory, false).map(Ok);
+            return self.read(directory).map(Ok);
         }
         let mut rest = self.look_on(&wanted, limit)?;
         match rest.directory.take() {
-            Some(directory) => self.read(directory, true).map(Ok),
+            Some(directory) => self.read(directory).map(Ok),
             None => Ok(Err(rest)),
         }
     }
@@ -230,7 +228,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Reads the records of a frame and checks its payloads.
-    fn read(&mut self, directory: Directory, header_is_bad: bool) -> Result<Frame> {
+    fn read(&mut self, directory: Directory) -> Result<Frame> {
         let path = &self.segment.path;
         let damaged = |reason| Error::damaged(path, directory.frame_offset, reason);
         if directory.frame_end() > self.window.file_bytes() {
@@ -248,7 +246,6 @@ impl<'a> Scan<'a> {
             segment: self.segment.clone(),
             directory,
             records,
-            header_is_bad,
             bad_entries,
         })
     }
