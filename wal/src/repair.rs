@@ -37,7 +37,8 @@ pub struct ScrubReport {
     pub segments_all: u64,
     /// Entries whose payloads are not what was written.
     pub damaged: Vec<DamagedEntry>,
-    /// Sealed segments whose seal is damaged. Their frames say the same; the next `open` seals them again.
+    /// Sealed segments whose seal is damaged. Nothing is lost by it: the other half of the seal says the same, or the frames
+    /// do, and then the next `open` seals them again.
     pub damaged_seals: Vec<std::path::PathBuf>,
     /// Entries that could not be read, and what the operating system said. It may be able to later.
     pub unreadable: Vec<(GroupId, LogId, Error)>,

@@ -44,7 +44,8 @@ pub(crate) struct Trailer {
 }
 
 impl Full {
-    /// Writes the seal. Durable on return. Gives the table that can be read from it.
+    /// Writes the seal, and when that is durable the trailer: a seal that a crash tore has none, and is written again.
+    /// Durable on return. Gives the table that can be read from it.
     pub(crate) fn seal(&self) -> Result<Table> {
         let segment = &self.segment;
         let number = segment.header.number;
@@ -76,12 +77,17 @@ impl Full {
             first: self.first,
             last: self.last,
         };
-        let trailer = trailer.encode(segment.trailer_place());
-        let seal = [&self.directories[..], &summary, &trailer].concat();
-        let written = segment.file.write_all_at(&seal, seal_offset);
-        written.map_err(Error::io("write", &segment.path))?;
-        let synced = segment.file.sync_data();
-        synced.map_err(Error::io("sync", &segment.path))?;
+        let place = segment.trailer_place();
+        let seal = [&self.directories[..], &summary].concat();
+        for (bytes, offset) in [
+            (&seal[..], seal_offset),
+            (&trailer.encode(place), place.offset),
+        ] {
+            let written = segment.file.write_all_at(bytes, offset);
+            written.map_err(Error::io("write", &segment.path))?;
+            let synced = segment.file.sync_data();
+            synced.map_err(Error::io("sync", &segment.path))?;
+        }
         Ok(table)
     }
 }

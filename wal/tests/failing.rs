@@ -179,8 +179,8 @@ fn any_failed_operation_poisons_the_log_and_opening_it_again_goes_on() {
     }
     println!("{operations} operations failed");
     // Each batch is a write and a sync. A spare: create, allocate, sync. A rotation: write, sync, rename, sync, CONTROL,
-    // sync; seal, sync.
-    assert_eq!(operations, 5 * 2 + 2 * (3 + 6 + 2));
+    // sync; seal, sync, trailer, sync.
+    assert_eq!(operations, 5 * 2 + 2 * (3 + 6 + 4));
     assert_eq!(spares, 2 * 3);
 }
 
@@ -224,7 +224,7 @@ fn no_space_at_any_operation_refuses_one_batch_without_a_trace_or_poisons() {
         }
     }
     println!("{full} times full, {poisoned} times poisoned");
-    assert_eq!((full, poisoned), (2 * 2, 5 * 2 + 2 * (1 + 6 + 2)));
+    assert_eq!((full, poisoned), (2 * 2, 5 * 2 + 2 * (1 + 6 + 4)));
 }
 
 /// A log with the first batch, on a disk with space for `free` more bytes.
