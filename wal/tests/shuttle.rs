@@ -291,7 +291,9 @@ fn too_much_under_way_is_waited_for_or_told() {
 #[test]
 fn segments_are_sealed_freed_and_moved_while_others_write_and_read() {
     explore("segments", 8_000, || {
-        let options = options(SMALL);
+        let mut options = options(SMALL);
+        options.recent_bytes_max = thread_rng().gen_range(0..4) * BYTES as u64;
+        options.map_sealed = thread_rng().gen_range(0..2) == 0;
         let (disk, wal) = start(&options);
         let told = Acknowledged::default();
         wal.write(one(9, 1)).unwrap(); // It lags: it is moved.

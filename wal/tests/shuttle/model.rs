@@ -169,6 +169,7 @@ impl DiskFile for StepFile {
     }
 
     fn map(&self) -> io::Result<Map> {
+        // No step: whoever maps holds a lock that the scheduler knows nothing of.
         self.file.map()
     }
 
@@ -212,7 +213,10 @@ pub(crate) fn purge(batch: &mut Batch, group: u64, index: u64) {
 
 /// What was acknowledged: up to which index of which group, and what a power cut at that moment would leave, at worst.
 #[derive(Clone, Default)]
-pub(crate) struct Acknowledged(Arc<Mutex<Vec<(SimDisk, BTreeMap<u64, u64>)>>>);
+pub(crate) struct Acknowledged(Arc<Mutex<Vec<(SimDisk, Held)>>>);
+
+/// Up to which index each group is held.
+pub(crate) type Held = BTreeMap<u64, u64>;
 
 impl Acknowledged {
     pub(crate) fn note(&self, disk: &SimDisk, group: u64, index: u64) {
@@ -244,7 +248,7 @@ impl Acknowledged {
 }
 
 /// Opens a log and looks whether it holds at least so many entries of each group, each the one that was written.
-pub(crate) fn check_held(disk: &SimDisk, options: &Options, held: &BTreeMap<u64, u64>) {
+pub(crate) fn check_held(disk: &SimDisk, options: &Options, held: &Held) {
     let mut options = options.clone();
     options.manual_drive = true;
     let wal = support::open(disk, &options).unwrap();
