@@ -1,0 +1,184 @@
+//! What all threads see: how batches take effect, are written, and end, under the lock.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Queued, Shared};
+use crate::batch::Batch;
+use crate::canary::planted;
+use crate::error::{Error, Result};
+use crate::groups::{Source, Write};
+use crate::record::Records;
+use crate::segment::Segment;
+use crate::writer::{Batches, Body, Writer};
+
+/// One write takes so much at the most, so that those who wait for its first batch do not wait for all.
+const WRITE_SPACE: u64 = 8 << 20;
+
+impl Shared {
+    pub(crate) fn check_poison(&self) -> Result<()> {
+        match &self.poison {
+            None => Ok(()),
+            Some(cause) => Err(Error::Poisoned {
+                cause: cause.clone(),
+            }),
+        }
+    }
+
+    /// Whether a segment is full and was sealed.
+    pub(crate) fn is_sealed(&self, segment: u64) -> bool {
+        let mut unsealed = self.full.iter().map(|full| full.segment.header.number);
+        let last = self.segments.last_key_value().map(|(number, _)| *number);
+        last != Some(segment) && !self.is_sealing && unsealed.all(|number| number != segment)
+    }
+
+    pub(super) fn outcome(&self, number: u64) -> Option<Result<()>> {
+        match self.durable >= number {
+            true => Some(Ok(())),
+            false => self.check_poison().err().map(Err),
+        }
+    }
+
+    /// The log takes no more writes. Nothing of what was to be written, with `failed` first, counts any more; what is under
+    /// way is decided when its write ends.
+    pub(super) fn poison(&mut self, error: Error, failed: Vec<Queued>) {
+        tracing::error!(%error, "the log takes no more writes");
+        self.poison.get_or_insert(Arc::new(error));
+        self.memory.forget(failed.len() + self.queue.len());
+        let batches = failed.into_iter().chain(self.queue.drain(..));
+        let before = batches.flat_map(|batch| batch.before).collect();
+        self.groups.take_all_back(before);
+    }
+
+    /// Lets a batch take effect. One that breaks a rule has none.
+    pub(super) fn take_in(&mut self, batch: Batch, space: u64) -> Result<Queued> {
+        let number = self.memory.next_number();
+        let mut source = Source::Pending { number };
+        let Records { mut list, metas } = batch.records;
+        let mut before = Vec::with_capacity(list.len());
+        let mut rest = &metas[..];
+        for record in &mut list {
+            let (of_record, after) = rest.split_at(record.entries());
+            rest = after;
+            match self.groups.take_in(record, of_record, &mut source) {
+                Ok(was) => before.extend(was),
+                Err(misuse) => {
+                    self.groups.take_all_back(before);
+                    return Err(Error::misuse(record.group().unwrap_or_default(), misuse));
+                }
+            }
+        }
+        let body = Arc::new(Body {
+            sizes: batch.sizes,
+            records: Records { list, metas },
+            payloads: batch.payloads,
+            number,
+            changes_vote: batch.changes_vote,
+            space,
+        });
+        Ok(Queued { body, before })
+    }
+
+    pub(super) fn queue(&mut self, queued: Queued) {
+        self.space.taken += queued.body.space;
+        self.submitted += 1;
+        self.memory.push(queued.body.clone());
+        self.queue.push_back(queued);
+    }
+
+    /// A batch that changes a vote begins a write: all before it is durable then.
+    pub(super) fn take_from_queue(&mut self) -> Vec<Queued> {
+        let mut space = 0;
+        let mut count = 0;
+        for Queued { body, .. } in &self.queue {
+            space += body.space;
+            if count > 0 && (body.changes_vote || space > WRITE_SPACE) {
+                break;
+            }
+            count += 1;
+        }
+        let taken = self.queue.drain(..count).collect();
+        self.is_unattended &= !self.queue.is_empty();
+        taken
+    }
+
+    pub(super) fn complete(&mut self, bodies: &[Arc<Body>], written: Batches, writer: &Writer) {
+        for (body, place) in bodies.iter().zip(&written.places) {
+            let write = Write {
+                records: &body.records,
+                number: body.number,
+                segment: place.segment,
+                offset: place.offset,
+            };
+            if !self.groups.written(write.clone()) {
+                let queue = self.queue.iter_mut();
+                for before in queue.flat_map(|queued| &mut queued.before) {
+                    write.clone().note_in(before);
+                }
+            }
+        }
+        self.memory.written(&written.places);
+        self.durable += bodies.len() as u64;
+        let bytes = bodies
+            .iter()
+            .filter(|body| !body.is_move())
+            .map(|body| body.space);
+        self.round.wrote(bytes.sum());
+        self.mark.unmarked_since = Some(Instant::now());
+        for segment in written.new_segments {
+            self.space.gave_up = false;
+            self.round.blocked = None;
+            self.space.segments_bytes += segment.header.file_bytes;
+            self.segments.insert(segment.header.number, segment);
+        }
+        self.full.extend(written.full);
+        self.space.taken = self.queue.iter().map(|queued| queued.body.space).sum();
+        self.space.follow(writer);
+        self.find_dead(writer.segment.header.number);
+    }
+
+    /// Looks for segments that nothing points into any more: purged, truncated or replaced, by batches up to the last one
+    /// that was submitted.
+    fn find_dead(&mut self, current: u64) {
+        if self.dead.is_some() {
+            return;
+        }
+        let alive = (self.oldest..current).find(|&number| self.groups.live(number).entries > 0);
+        let below = alive.unwrap_or(current);
+        if below > self.oldest {
+            self.dead = Some((below, self.submitted));
+        }
+    }
+
+    /// The segments that may be freed now. A segment is sealed before it is freed.
+    pub(super) fn freed(&mut self) -> Option<Vec<Arc<Segment>>> {
+        let is_decided = |submitted: u64| submitted <= self.durable || planted("freed_early");
+        let (below, _) = self.dead.take_if(|(_, submitted)| is_decided(*submitted))?;
+        for number in std::mem::replace(&mut self.oldest, below)..below {
+            self.tables.remove(number);
+        }
+        let live = self.segments.split_off(&below);
+        let freed = std::mem::replace(&mut self.segments, live);
+        let bytes = freed.values().map(|segment| segment.header.file_bytes);
+        self.space.segments_bytes -= bytes.sum::<u64>();
+        Some(freed.into_values().collect())
+    }
+
+    /// Finds those whose batches are decided.
+    pub(super) fn find_due(&mut self) {
+        let failed = self.check_poison();
+        let decided = match failed {
+            Ok(()) => self
+                .waiters
+                .partition_point(|(number, _)| *number <= self.durable),
+            Err(_) => self.waiters.len(),
+        };
+        for (number, waiter) in self.waiters.drain(..decided) {
+            let outcome = match number <= self.durable {
+                true => Ok(()),
+                false => failed.clone(),
+            };
+            self.due.push_back((waiter, outcome));
+        }
+    }
+}
