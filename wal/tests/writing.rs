@@ -455,3 +455,16 @@ fn what_is_written_to_real_files_is_read_back() {
     assert_eq!(state_of(&wal), states(&steps)[9]);
     assert_eq!(wal.recovery().segments, 5);
 }
+
+/// Two tables are needed, and the budget holds none of them.
+#[test]
+fn a_range_over_several_sealed_segments_is_read_under_any_index_budget() {
+    let steps: Vec<Step> = (1..=20).map(|i| vec![append(1, i, i, 1, 1500)]).collect();
+    let disk = disk_with(&small(), &steps);
+    for index_bytes_max in [0, 1, 500] {
+        let mut options = small();
+        options.index_bytes_max = index_bytes_max;
+        options.recent_bytes_max = 0;
+        assert_holds(&disk, &options, &steps, 20);
+    }
+}
