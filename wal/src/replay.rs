@@ -222,11 +222,16 @@ impl Replay {
         }
         self.keep_decided(&mut tail, &mut held)?;
         if self.keep_suspects {
+            let mut bad = Vec::new();
             for frame in std::mem::take(&mut held) {
-                tail.suspects.extend(suspects(&frame));
+                let segment = frame.segment.header.number;
+                bad.extend(frame.bad_entries.iter().map(|bad| (segment, bad.clone())));
                 self.keep(&mut tail, frame)?;
             }
-            for suspect in &mut tail.suspects {
+            // What was purged, truncated or replaced since, be it by the same frame, is not there to be suspect.
+            bad.retain(|(segment, bad)| self.groups.stands_at(bad, *segment));
+            tail.suspects = bad.iter().map(|(_, bad)| suspect(bad)).collect();
+            for suspect in &tail.suspects {
                 self.groups
                     .change(suspect, &[], &mut Source::Pending { number: 0 });
             }
@@ -354,13 +359,12 @@ fn table(segment: &Segment, directories: &[Directory]) -> Result<Table> {
         .map_err(|reason| Error::damaged(&segment.path, 0, reason))
 }
 
-/// The entries of a frame whose payloads are bad.
-fn suspects(frame: &Frame) -> impl Iterator<Item = Record> {
-    frame.bad_entries.iter().map(|bad| Record::Suspect {
+fn suspect(bad: &BadEntry) -> Record {
+    Record::Suspect {
         group: bad.group,
         first: bad.id.index,
         count: 1,
-    })
+    }
 }
 
 /// The frames of the tail, over the ends of segments.
