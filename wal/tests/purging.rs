@@ -300,8 +300,8 @@ fn what_freed_a_segment_is_never_cut_off() {
     let numbers = segments(&disk);
     assert!(numbers[0] > 1, "{numbers:?}");
     let ends = numbers.iter().map(|number| segment(*number));
-    let ends = ends.filter_map(|path| Some((frames(&read_file(&disk, &path)).pop()?, path)));
-    let (frame, last) = ends.last().unwrap();
+    let mut ends = ends.filter_map(|path| Some((frames(&read_file(&disk, &path)).pop()?, path)));
+    let (frame, last) = ends.next_back().unwrap();
     flip(&disk, &last, frame.payload.start);
     let wal = open(&disk, &small()).unwrap();
     assert_eq!(wal.recovery().cut, None);
