@@ -128,9 +128,7 @@ impl Batch {
     /// Sets a group's term and vote.
     pub fn hard_state(&mut self, group: GroupId, hard_state: HardState) -> &mut Batch {
         self.changes_vote = true;
-        self.records
-            .list
-            .push(Record::HardState { group, hard_state });
+        self.push(Record::HardState { group, hard_state });
         self
     }
 

@@ -13,6 +13,7 @@ use crate::canary::planted;
 use crate::error::Misuse;
 use crate::group::{Extent, Group, Place, rows};
 use crate::record::{EntryMeta, How, Record, Records, Run, payload_bytes};
+use crate::scan::BadEntry;
 use crate::types::{GroupId, HardState, Index, LogId};
 
 #[derive(Debug, Default)]
@@ -94,6 +95,18 @@ impl Groups {
         let is_gone = |group: &Group| group.extents.iter().any(|e| e.place == Place::Gone);
         let mut groups = self.iter();
         groups.find(|(_, group)| is_gone(group)).map(|(id, _)| id)
+    }
+
+    /// Whether an entry is there, with the payload that was found to be bad in this segment, whose rows are in memory.
+    pub(crate) fn stands_at(&self, bad: &BadEntry, segment: u64) -> bool {
+        let group = self.find(bad.group);
+        let extent = group.and_then(|group| group.find(bad.id.index));
+        extent.is_some_and(|extent| {
+            let row = extent.row(bad.id.index);
+            extent.term == bad.id.term
+                && extent.place == Place::Written { segment }
+                && row.and_then(|row| row.offset()) == Some(bad.offset)
+        })
     }
 
     /// Takes in a record, unless it breaks a rule (`check.rs`). Gives what takes it back.

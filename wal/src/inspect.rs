@@ -231,8 +231,14 @@ impl Wal {
             ..Verification::default()
         };
         verification.scrub.segments_all = found.segments.len() as u64;
+        let last = found.tail.segment.header.number;
         for segment in found.segments.values() {
-            if !verification.segment(segment, &found.groups, &mut progress)? {
+            // What `open` would cut off is no frame of the log.
+            let frames_end = match segment.header.number == last {
+                true => found.tail.end,
+                false => segment.header.file_bytes,
+            };
+            if !verification.segment(segment, frames_end, &found.groups, &mut progress)? {
                 break;
             }
             verification.scrub.segments += 1;
@@ -302,10 +308,12 @@ pub(crate) fn must_be_a_log(disk: &dyn Disk, dir: &Path) -> Result<Names> {
 }
 
 impl Verification {
-    /// Checks what is needed of a segment, and its directories. Says whether to go on.
+    /// Checks what is needed of a segment, and its directories: up to `frames_end` if it has no seal. Says whether to go
+    /// on.
     fn segment(
         &mut self,
         segment: &Arc<Segment>,
+        frames_end: u64,
         groups: &Groups,
         progress: &mut dyn FnMut(&ScrubReport) -> bool,
     ) -> Result<bool> {
@@ -327,11 +335,7 @@ impl Verification {
                 table = Some(loaded);
                 sealed.unwrap_or_default()
             }
-            None => {
-                Scan::new(segment)?
-                    .directories(segment.header.file_bytes)?
-                    .0
-            }
+            None => Scan::new(segment)?.directories(frames_end)?.0,
         };
         for directory in &directories {
             if !is_whole(segment, directory)? {

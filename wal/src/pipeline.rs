@@ -91,6 +91,8 @@ pub(crate) struct Shared {
     /// The oldest segments below this one are dead as soon as so many batches are durable.
     dead: Option<(u64, u64)>,
     oldest: u64,
+    /// All frames up to this one are durable.
+    mark_durable: u64,
     writing_since: Option<Instant>,
     pub(crate) counts: Counts,
     stop: bool,
@@ -164,6 +166,7 @@ impl Pipeline {
             round: Round::default(),
             dead: None,
             oldest: control.control.oldest,
+            mark_durable: writer.mark,
             writing_since: None,
             counts: Counts::default(),
             stop: false,

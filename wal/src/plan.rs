@@ -1,5 +1,6 @@
 //! What to read for a range of entries: looked up under the lock, in pieces that lie in one segment.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -49,8 +50,9 @@ impl DiskPiece {
     }
 }
 
-/// A table that was read for the plan. It may be too large to be kept.
-type Loaded = Option<(u64, Arc<Table>)>;
+/// The tables that were read for the plan, by segment. They may be too large to be kept, and the plan needs all of them at
+/// once: to read one when the other was just given up would never end.
+type Loaded = BTreeMap<u64, Arc<Table>>;
 
 impl Core {
     /// What is to be read for a range.
@@ -60,7 +62,7 @@ impl Core {
         range: Range<Index>,
         bytes_max: u64,
     ) -> Result<Vec<Piece>> {
-        let mut loaded = None;
+        let mut loaded = Loaded::new();
         loop {
             let mut shared = self.pipeline.shared();
             let mut plan = Plan {
@@ -82,7 +84,7 @@ impl Core {
             let table = Arc::new(Table::load(&segment)?);
             let number = segment.header.number;
             self.pipeline.shared().tables.insert(number, table.clone());
-            loaded = Some((number, table));
+            loaded.insert(number, table);
         }
     }
 }
@@ -205,8 +207,7 @@ impl Plan<'_> {
                     .collect()
             }
             true => {
-                let loaded = self.loaded.as_ref().filter(|(loaded, _)| *loaded == number);
-                let loaded = loaded.map(|(_, table)| table.clone());
+                let loaded = self.loaded.get(&number).cloned();
                 let Some(table) = loaded.or_else(|| tables.find(number)) else {
                     return Ok(Err(segment));
                 };

@@ -8,7 +8,6 @@ use crate::control::Control;
 use crate::error::{Damage, Error, Result};
 use crate::format::SEGMENT_HEADER_BYTES;
 use crate::frame::{Directory, Link};
-use crate::group::Place;
 use crate::groups::{Groups, Source};
 use crate::record::{Record, Records};
 use crate::recovery::{Cut, DamagedEntry, RecoveryReport};
@@ -229,13 +228,12 @@ impl Replay {
                 bad.extend(frame.bad_entries.iter().map(|bad| (segment, bad.clone())));
                 self.keep(&mut tail, frame)?;
             }
-            // A later frame may have taken some of them away.
-            bad.retain(|(segment, bad)| self.holds(*segment, bad));
-            tail.suspects
-                .extend(bad.iter().map(|(_, bad)| suspect(bad)));
+            // What was purged, truncated or replaced since, be it by the same frame, is not there to be suspect.
+            bad.retain(|(segment, bad)| self.groups.stands_at(bad, *segment));
+            tail.suspects = bad.iter().map(|(_, bad)| suspect(bad)).collect();
             for suspect in &tail.suspects {
-                let source = &mut Source::Pending { number: 0 };
-                self.groups.change(suspect, &[], source);
+                self.groups
+                    .change(suspect, &[], &mut Source::Pending { number: 0 });
             }
         }
         self.cut(&mut tail, held.into_iter().next(), &rest, &frames);
@@ -302,17 +300,6 @@ impl Replay {
         self.link = directory.link_after();
         self.report.frames += 1;
         Ok(())
-    }
-
-    /// Whether an entry of the tail is still in the log.
-    fn holds(&self, segment: u64, bad: &BadEntry) -> bool {
-        let group = self.groups.find(bad.group);
-        let extent = group.and_then(|group| group.find(bad.id.index));
-        extent.is_some_and(|extent| {
-            let row = extent.row(bad.id.index);
-            extent.place == Place::Written { segment }
-                && row.and_then(|row| row.offset()) == Some(bad.offset)
-        })
     }
 
     fn report_damage(&mut self, segment: &Segment, bad: Vec<BadEntry>) {

@@ -123,6 +123,12 @@ impl Writer {
                 self.put_frame(&states, !states.is_empty());
             }
             self.put_batches(frame, &mut written.places);
+            let limit = self.segment.frames_limit(self.seal.len() as u64);
+            assert!(
+                self.end <= limit,
+                "a frame up to {} where the seal begins at {limit}",
+                self.end
+            );
             if self.buffer.len() >= PIECE_BYTES {
                 self.put_down(&mut start)?;
             }

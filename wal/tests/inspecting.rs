@@ -95,6 +95,21 @@ fn a_torn_end_is_said_and_left() {
     assert_eq!(open(&disk, &small()).unwrap().recovery().cut, cut);
 }
 
+/// So much of the last frame came to the disk that its entries can be named, but not its header.
+#[test]
+fn a_torn_end_whose_entries_have_names_is_no_damage() {
+    let steps = [vec![append(1, 1, 2, 1, 100)], vec![append(1, 3, 3, 1, 300)]];
+    let disk = killed_disk_with(&small(), &steps);
+    let frame = frames(&read_file(&disk, &segment(1))).pop().unwrap();
+    flip(&disk, &segment(1), frame.header);
+    flip(&disk, &segment(1), frame.payload.start);
+    let verification = verify(&disk).unwrap();
+    assert!(
+        verification.is_torn() && !verification.is_damaged(),
+        "{verification:?}"
+    );
+}
+
 /// Each byte that counts: a flipped bit is an error, or damage that is named; nothing is changed by finding it.
 #[test]
 fn no_flipped_bit_is_overlooked() {

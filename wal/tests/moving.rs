@@ -75,6 +75,25 @@ fn a_group_that_lags_pins_no_segment_and_loses_nothing() {
 }
 
 /// What follows the moved entries stays where it is: a move cuts nothing off, in memory or when it is read back.
+/// Together they are more than a batch may be, in payload or in what stands beside it.
+#[test]
+fn entries_that_no_batch_could_take_together_are_moved_in_several() {
+    let large = vec![
+        vec![append(LAGGARD, 1, 1, 1, 3900)],
+        vec![append(LAGGARD, 2, 2, 1, 15_000)],
+    ];
+    let many = (100..270).map(|group| vec![append(group, 1, 1, 1, 0)]);
+    for mut steps in [large, many.collect()] {
+        steps.extend(busy(1, 30 * SEGMENT_BYTES));
+        let disk = SimDisk::new();
+        let wal = create(&disk, &small()).unwrap();
+        write_all(&wal, &steps);
+        assert!(wal.stats().entries_moved > 0);
+        assert!(wal.stats().segments < 8, "{:?}", wal.stats());
+        assert_eq!(state_of(&wal), *states(&steps).last().unwrap());
+    }
+}
+
 #[test]
 fn the_beginning_of_a_group_is_moved_and_what_follows_it_stays() {
     let disk = SimDisk::new();

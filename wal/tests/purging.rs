@@ -290,3 +290,21 @@ fn a_spare_is_taken_over_by_the_next_open() {
     assert_eq!(recycled(&disk), 1);
     assert_holds(&disk, &small(), &steps, steps.len());
 }
+
+/// Nothing is closed and no later write marks it: CONTROL alone knows that the purge was durable when segments were freed.
+#[test]
+fn what_freed_a_segment_is_never_cut_off() {
+    let mut steps: Vec<Step> = (1..=4).map(|i| large(i, 1)).collect();
+    steps.push(vec![purge(1, 3, 1), append(2, 1, 1, 1, 100)]);
+    let disk = killed_disk_with(&small(), &steps);
+    let numbers = segments(&disk);
+    assert!(numbers[0] > 1, "{numbers:?}");
+    let ends = numbers.iter().map(|number| segment(*number));
+    let mut ends = ends.filter_map(|path| Some((frames(&read_file(&disk, &path)).pop()?, path)));
+    let (frame, last) = ends.next_back().unwrap();
+    flip(&disk, &last, frame.payload.start);
+    let wal = open(&disk, &small()).unwrap();
+    assert_eq!(wal.recovery().cut, None);
+    assert_eq!(wal.recovery().damaged.len(), 1);
+    assert_eq!(wal.purged(GroupId(1)).index, Index(3));
+}

@@ -712,3 +712,32 @@ fn a_sector_that_cannot_be_read_is_an_error_and_nothing_is_cut() {
     println!("{refused} times refused, {opened} times opened");
     assert!(refused > 10 && opened > 10, "{refused} {opened}");
 }
+
+/// Its payload is bad, and nobody needs it.
+#[test]
+fn what_its_own_frame_takes_away_is_not_suspect() {
+    let gone = [
+        Change::Remove(2),
+        Change::Truncate(2, 0),
+        purge(2, 3, 1),
+        append(2, 1, 3, 2, 300),
+    ];
+    for change in gone {
+        let _replay = Replay(|| format!("{change:?}"));
+        let steps = [
+            vec![append(1, 1, 2, 1, 100)],
+            vec![append(2, 1, 3, 1, 300), change.clone()],
+        ];
+        let disk = killed_disk_with(&small(), &steps);
+        let last = frames(&read_file(&disk, &segment(1))).pop().unwrap();
+        flip(&disk, &segment(1), last.payload.start);
+        for _ in 0..2 {
+            let wal = open(&disk, &keeping(true)).unwrap();
+            assert_eq!(wal.recovery().suspects, []);
+            assert_eq!(state_of(&wal), states(&steps)[2]);
+            assert_eq!(wal.suspect(GroupId(2)), None);
+            drop(wal);
+            disk.kill();
+        }
+    }
+}

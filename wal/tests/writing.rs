@@ -263,6 +263,36 @@ fn the_state_of_many_groups_has_its_space_in_segments_of_any_size() {
 
 /// What is behind the last frame is zeros, whatever the size.
 #[test]
+fn a_batch_of_many_votes_has_its_space() {
+    let options = options(1 << 16);
+    let disk = SimDisk::new();
+    let wal = create(&disk, &options).unwrap();
+    for term in 1..100 {
+        let step: Step = (1..=40).map(|group| vote(group, term, 3)).collect();
+        wal.write(batch(&step)).unwrap();
+    }
+    let state = state_of(&wal);
+    drop(wal);
+    assert_eq!(state_of(&open(&disk, &options).unwrap()), state);
+}
+
+#[test]
+fn a_segment_that_is_full_of_votes_has_space_for_its_seal() {
+    for filler in (0..4400).step_by(8) {
+        let options = options(1 << 15);
+        let disk = SimDisk::new();
+        let wal = create(&disk, &options).unwrap();
+        wal.write(batch(&vec![append(1, 1, 1, 1, filler)])).unwrap();
+        for term in 1..20 {
+            wal.write(batch(&vec![vote(1, term, 3)])).unwrap();
+        }
+        let state = state_of(&wal);
+        drop(wal);
+        assert_eq!(state_of(&open(&disk, &options).unwrap()), state, "{filler}");
+    }
+}
+
+#[test]
 fn nothing_is_cut_off_a_log_whose_segments_have_an_odd_size() {
     let steps = [vec![append(1, 1, 1, 1, 10)], vec![append(1, 2, 2, 1, 10)]];
     for segment_bytes in 9001..9009 {
@@ -424,4 +454,17 @@ fn what_is_written_to_real_files_is_read_back() {
     let wal = Wal::open(&dir, small()).unwrap();
     assert_eq!(state_of(&wal), states(&steps)[9]);
     assert_eq!(wal.recovery().segments, 5);
+}
+
+/// Two tables are needed, and the budget holds none of them.
+#[test]
+fn a_range_over_several_sealed_segments_is_read_under_any_index_budget() {
+    let steps: Vec<Step> = (1..=20).map(|i| vec![append(1, i, i, 1, 1500)]).collect();
+    let disk = disk_with(&small(), &steps);
+    for index_bytes_max in [0, 1, 500] {
+        let mut options = small();
+        options.index_bytes_max = index_bytes_max;
+        options.recent_bytes_max = 0;
+        assert_holds(&disk, &options, &steps, 20);
+    }
 }

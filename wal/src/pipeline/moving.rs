@@ -14,7 +14,7 @@ use super::{NO_PANIC, Pipeline, Shared};
 use crate::Options;
 use crate::batch::Batch;
 use crate::canary::planted;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::live::{Cursor, ENTRY_BYTES, LiveEntry, live_in};
 use crate::segment::Segment;
 use crate::sync::MutexGuard;
@@ -129,7 +129,19 @@ impl Pipeline {
             payloads.push(read.ok());
         }
         let entries: Vec<_> = entries.iter().copied().zip(payloads).collect();
-        self.move_entries(segment.header.number, &entries)
+        self.move_in_batches(segment.header.number, &entries)
+    }
+
+    /// In as many batches as it takes: how large one gets is not known before it is made.
+    fn move_in_batches(&self, segment: u64, entries: &[(LiveEntry, Option<Bytes>)]) -> Result<()> {
+        match self.move_entries(segment, entries) {
+            Err(Error::TooLarge { .. }) if entries.len() > 1 => {
+                let (some, others) = entries.split_at(entries.len() / 2);
+                self.move_in_batches(segment, some)?;
+                self.move_in_batches(segment, others)
+            }
+            moved => moved,
+        }
     }
 
     /// Writes entries of a segment again, with these payloads. Those that are not there any more are left out. Durable on

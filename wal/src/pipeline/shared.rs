@@ -122,9 +122,10 @@ impl Shared {
         let bytes = bodies
             .iter()
             .filter(|body| !body.is_move())
-            .map(|body| body.space);
+            .map(|body| body.sizes.payloads);
         self.round.wrote(bytes.sum());
         self.mark.unmarked_since = Some(Instant::now());
+        self.mark_durable = writer.mark;
         for segment in written.new_segments {
             self.space.gave_up = false;
             self.round.blocked = None;

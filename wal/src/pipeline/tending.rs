@@ -113,8 +113,9 @@ impl Pipeline {
         let wanted = self.options.recycle && shared.space.spare.is_none();
         let file_bytes = shared.space.wanted_bytes(self.options.segment_bytes);
         let recycle = wanted.then(|| (shared.space.next_spare_number(), file_bytes));
+        let mark = shared.mark_durable;
         drop(shared);
-        let freed = self.give_back(dead, recycle);
+        let freed = self.give_back(dead, mark, recycle);
         let mut shared = self.shared();
         match freed {
             Ok(Some(spare)) => self.offer_spare(&mut shared, spare),
@@ -127,15 +128,20 @@ impl Pipeline {
     /// Frees the oldest segments: no extent lies in them, durably. With `recycle`, a number for a spare and its size, gives
     /// the file of one of them back, if it has that size and nobody reads it.
     ///
-    /// CONTROL says so first. If a crash comes between, the next `open` removes the files.
+    /// CONTROL says so first. If a crash comes between, the next `open` removes the files. It says too up to where the log
+    /// is durable: what made the segments dead must never be cut off as torn, or their entries would be missed.
     fn give_back(
         &self,
         dead: Vec<Arc<Segment>>,
+        mark: u64,
         mut recycle: Option<(u64, u64)>,
     ) -> Result<Option<Spare>> {
         if !planted("removed_before_control") {
             let mut control = self.control.lock().expect(NO_PANIC);
-            control.update(|control| control.oldest += dead.len() as u64)?;
+            control.update(|control| {
+                control.oldest += dead.len() as u64;
+                control.mark = control.mark.max(mark);
+            })?;
         }
         let mut spare = None;
         for segment in dead {
