@@ -116,7 +116,7 @@ impl Model {
                 let id = (group, index);
                 match wal.entries(group, index..index.next(), 0) {
                     Ok(read) => {
-                        assert_eq!(read, [entry.clone()]);
+                        assert_eq!(read, std::slice::from_ref(entry));
                         assert!(!self.suspects.contains(&id), "{id:?}");
                     }
                     Err(Error::Suspect { group, id }) => {
@@ -157,7 +157,7 @@ impl Draw {
 /// The entry with this id: there is one only, as in any Raft log.
 fn entry_of(group: u64, index: u64, term: u64) -> Entry {
     let mut draw =
-        Draw((group + 1) * 0x9e37_79b9 ^ index * 0x85eb_ca6b ^ (term + 1) * 0xc2b2_ae35_27d4);
+        Draw(((group + 1) * 0x9e37_79b9) ^ (index * 0x85eb_ca6b) ^ ((term + 1) * 0xc2b2_ae35_27d4));
     for _ in 0..4 {
         draw.below(2);
     }
@@ -440,7 +440,21 @@ impl History {
             Ok(wal) => wal,
             Err(error) => panic!("{error}"),
         };
-        let mut fits = (self.durable..self.models.len()).filter(|&k| self.models[k].is_in(&wal));
+        let model = self.recognised(&wal, options.keep_suspects);
+        model.check(&wal, &mut self.draw);
+        self.models = vec![model];
+        self.durable = 0;
+        self.run(&wal, faults);
+        let closed = self.end(wal, faults);
+        if self.draw.below(3) == 0 {
+            self.rot_some(closed);
+        }
+        self.look(faults);
+    }
+
+    /// What a log that was opened holds: a state that was, with more or less of it spoiled.
+    fn recognised(&mut self, wal: &Wal, keep_suspects: bool) -> Model {
+        let mut fits = (self.durable..self.models.len()).filter(|&k| self.models[k].is_in(wal));
         let k = fits.next();
         let k = k.unwrap_or_else(|| {
             for model in &self.models {
@@ -483,7 +497,7 @@ impl History {
             model.suspects
         );
         assert!(
-            options.keep_suspects || found.is_subset(&self.models[k].suspects),
+            keep_suspects || found.is_subset(&self.models[k].suspects),
             "{found:?}"
         );
         self.count("suspects", found.difference(&model.suspects).count() as u64);
@@ -496,10 +510,11 @@ impl History {
             let id = (damaged.entry.group, damaged.entry.id.index);
             assert!(model.spoiled.contains(&id), "{damaged:?}");
         }
-        model.check(&wal, &mut self.draw);
-        self.models = vec![model];
-        self.durable = 0;
-        self.run(&wal, faults);
+        model
+    }
+
+    /// The process ends in some way. Whether it closed the log.
+    fn end(&mut self, wal: Wal, faults: bool) -> bool {
         let mut closed = false;
         if faults && self.draw.below(3) == 0 {
             self.disk.crash_after(self.draw.below(8));
@@ -514,24 +529,25 @@ impl History {
             0 => self.disk.kill(),
             _ => self.disk.power_cut(self.draw.below(1000)),
         }
-        if self.draw.below(3) == 0 {
-            let rotten = self.rot();
-            self.count("rotten", rotten.len() as u64);
-            for model in &mut self.models {
-                for (group, id) in &rotten {
-                    let content = model.state.get(group);
-                    let is_it = content
-                        .is_some_and(|content| content.entries.iter().any(|entry| entry.id == *id));
-                    if is_it {
-                        model.spoiled.insert((*group, id.index));
-                    }
+        closed
+    }
+
+    fn rot_some(&mut self, closed: bool) {
+        let rotten = self.rot();
+        self.count("rotten", rotten.len() as u64);
+        for model in &mut self.models {
+            for (group, id) in &rotten {
+                let content = model.state.get(group);
+                let is_it = content
+                    .is_some_and(|content| content.entries.iter().any(|entry| entry.id == *id));
+                if is_it {
+                    model.spoiled.insert((*group, id.index));
                 }
             }
-            if !closed {
-                self.durable = 0; // What is acknowledged and not marked may be cut now.
-            }
         }
-        self.look(faults);
+        if !closed {
+            self.durable = 0; // What is acknowledged and not marked may be cut now.
+        }
     }
 }
 

@@ -453,7 +453,7 @@ fn what_is_written_to_real_files_is_read_back() {
     drop(wal);
     let wal = Wal::open(&dir, small()).unwrap();
     assert_eq!(state_of(&wal), states(&steps)[9]);
-    assert_eq!(wal.recovery().segments, 5);
+    assert!(dir.join("0000000000000005.wal").exists()); // Some before it are empty again.
 }
 
 /// Two tables are needed, and the budget holds none of them.
