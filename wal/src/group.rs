@@ -210,7 +210,7 @@ impl Extent {
 
     fn join(&mut self, next: Extent) {
         self.count += next.count;
-        self.bytes += next.bytes;
+        self.bytes = self.bytes.saturating_add(next.bytes);
         self.rows.extend(next.rows);
     }
 }

@@ -22,7 +22,7 @@ pub(crate) struct Groups {
     live: LiveBySegment,
 }
 
-/// Invariant: `all` is the sum of `segments`.
+/// Invariant: `all` is the sum of `segments`. Bytes do not overflow, whatever a summary claims.
 #[derive(Debug, Default)]
 struct LiveBySegment {
     segments: BTreeMap<u64, Live>,
@@ -459,7 +459,7 @@ impl LiveBySegment {
         if live.entries > 0 {
             for sum in [self.segments.entry(segment).or_default(), &mut self.all] {
                 sum.entries += live.entries;
-                sum.bytes += live.bytes;
+                sum.bytes = sum.bytes.saturating_add(live.bytes);
             }
         }
     }
@@ -481,12 +481,38 @@ impl LiveBySegment {
             if let Some(live) = self.segments.get_mut(&segment) {
                 for sum in [&mut *live, &mut self.all] {
                     sum.entries -= extent.count;
-                    sum.bytes -= extent.bytes;
+                    sum.bytes = sum.bytes.saturating_sub(extent.bytes);
                 }
                 if live.entries == 0 {
                     self.segments.remove(&segment);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Context, Term};
+
+    /// A summary has a checksum, and may be made up all the same.
+    #[test]
+    fn whatever_bytes_summaries_claim_their_sums_do_not_overflow() {
+        let mut groups = Groups::default();
+        let run = |index| Run {
+            group: GroupId(1),
+            how: How::Appended,
+            first: LogId {
+                term: Term(1),
+                index: Index(index),
+            },
+            context: Context::EMPTY,
+            count: 2,
+        };
+        for (segment, index) in [(1, 1), (1, 3), (2, 5), (2, 2)] {
+            groups.take_range(segment, &run(index), u64::MAX);
+        }
+        assert_eq!(groups.all_live().entries, 3);
     }
 }

@@ -432,10 +432,11 @@ impl<'a> Reader<'a> {
             KIND_ENTRIES => self.entries(group, flags, context_bytes, count),
             KIND_RANGE => self.range(group, flags, context_bytes, count),
             KIND_HARD_STATE => self.hard_state(group, context_bytes, count),
-            KIND_TRUNCATE => Ok(Record::Truncate {
-                group,
-                last: self.log_id()?,
-            }),
+            KIND_TRUNCATE => {
+                let last = self.log_id()?;
+                is_followed(last)?;
+                Ok(Record::Truncate { group, last })
+            }
             KIND_PURGE => {
                 let last = self.log_id()?;
                 is_followed(last)?;
@@ -684,6 +685,29 @@ mod tests {
         #[test]
         fn any_bytes_are_records_or_an_error(bytes in vec(prop_oneof![any::<u8>(), 0..11_u8], 0..200)) {
             let _ = decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn no_record_ends_at_an_index_that_none_can_follow() {
+        let (group, purged) = (GroupId(1), LogId::default());
+        let last = LogId {
+            term: Term(1),
+            index: Index(u64::MAX),
+        };
+        for record in [
+            Record::Truncate { group, last },
+            Record::Purge { group, last },
+            Record::State {
+                group,
+                purged,
+                last,
+            },
+        ] {
+            let mut buf = Vec::new();
+            let (list, metas) = (vec![record], Vec::new());
+            encode(&mut buf, &Records { list, metas }, &mut None);
+            assert_eq!(decode(&buf), Err(Damage::Content));
         }
     }
 

@@ -60,8 +60,9 @@ impl Shared {
     /// and three segments.
     pub(super) fn to_be_moved(&self, options: &Options) -> Option<&Arc<Segment>> {
         let live = self.groups.all_live();
-        let needed = live.bytes + ENTRY_BYTES * live.entries;
-        if self.space.files_bytes() <= 2 * needed + 3 * options.segment_bytes {
+        let needed = live.bytes.saturating_add(ENTRY_BYTES * live.entries);
+        let allowed = needed.saturating_mul(2);
+        if self.space.files_bytes() <= allowed.saturating_add(3 * options.segment_bytes) {
             return None;
         }
         let (&number, oldest) = self.segments.first_key_value()?;
