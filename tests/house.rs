@@ -276,3 +276,20 @@ fn unsafe_code_and_unwrap_are_denied_everywhere() {
         );
     }
 }
+
+/// The page that says which tests hold the log to its promises names tests that exist.
+#[test]
+fn the_tests_that_are_named_for_the_contracts_exist() {
+    let dir = root().join("wal/tests");
+    let page = fs::read_to_string(dir.join("CONTRACTS.md")).unwrap();
+    let mut named = 0;
+    for name in page.split('`').skip(1).step_by(2) {
+        let Some((file, test)) = name.split_once("::") else {
+            continue;
+        };
+        let text = fs::read_to_string(dir.join(format!("{file}.rs"))).unwrap();
+        assert!(text.contains(&format!("fn {test}(")), "{name}");
+        named += 1;
+    }
+    assert!(named > 50, "{named} tests are named");
+}

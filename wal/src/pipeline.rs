@@ -87,6 +87,8 @@ pub(crate) struct Shared {
     /// Segments to be sealed, the oldest first.
     full: VecDeque<Full>,
     is_sealing: bool,
+    /// Without threads of the log: somebody does what segments need.
+    is_tending: bool,
     round: Round,
     /// The oldest segments below this one are dead as soon as so many batches are durable.
     dead: Option<(u64, u64)>,
@@ -163,6 +165,7 @@ impl Pipeline {
             space,
             full: recovered.full.into(),
             is_sealing: false,
+            is_tending: false,
             round: Round::default(),
             dead: None,
             oldest: control.control.oldest,

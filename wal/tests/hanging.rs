@@ -110,6 +110,12 @@ fn while_a_sync_hangs_reads_and_submitters_go_on_and_nobody_is_told_that_it_is_d
     assert_eq!(state_of(wal), states(&steps)[23]);
     assert!(!submit(wal, 24).is_durable());
     hanging.assert_nobody_is_told();
+    // It shows: since when the write has been under way.
+    let stats = wal.stats();
+    assert!(
+        stats.writing_for.is_some() && stats.in_flight_bytes > 0,
+        "{stats:?}"
+    );
 
     // A power cut now shows what was acknowledged, and whole batches of the rest.
     let after = hanging.disk.fork();

@@ -364,3 +364,24 @@ fn moves_race_truncations_appends_and_readers() {
     let wal = Wal::open(dir.path().join("log"), options).unwrap();
     assert_eq!(state_of(&wal), expected);
 }
+
+/// An entry that was taken under larger limits is moved and repaired under smaller ones.
+#[test]
+fn an_entry_over_the_limits_of_today_is_moved() {
+    let disk = SimDisk::new();
+    let mut steps = vec![vec![append(LAGGARD, 1, 2, 1, 40_000)]];
+    write_all(&create(&disk, &options(1 << 18)).unwrap(), &steps);
+    let wal = open(&disk, &small()).unwrap();
+    for step in busy(1, 24 * SEGMENT_BYTES) {
+        wal.write(batch(&step)).unwrap();
+        steps.push(step);
+    }
+    assert!(
+        disk.open(&segment(1)).is_err(),
+        "the first segment is freed"
+    );
+    assert!(wal.stats().entries_moved >= 2);
+    assert_eq!(state_of(&wal), *states(&steps).last().unwrap());
+    drop(wal);
+    assert_holds(&disk, &small(), &steps, steps.len());
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::space::Reserved;
+use super::space::{Reserved, space_needed};
 use super::{NO_PANIC, Pipeline, Shared};
 use crate::Options;
 use crate::batch::Batch;
@@ -165,8 +165,13 @@ impl Pipeline {
                 return Ok(());
             }
             batch.vital();
-            let space = self.space_of(&batch)?.total();
             let moved = batch.records.metas.len() as u64;
+            // One entry was taken once, when the limit was another one.
+            let space = match self.space_of(&batch) {
+                Err(Error::TooLarge { .. }) if moved == 1 => space_needed(&batch),
+                space => space?,
+            };
+            let space = space.total();
             let reserved;
             (shared, reserved) = self.reserve(shared, space, true);
             match reserved? {

@@ -56,6 +56,21 @@ pub(super) struct BatchSpace {
     states: u64,
 }
 
+/// The space that a batch needs, whatever the limits say.
+pub(super) fn space_needed(batch: &Batch) -> BatchSpace {
+    let Sizes {
+        payloads,
+        records,
+        summary,
+        ..
+    } = batch.sizes;
+    let groups = batch.records.list.len() as u64;
+    BatchSpace {
+        frame: frame_space(payloads, records, summary, batch.changes_vote),
+        states: STATE_COPIES * records + STATE_BYTES * groups,
+    }
+}
+
 /// Whether there is space for a batch.
 pub(super) enum Reserved {
     Yes,
@@ -75,20 +90,15 @@ impl Pipeline {
     /// The space that a batch needs, if it is not over the limit.
     pub(super) fn space_of(&self, batch: &Batch) -> Result<BatchSpace> {
         let Sizes {
-            payloads,
             payload_max: bytes,
-            records,
             summary,
+            ..
         } = batch.sizes;
         let bytes_max = self.options.entry_bytes_max;
         if bytes > bytes_max {
             return Err(Error::EntryTooLarge { bytes, bytes_max });
         }
-        let groups = batch.records.list.len() as u64;
-        let space = BatchSpace {
-            frame: frame_space(payloads, records, summary, batch.changes_vote),
-            states: STATE_COPIES * records + STATE_BYTES * groups,
-        };
+        let space = space_needed(batch);
         let bytes_max = self.options.batch_bytes_max;
         match space.frame - summary {
             bytes if bytes > bytes_max => Err(Error::TooLarge { bytes, bytes_max }),

@@ -47,13 +47,15 @@ impl Pipeline {
         }
     }
 
-    /// Does all there is to do, on this thread.
+    /// Does all there is to do, on this thread, unless another one does: the order counts.
     pub(crate) fn tend_all<'a>(
         &'a self,
         mut shared: MutexGuard<'a, Shared>,
     ) -> MutexGuard<'a, Shared> {
-        while shared.wants_tending(&self.options) {
+        while !shared.is_tending && shared.wants_tending(&self.options) {
+            shared.is_tending = true;
             shared = self.tend_once(shared);
+            shared.is_tending = false;
         }
         shared
     }
