@@ -7,6 +7,7 @@ mod support;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use duramen_disk::OsDisk;
@@ -37,6 +38,14 @@ fn step(index: u64) -> Step {
         step.push(purge(1, purged, 1 + purged / 50));
     }
     step
+}
+
+/// One test at a time: a child that one starts holds, from its fork to its exec, what is open in this process, so also the
+/// lock of a log that another test has just dropped.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A process that runs one of the tests here. It ends with its standard input, so at the latest with this process.
@@ -142,6 +151,7 @@ fn child_that_writes_until_it_is_killed() {
 /// Opening and creating; by its name and by another one.
 #[test]
 fn a_log_that_another_process_holds_is_locked_and_free_when_that_ends_or_is_killed() {
+    let _alone = alone();
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("log");
     let other_name = parent.path().join("link");
@@ -204,6 +214,7 @@ fn assert_holds_batches(wal: &Wal, count: u64) {
 /// Row 1, with a real process: again and again in one directory, at no moment in particular.
 #[test]
 fn what_was_acknowledged_is_there_after_kill_9() {
+    let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
     drop(Wal::create(dir.path(), small()).unwrap());
     let (mut acknowledged, mut unacknowledged, mut segments) = (0, 0, 0);
