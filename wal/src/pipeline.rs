@@ -18,7 +18,7 @@ mod shared;
 mod space;
 mod tending;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +40,7 @@ use crate::segment::Segment;
 use crate::stats::{Histogram, Stats};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::tables::Tables;
+use crate::types::{GroupId, LogId};
 use crate::writer::{Body, Writer};
 use background::IdleMark;
 use moving::Round;
@@ -91,6 +92,9 @@ pub(crate) struct Shared {
     /// The oldest segments below this one are dead as soon as so many batches are durable.
     dead: Option<(u64, u64)>,
     oldest: u64,
+    /// Groups whose purge point went past what was durable, and is not durable yet: the batch that did it, and up to where
+    /// the group was durable before.
+    jumps: HashMap<GroupId, (u64, LogId)>,
     writing_since: Option<Instant>,
     pub(crate) counts: Counts,
     stop: bool,
@@ -111,6 +115,8 @@ struct Queued {
     body: Arc<Body>,
     /// What takes it back.
     before: Vec<Before>,
+    /// The groups whose purge point it takes past what is durable of them, and up to where that is.
+    jumps: Vec<(GroupId, LogId)>,
 }
 
 /// Told once what became of a batch.
@@ -164,6 +170,7 @@ impl Pipeline {
             round: Round::default(),
             dead: None,
             oldest: control.control.oldest,
+            jumps: HashMap::new(),
             writing_since: None,
             counts: Counts::default(),
             stop: false,

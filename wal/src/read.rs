@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::Wal;
 use crate::error::{Damage, Error, Result};
-use crate::group::{Group, Row};
+use crate::group::Row;
 use crate::pipeline::Shared;
 use crate::plan::{DiskPiece, Piece};
 use crate::record::entry_checksum;
@@ -53,12 +53,10 @@ impl Wal {
         })
     }
 
-    /// The LogId up to which a group's log, as readers see it, is durable. It goes back when entries are replaced.
+    /// The LogId up to which a group's log, as readers see it, is durable. It goes back when entries are replaced. While a
+    /// purge past the end is on its way to the disk, it stays where it was: then it is below [`purged`](Wal::purged).
     pub fn durable(&self, group: GroupId) -> LogId {
-        self.shared(|shared| {
-            let found = shared.groups.find(group);
-            found.map_or(LogId::default(), Group::durable)
-        })
+        self.shared(|shared| shared.durable_of(group))
     }
 
     /// The last entry that was purged; zero if none was. The group's entries begin right after it.

@@ -455,3 +455,54 @@ fn an_entry_that_is_far_too_large_is_refused_whatever_the_term() {
     assert!(matches!(error(wal.write(batch)), Error::TooLarge { .. }));
     assert_eq!(wal.term(G, Index(1)), None::<Term>);
 }
+
+#[test]
+fn what_is_durable_does_not_run_ahead_of_a_purge_past_the_end() {
+    let disk = SimDisk::new();
+    let wal = create(&disk, &small()).unwrap();
+    wal.write(batch(&vec![append(1, 1, 3, 1, 10)])).unwrap();
+    let ticket = wal.submit(batch(&vec![purge(1, 100, 2)])).unwrap();
+    assert!(wal.durable(G).index <= Index(3), "{:?}", wal.durable(G));
+    drop(
+        wal.submit(batch(&vec![append(1, 101, 101, 2, 10)]))
+            .unwrap(),
+    );
+    assert_eq!(wal.durable(G).index, Index(3));
+    ticket.wait().unwrap();
+    assert_eq!(wal.durable(G).index, Index(101));
+}
+
+#[test]
+fn what_is_durable_of_a_group_that_is_removed_and_begun_anew() {
+    let wal = create(&SimDisk::new(), &small()).unwrap();
+    wal.write(batch(&vec![append(1, 1, 9, 1, 10)])).unwrap();
+    let anew = vec![purge(1, 20, 1), Change::Remove(1), purge(1, 5, 1)];
+    drop(wal.submit(batch(&anew)).unwrap());
+    assert_eq!(wal.durable(G).index, Index(0));
+    drop(wal.submit(batch(&vec![purge(1, 30, 1)])).unwrap());
+    assert_eq!(wal.durable(G).index, Index(0));
+    wal.drive().unwrap();
+    assert_eq!(wal.durable(G).index, Index(30));
+}
+
+#[test]
+fn a_purge_that_is_refused_or_fails_leaves_what_is_durable_as_it_was() {
+    let disk = SimDisk::new();
+    let mut options = small();
+    options.groups_max = 1;
+    let wal = create(&disk, &options).unwrap();
+    wal.write(batch(&vec![append(1, 1, 3, 1, 10)])).unwrap();
+    assert!(
+        wal.submit(batch(&vec![purge(1, 100, 2), user(2, b"x")]))
+            .is_err()
+    );
+    wal.write(batch(&vec![append(1, 4, 4, 1, 10)])).unwrap();
+    assert_eq!(wal.durable(G).index, Index(4));
+    drop(wal.submit(batch(&vec![purge(1, 100, 2)])).unwrap());
+    disk.fail_next_sync(duramen_disk::Failure::EIO);
+    assert!(wal.drive().is_err());
+    assert_eq!(
+        (wal.durable(G).index, wal.last(G).index),
+        (Index(4), Index(4))
+    );
+}

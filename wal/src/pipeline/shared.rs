@@ -8,8 +8,9 @@ use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Error, Result};
 use crate::groups::{Source, Write};
-use crate::record::Records;
+use crate::record::{Record, Records};
 use crate::segment::Segment;
+use crate::types::{GroupId, LogId};
 use crate::writer::{Batches, Body, Writer};
 
 /// One write takes so much at the most, so that those who wait for its first batch do not wait for all.
@@ -44,6 +45,11 @@ impl Shared {
     pub(super) fn poison(&mut self, error: Error, failed: Vec<Queued>) {
         tracing::error!(%error, "the log takes no more writes");
         self.poison.get_or_insert(Arc::new(error));
+        let under_way = match failed.is_empty() {
+            true => self.submitted - self.queue.len() as u64,
+            false => self.durable,
+        };
+        self.jumps.retain(|_, (number, _)| *number <= under_way);
         self.memory.forget(failed.len() + self.queue.len());
         let batches = failed.into_iter().chain(self.queue.drain(..));
         let before = batches.flat_map(|batch| batch.before).collect();
@@ -57,7 +63,9 @@ impl Shared {
         let Records { mut list, metas } = batch.records;
         let mut before = Vec::with_capacity(list.len());
         let mut rest = &metas[..];
+        let mut jumps = Vec::new();
         for record in &mut list {
+            jumps.extend(self.jump(record));
             let (of_record, after) = rest.split_at(record.entries());
             rest = after;
             match self.groups.take_in(record, of_record, &mut source) {
@@ -76,12 +84,45 @@ impl Shared {
             changes_vote: batch.changes_vote,
             space,
         });
-        Ok(Queued { body, before })
+        Ok(Queued {
+            body,
+            before,
+            jumps,
+        })
+    }
+
+    /// Whether a record takes a group's purge point past what is durable of it, and up to where that was. Its entries do
+    /// not show it any more.
+    fn jump(&self, record: &Record) -> Option<(GroupId, LogId)> {
+        match record {
+            Record::Purge { group, last } => {
+                let before = self.durable_of(*group);
+                (last.index > before.index).then_some((*group, before))
+            }
+            // If it comes again, that is from nothing.
+            Record::Remove { group } => Some((*group, LogId::default())),
+            _ => None,
+        }
+    }
+
+    /// Up to where a group is durable.
+    pub(crate) fn durable_of(&self, group: GroupId) -> LogId {
+        let Some(found) = self.groups.find(group) else {
+            return LogId::default();
+        };
+        match self.jumps.get(&group) {
+            Some((_, before)) => *before,
+            None => found.durable(),
+        }
     }
 
     pub(super) fn queue(&mut self, queued: Queued) {
         self.space.taken += queued.body.space;
         self.submitted += 1;
+        for &(group, before) in &queued.jumps {
+            let jump = self.jumps.entry(group).or_insert((0, before));
+            *jump = (self.submitted, before.min(jump.1));
+        }
         self.memory.push(queued.body.clone());
         self.queue.push_back(queued);
     }
@@ -119,6 +160,7 @@ impl Shared {
         }
         self.memory.written(&written.places);
         self.durable += bodies.len() as u64;
+        self.jumps.retain(|_, (number, _)| *number > self.durable);
         let bytes = bodies
             .iter()
             .filter(|body| !body.is_move())
