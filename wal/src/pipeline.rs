@@ -103,11 +103,16 @@ pub(crate) struct Shared {
 /// What [`Stats`] says of the past.
 #[derive(Default)]
 pub(crate) struct Counts {
+    batch_bytes: Histogram,
     write_micros: Histogram,
+    sync_micros: Histogram,
     batches_per_write: Histogram,
     pub(crate) entries_moved: u64,
+    bytes_moved: u64,
     pub(crate) damage_found: u64,
     pub(crate) scrubbed_bytes: u64,
+    pub(crate) scrubs: u64,
+    pub(crate) scrubbed_at: Option<Instant>,
 }
 
 /// A batch on its way to the disk.
@@ -322,21 +327,34 @@ impl Pipeline {
     pub(crate) fn stats(&self) -> Stats {
         let shared = self.shared();
         let segments = shared.segments.values();
+        let live = shared.groups.all_live();
+        let (spares, spare_bytes) = shared.space.spares();
         Stats {
             batches_submitted: shared.submitted,
             batches_durable: shared.durable,
+            batches_queued: shared.queue.len() as u64,
             in_flight_bytes: shared.space.taken,
+            batch_bytes: shared.counts.batch_bytes.clone(),
             write_micros: shared.counts.write_micros.clone(),
+            sync_micros: shared.counts.sync_micros.clone(),
             batches_per_write: shared.counts.batches_per_write.clone(),
             writing_for: shared.writing_since.map(|since| since.elapsed()),
             segments: shared.segments.len() as u64,
             segment_bytes: segments.map(|segment| segment.header.file_bytes).sum(),
-            live_bytes: shared.groups.all_live().bytes,
+            used_bytes: shared.space.used_bytes(),
+            live_bytes: live.bytes,
+            live_entries: live.entries,
+            groups: shared.groups.len() as u64,
             unsealed: shared.full.len() as u64,
             has_next_segment: !shared.space.prepared.is_empty(),
+            spares,
+            spare_bytes,
             entries_moved: shared.counts.entries_moved,
+            bytes_moved: shared.counts.bytes_moved,
             damage_found: shared.counts.damage_found,
             scrubbed_bytes: shared.counts.scrubbed_bytes,
+            scrubs: shared.counts.scrubs,
+            scrubbed_for: shared.counts.scrubbed_at.map(|at| at.elapsed()),
             table_bytes: shared.tables.bytes(),
             unmarked_for: shared.mark.unmarked_since.map(|since| since.elapsed()),
             poison: shared.poison.clone(),

@@ -95,7 +95,11 @@ impl Wal {
             }
             report.segments += 1;
         }
-        core.pipeline.shared().counts.damage_found += report.damaged.len() as u64;
+        let mut shared = core.pipeline.shared();
+        shared.counts.damage_found += report.damaged.len() as u64;
+        shared.counts.scrubs += 1;
+        shared.counts.scrubbed_at = Some(Instant::now());
+        drop(shared);
         progress(&report);
         Ok(report)
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use duramen_disk::SimDisk;
 use duramen_wal::{
-    Batch, Entry, Error, GroupId, HardState, Index, Misuse, Options, Term, Ticket, Wal,
+    Batch, Entry, Error, GroupId, HardState, Index, Misuse, Options, Scrub, Term, Ticket, Wal,
 };
 use support::*;
 
@@ -505,4 +505,41 @@ fn a_purge_that_is_refused_or_fails_leaves_what_is_durable_as_it_was() {
         (wal.durable(G).index, wal.last(G).index),
         (Index(4), Index(4))
     );
+}
+
+#[test]
+fn the_numbers_of_a_log_that_has_written_moved_and_scrubbed() {
+    let disk = SimDisk::new();
+    let wal = create(&disk, &small()).unwrap();
+    assert_eq!(wal.stats().groups, 0);
+    let lags = vec![append(2, 1, 20, 1, 1000)];
+    wal.write(batch(&lags)).unwrap();
+    for i in 1..=600 {
+        let step = vec![append(1, i, i, 1, 900), purge(1, i, 1)];
+        wal.write(batch(&step)).unwrap();
+    }
+    let queued = wal.submit(batch(&vec![append(1, 601, 601, 1, 9)])).unwrap();
+    let stats = wal.stats();
+    assert_eq!((stats.batches_queued, stats.groups), (1, 2));
+    assert_eq!(stats.batches_submitted, stats.batches_durable + 1);
+    assert_eq!(stats.batch_bytes.count(), stats.batches_durable);
+    assert!(stats.sync_micros.count() >= stats.write_micros.count());
+    assert_eq!((stats.live_entries, stats.live_bytes), (20, 20_000));
+    assert!(stats.used_bytes > 20_000 && stats.used_bytes <= stats.segment_bytes);
+    assert!(stats.entries_moved >= 20, "{}", stats.entries_moved);
+    assert_eq!(stats.bytes_moved, 1000 * stats.entries_moved);
+    assert!(
+        (0.3..1.0).contains(&stats.dead_share()),
+        "{}",
+        stats.dead_share()
+    );
+    assert_eq!((stats.scrubs, stats.scrubbed_for), (0, None));
+    queued.wait().unwrap();
+    wal.scrub(Scrub::default(), |_| false).unwrap();
+    assert_eq!(wal.stats().scrubs, 0); // It was stopped.
+    wal.scrub(Scrub::default(), |_| true).unwrap();
+    let stats = wal.stats();
+    assert_eq!((stats.scrubs, stats.scrubbed_bytes), (1, 20_009));
+    assert!(stats.scrubbed_for.is_some());
+    assert!(stats.sync_micros.quantile(0.99) >= stats.sync_micros.quantile(0.5));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Queued, Shared};
+use super::{Counts, Queued, Shared};
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Error, Result};
@@ -15,6 +15,21 @@ use crate::writer::{Batches, Body, Writer};
 
 /// One write takes so much at the most, so that those who wait for its first batch do not wait for all.
 const WRITE_SPACE: u64 = 8 << 20;
+
+impl Counts {
+    /// Counts a write.
+    fn count(&mut self, bodies: &[Arc<Body>], writer: &Writer) {
+        for body in bodies {
+            self.batch_bytes.add(body.sizes.payloads);
+            if body.is_move() {
+                self.bytes_moved += body.sizes.payloads;
+            }
+        }
+        for sync in &writer.syncs {
+            self.sync_micros.add(sync.as_micros() as u64);
+        }
+    }
+}
 
 impl Shared {
     pub(crate) fn check_poison(&self) -> Result<()> {
@@ -160,6 +175,7 @@ impl Shared {
         }
         self.memory.written(&written.places);
         self.durable += bodies.len() as u64;
+        self.counts.count(bodies, writer);
         self.jumps.retain(|_, (number, _)| *number > self.durable);
         let bytes = bodies
             .iter()
