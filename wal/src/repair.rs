@@ -89,14 +89,17 @@ impl Wal {
                         PIECE_BYTES,
                     )
                 };
+                let known = report.damaged.len();
                 let bytes = report.look_at(&segment, &entries);
-                core.pipeline.shared().counts.scrubbed_bytes += bytes;
+                let mut shared = core.pipeline.shared();
+                shared.counts.scrubbed_bytes += bytes;
+                shared.counts.damage_found += (report.damaged.len() - known) as u64;
+                drop(shared);
                 pace.keep(bytes);
             }
             report.segments += 1;
         }
         let mut shared = core.pipeline.shared();
-        shared.counts.damage_found += report.damaged.len() as u64;
         shared.counts.scrubs += 1;
         shared.counts.scrubbed_at = Some(Instant::now());
         drop(shared);

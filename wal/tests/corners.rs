@@ -543,3 +543,20 @@ fn the_numbers_of_a_log_that_has_written_moved_and_scrubbed() {
     assert!(stats.scrubbed_for.is_some());
     assert!(stats.sync_micros.quantile(0.99) >= stats.sync_micros.quantile(0.5));
 }
+
+/// Also if nobody let it come to its end.
+#[test]
+fn damage_that_a_scrub_found_is_counted() {
+    let steps = vec![vec![append(1, 1, 3, 1, 300 << 10)]];
+    let options = options(1 << 22);
+    let disk = disk_with(&options, &steps);
+    let wal = open(&disk, &options).unwrap();
+    disk.flip_bit(&segment(1), 1000, 1).unwrap();
+    let mut calls = 0;
+    let report = wal.scrub(Scrub::default(), |_| {
+        calls += 1;
+        calls < 2
+    });
+    assert_eq!(report.unwrap().damaged.len(), 1);
+    assert_eq!(wal.stats().damage_found, 1);
+}
