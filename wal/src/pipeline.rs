@@ -246,10 +246,9 @@ impl Pipeline {
     /// Takes a batch for which there is space.
     fn take(&self, shared: &mut Shared, batch: Batch, space: u64) -> Result<u64> {
         let queued = shared.take_in(batch, space)?;
-        let groups_max = self.options.groups_max;
-        if shared.groups.len() > groups_max && queued.before.iter().any(Before::made_group) {
+        if let Err(error) = shared.check_growth(&queued, space, self.options.groups_max) {
             shared.groups.take_all_back(queued.before);
-            return Err(Error::TooManyGroups { groups_max });
+            return Err(error);
         }
         shared.queue(queued);
         Ok(shared.submitted)

@@ -560,3 +560,25 @@ fn damage_that_a_scrub_found_is_counted() {
     assert_eq!(report.unwrap().damaged.len(), 1);
     assert_eq!(wal.stats().damage_found, 1);
 }
+
+/// Each segment begins with it, three times.
+#[test]
+fn what_groups_have_beside_their_entries_is_limited() {
+    let mut options = options((1 << 32) - 4096);
+    options.groups_max = 10;
+    let disk = SimDisk::new();
+    let wal = create(&disk, &options).unwrap();
+    wal.write(batch(&vec![user(1, b"mine")])).unwrap();
+    // 750 MiB; in memory once, and not written.
+    let record = Bytes::from(vec![0; 150 << 20]);
+    let step = |groups: std::ops::RangeInclusive<u64>| -> Step {
+        groups.map(|g| Change::User(g, record.clone())).collect()
+    };
+    let refused = error(wal.submit(batch(&step(1..=5))));
+    let limit = 1 << 31;
+    let is_it = matches!(refused, Error::TooMuchState { bytes, bytes_max } if bytes > limit && bytes_max == limit);
+    assert!(is_it, "{refused}");
+    assert_eq!(wal.groups(), [G]);
+    assert_eq!(&wal.user_record(G)[..], b"mine");
+    wal.write(batch(&vec![user(1, b"yours")])).unwrap();
+}

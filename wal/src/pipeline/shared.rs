@@ -7,7 +7,8 @@ use super::{Counts, Queued, Shared};
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Error, Result};
-use crate::groups::{Source, Write};
+use crate::format::STATES_BYTES_MAX;
+use crate::groups::{Before, Source, Write};
 use crate::record::{Record, Records};
 use crate::segment::Segment;
 use crate::types::{GroupId, LogId};
@@ -104,6 +105,28 @@ impl Shared {
             before,
             jumps,
         })
+    }
+
+    /// Whether what a batch has added to groups is within the limits. What makes groups and records fewer always is.
+    pub(super) fn check_growth(
+        &self,
+        queued: &Queued,
+        space: u64,
+        groups_max: usize,
+    ) -> Result<()> {
+        let made_group = queued.before.iter().any(Before::made_group);
+        if made_group && self.groups.len() > groups_max {
+            return Err(Error::TooManyGroups { groups_max });
+        }
+        let mut grown = queued.before.iter();
+        let grows = made_group || grown.any(|before| before.lengthened_record(&self.groups));
+        match self.space.states_with(space) {
+            bytes if grows && bytes > STATES_BYTES_MAX => Err(Error::TooMuchState {
+                bytes,
+                bytes_max: STATES_BYTES_MAX,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a record takes a group's purge point past what is durable of it, and up to where that was. Its entries do

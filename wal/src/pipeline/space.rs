@@ -270,6 +270,11 @@ impl Space {
         files.fold((0, 0), |(files, sum), bytes| (files + 1, sum + bytes))
     }
 
+    /// The most that a segment may have to begin with, once all that is under way and so much more is written.
+    pub(super) fn states_with(&self, more: u64) -> u64 {
+        self.states + self.taken + more
+    }
+
     /// What frames took of the segments, in bytes.
     pub(super) fn used_bytes(&self) -> u64 {
         self.segments_bytes.saturating_sub(self.room)
