@@ -9,7 +9,8 @@ use crate::types::{Context, Entry, GroupId, HardState, Index, LogId, Term};
 
 /// Changes to one or more groups that become durable together: after a crash all of a batch is there, or none.
 ///
-/// They take effect in the order in which they were added. Entries are checksummed when they are added.
+/// They take effect in the order in which they were added, and are checked against the rules when the batch is submitted;
+/// if one breaks a rule, none takes effect. Entries are checksummed when they are added. Cloning copies no payloads.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub(crate) records: Records,
@@ -37,8 +38,27 @@ impl Batch {
         Batch::default()
     }
 
-    /// Appends entries to a group's log. An entry at or below the last index replaces the log from there on: the
-    /// conflicting suffix is gone (paper, figure 2, AppendEntries 3 and 4).
+    /// Appends entries to a group's log, which begins to exist if it did not. An entry at or below the last index replaces
+    /// the log from there on: the conflicting suffix is gone (paper, figure 2, AppendEntries 3 and 4).
+    ///
+    /// Refused are gaps, terms that go down, and what is at or below the purge point or after a suspect entry. The last
+    /// index there can be is `u64::MAX - 1`.
+    ///
+    /// ```
+    /// # use duramen_wal::{Batch, Entry, GroupId, Index, LogId, Options, Term, Wal};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = Wal::create(dir.path().join("log"), Options::default())?;
+    /// let entry = |term, index| {
+    ///     let id = LogId { term: Term(term), index: Index(index) };
+    ///     Entry { id, payload: "set x 1".into(), ..Entry::default() }
+    /// };
+    /// let mut batch = Batch::new();
+    /// batch.append(GroupId(1), [entry(1, 1), entry(1, 2), entry(1, 3)]);
+    /// batch.append(GroupId(1), [entry(2, 2)]); // takes the place of 2 and 3
+    /// wal.write(batch)?;
+    /// assert_eq!(wal.last(GroupId(1)), entry(2, 2).id);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn append(
         &mut self,
         group: GroupId,
@@ -110,7 +130,8 @@ impl Batch {
         }));
     }
 
-    /// Cuts a group's log off after `last`, which must be there or the purge point.
+    /// Cuts a group's log off after `last`, which must be there or be the purge point (0 if nothing was ever purged). The
+    /// group must exist.
     pub fn truncate(&mut self, group: GroupId, last: Index) -> &mut Batch {
         let term = Term(0); // Filled in when the batch is submitted.
         let last = LogId { term, index: last };
@@ -119,27 +140,59 @@ impl Batch {
     }
 
     /// Drops a group's entries up to and with `last`: a snapshot has them. `last` may be past the end: then the log is
-    /// empty, and goes on after `last` (paper, section 7, InstallSnapshot).
+    /// empty, and goes on after `last` (paper, section 7, InstallSnapshot). The space is given back in the background, once
+    /// the purge is durable.
+    ///
+    /// `last` must be of the term that the log has there, and never goes back. The log relies on the caller for one thing:
+    /// that the snapshot is durable before the batch is submitted.
+    ///
+    /// ```
+    /// # use duramen_wal::{Batch, Entry, GroupId, HardState, Index, LogId, Options, Term, Wal};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = Wal::create(dir.path().join("log"), Options::default())?;
+    /// # let group = GroupId(1);
+    /// // InstallSnapshot: whatever the log holds, it goes on after the snapshot.
+    /// let last_included = LogId { term: Term(3), index: Index(100) };
+    /// let mut batch = Batch::new();
+    /// // The hard state first: it makes the group, if this node had none, and an unknown group cannot be truncated.
+    /// batch.hard_state(group, HardState { term: Term(3), ..HardState::default() });
+    /// batch.truncate(group, wal.purged(group).index); // all
+    /// batch.purge(group, last_included);
+    /// wal.write(batch)?;
+    /// assert_eq!(wal.last(group), last_included);
+    /// assert_eq!(wal.purged(group), last_included);
+    ///
+    /// let id = LogId { term: Term(3), index: Index(101) };
+    /// let mut batch = Batch::new();
+    /// batch.append(group, [Entry { id, ..Entry::default() }]);
+    /// wal.write(batch)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn purge(&mut self, group: GroupId, last: LogId) -> &mut Batch {
         self.push(Record::Purge { group, last });
         self
     }
 
-    /// Sets a group's term and vote.
+    /// Sets a group's term and vote. The term never goes down. Whether a vote may change within a term is up to the caller.
+    ///
+    /// Such a batch begins a write of its own, after all before it is durable, and takes 4 KiB more.
     pub fn hard_state(&mut self, group: GroupId, hard_state: HardState) -> &mut Batch {
         self.changes_vote = true;
         self.push(Record::HardState { group, hard_state });
         self
     }
 
-    /// Sets a group's user record: a few bytes that the log keeps for the caller.
+    /// Sets a group's user record: a few bytes that the log keeps for the caller. It is kept in memory, and written again
+    /// three times for each segment: so it had better be small. At most about half of
+    /// [`Options::batch_bytes_max`](crate::Options::batch_bytes_max).
     pub fn user_record(&mut self, group: GroupId, record: impl Into<Bytes>) -> &mut Batch {
         let bytes = record.into();
         self.push(Record::User { group, bytes });
         self
     }
 
-    /// Forgets a group, all of it.
+    /// Forgets a group, all of it: entries, hard state, purge point and user record. It must exist. It may be begun anew, in
+    /// the same batch too; whether it may vote again is up to the caller.
     pub fn remove_group(&mut self, group: GroupId) -> &mut Batch {
         self.changes_vote = true;
         self.push(Record::Remove { group });

@@ -43,7 +43,7 @@ pub enum Error {
     },
 
     /// Bytes on disk are not what was written there. Nothing was changed.
-    #[error("damaged: {} at offset {offset}: {reason}", path.display())]
+    #[error("damaged: {} at offset {offset}: {reason}; nothing was changed: keep a copy, then restore the file or let the peers make this node anew", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum Error {
     },
 
     /// The payload of an entry is not what was written. [`Wal::repair`](crate::Wal::repair) puts the true one in its place.
-    #[error("damaged: entry {id} of group {group}, in {} at offset {offset}: {reason}", path.display())]
+    #[error("damaged: entry {id} of group {group}, in {} at offset {offset}: {reason}; repair it with the entry of a peer", path.display())]
     DamagedEntry {
         /// The group.
         group: GroupId,
@@ -70,7 +70,9 @@ pub enum Error {
 
     /// The entry may never have been written whole, nor acknowledged: its payload is bad, and so was the end of the log after
     /// it. Truncate it, or repair it from a peer.
-    #[error("suspect: entry {id} of group {group} may never have been written whole")]
+    #[error(
+        "suspect: entry {id} of group {group} may never have been written whole; repair it with the entry of a peer, or truncate it"
+    )]
     Suspect {
         /// The group.
         group: GroupId,
@@ -79,7 +81,7 @@ pub enum Error {
     },
 
     /// A frame that was durable cannot be read, not even which entries are in it. Nothing was changed.
-    #[error("damaged: {} at offset {offset}: frame {sequence} was durable, and neither it nor a copy of its directory can be read", path.display())]
+    #[error("damaged: {} at offset {offset}: frame {sequence} was durable, and neither it nor a copy of its directory can be read; nothing was changed: keep a copy, then let the peers make this node anew", path.display())]
     DamagedDirectory {
         /// The file.
         path: PathBuf,
@@ -90,14 +92,14 @@ pub enum Error {
     },
 
     /// A segment file is missing from the sequence.
-    #[error("segment missing: {} is not there, but others are", path.display())]
+    #[error("segment missing: {} is not there, but others are; put it back, or let the peers make this node anew", path.display())]
     MissingSegment {
         /// The file that should be there.
         path: PathBuf,
     },
 
-    /// Another process has the log open.
-    #[error("{} is in use by another process", path.display())]
+    /// Somebody has the log open: another process, or a handle or a ticket in this one.
+    #[error("{} is in use by another process, or by a handle or ticket in this one: end that first", path.display())]
     Locked {
         /// The log's directory.
         path: PathBuf,
@@ -111,7 +113,7 @@ pub enum Error {
     },
 
     /// `create` wants an empty directory.
-    #[error("cannot create a log in {}: it holds {found:?}", path.display())]
+    #[error("cannot create a log in {}: it holds {found:?}; `open` opens a log that is there", path.display())]
     NotEmpty {
         /// The directory.
         path: PathBuf,
@@ -120,14 +122,14 @@ pub enum Error {
     },
 
     /// The directory of a log holds a file that is not part of one.
-    #[error("{} does not belong to the log: move it away", path.display())]
+    #[error("{} does not belong to the log: move it away, then open again", path.display())]
     Foreign {
         /// The stranger.
         path: PathBuf,
     },
 
     /// The file was written by another version of this crate.
-    #[error("{} has format version {found}, this program reads version {expected}", path.display())]
+    #[error("{} has format version {found}, this program reads version {expected}: use the program that wrote it, or a newer one", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -147,21 +149,27 @@ pub enum Error {
     },
 
     /// More is under way than the log is configured to take. Nothing was written; try again when some of it is durable.
-    #[error("busy: {in_flight_bytes} bytes are submitted and not durable")]
+    #[error(
+        "busy: {in_flight_bytes} bytes are submitted and not durable; try again when some of them are"
+    )]
     Busy {
         /// What was under way, in bytes.
         in_flight_bytes: u64,
     },
 
     /// More groups than the log is configured to hold. Nothing was written.
-    #[error("there are {groups_max} groups already, as many as the log is configured to hold")]
+    #[error(
+        "there are {groups_max} groups already, as many as the log is configured to hold; remove one, or raise `groups_max`"
+    )]
     TooManyGroups {
         /// The limit.
         groups_max: usize,
     },
 
     /// An entry is larger than the log is configured to take. Nothing was written.
-    #[error("an entry of {bytes} bytes is over the limit of {bytes_max}")]
+    #[error(
+        "an entry of {bytes} bytes is over the limit of {bytes_max}; split it, or raise `entry_bytes_max`"
+    )]
     EntryTooLarge {
         /// The size of its payload.
         bytes: u64,
@@ -169,8 +177,22 @@ pub enum Error {
         bytes_max: u64,
     },
 
-    /// More than the log is configured to take. Nothing was written.
-    #[error("a batch of {bytes} bytes is over the limit of {bytes_max}")]
+    /// What the log knows of its groups beside their entries, user records above all, would take more than each segment may
+    /// begin with. Nothing was written.
+    #[error(
+        "hard states and user records of all groups would take {bytes} bytes of each segment, over the limit of {bytes_max}; shorten user records, or remove groups"
+    )]
+    TooMuchState {
+        /// What they would take.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+
+    /// A batch is larger than the log is configured to take. Nothing was written.
+    #[error(
+        "a batch of {bytes} bytes is over the limit of {bytes_max}; split it, or raise `batch_bytes_max`"
+    )]
     TooLarge {
         /// The size of the batch.
         bytes: u64,
@@ -217,7 +239,7 @@ impl fmt::Display for Damage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misuse {
-    /// Entries have consecutive indexes.
+    /// Entries have consecutive indexes: this one is at or below the purge point, or more than one after the last.
     Gap {
         /// The index that was given.
         index: Index,
@@ -247,7 +269,7 @@ pub enum Misuse {
         /// The term of the entry that is there.
         found: Term,
     },
-    /// The index is not in the log.
+    /// The index is not in the log: it was purged, is after the last one, or is more than any index can be.
     NoSuchEntry {
         /// The index that was asked for.
         index: Index,
@@ -273,7 +295,10 @@ impl fmt::Display for Misuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Misuse::Gap { index, last } => {
-                write!(f, "entry {index} does not follow the last one, {last}")
+                write!(
+                    f,
+                    "entry {index} neither follows the last one, {last}, nor takes the place of one that is there"
+                )
             }
             Misuse::TermBack { term, before } => write!(f, "term {term} after term {before}"),
             Misuse::PurgeBack { index, before } => {
@@ -283,7 +308,10 @@ impl fmt::Display for Misuse {
                 write!(f, "entry {index} is of term {found}, not of term {term}")
             }
             Misuse::NoSuchEntry { index, last } => {
-                write!(f, "no entry {index}: the last one is {last}")
+                write!(
+                    f,
+                    "no entry {index}: it was purged, or is after the last one, {last}"
+                )
             }
             Misuse::UnknownGroup => f.write_str("it does not exist"),
             Misuse::Suspect { index } => {

@@ -102,6 +102,9 @@ pub(crate) const NUMBERS_MAX: u64 = 1 << 62;
 /// A segment file is never larger: one batch is less than 2 GiB, and what it begins with is not more.
 pub(crate) const FILE_BYTES_MAX: u64 = 1 << 34;
 
+/// What a segment begins with, the state of all groups in all its copies, is never more.
+pub(crate) const STATES_BYTES_MAX: u64 = 1 << 31;
+
 /// Frames and directories start at multiples of this.
 pub(crate) const ALIGN: u64 = 8;
 /// How far the second directory of a frame is from the frame's start: never in the same sector, nor in the same page.

@@ -440,6 +440,17 @@ impl Before {
     }
 }
 
+impl Before {
+    /// Whether the user record is longer now.
+    pub(crate) fn lengthened_record(&self, groups: &Groups) -> bool {
+        let Was::User(before) = &self.what else {
+            return false;
+        };
+        let group = groups.find(self.id);
+        group.is_some_and(|group| group.user_record.len() > before.len())
+    }
+}
+
 #[derive(Debug)]
 enum Was {
     HardState(HardState),

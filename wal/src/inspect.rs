@@ -206,6 +206,16 @@ impl Wal {
     /// Reads all of a log and checks every byte that counts, without changing anything: works on a read-only file system, and
     /// beside others that look. `progress` is told now and then how far it is, and says whether to go on.
     ///
+    /// ```
+    /// # use duramen_wal::{Options, Wal};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path().join("log");
+    /// # Wal::create(&dir, Options::default())?.close()?;
+    /// let found = Wal::verify(&dir, |_| true)?;
+    /// assert!(!found.is_damaged() && !found.is_torn());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// Those of [`open`](Wal::open) but for [`Error::Full`]: what keeps the log from being opened.
     pub fn verify(
@@ -249,6 +259,26 @@ impl Wal {
 
     /// Shows all that stands in a log, segment by segment, as far as it can be read; `visit` says whether to go on. Changes
     /// nothing, and needs no sound log: a segment that cannot be read is [`DumpItem::Bad`].
+    ///
+    /// ```
+    /// use duramen_wal::{DumpItem, Options, Wal};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path().join("log");
+    /// # Wal::create(&dir, Options::default())?.close()?;
+    /// let mut frames = 0;
+    /// Wal::dump(&dir, |item| {
+    ///     match item {
+    ///         DumpItem::Frame { offset, sequence, .. } => {
+    ///             println!("frame {sequence} at {offset}");
+    ///             frames += 1;
+    ///         }
+    ///         other => println!("{other:?}"),
+    ///     }
+    ///     true // go on
+    /// })?;
+    /// assert_eq!(frames, 1); // what `create` writes
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotALog`], [`Error::Locked`], [`Error::Io`].

@@ -37,6 +37,58 @@
 //!    disk is not a failure: [`Error::Full`], and the same batch may be submitted again.
 //!
 //! See `recovery.rs` for how, and `format.rs` for the bytes.
+//!
+//! # Which call when
+//!
+//! For somebody who writes a Raft of their own; the words are those of figure 2 of the paper.
+//!
+//! | Raft | call |
+//! |---|---|
+//! | first start | [`Wal::create`]; ever after [`Wal::open`], also after a crash: look at [`Wal::recovery`] |
+//! | `currentTerm`, `votedFor` | [`Batch::hard_state`]; [`Wal::write`] before a vote or a reply leaves |
+//! | a leader appends | [`Batch::append`], [`Wal::submit`]; send to the peers meanwhile; its own vote for the entry counts when the [`Ticket`] completes |
+//! | AppendEntries, rules 3 to 5 | [`Wal::term`] at the previous index; [`Batch::append`] replaces what conflicts. Append only from the first entry on that differs: what follows is dropped. Answer when the ticket completes |
+//! | `prevLogIndex` at the purge point | [`Wal::purged`] has its term; [`Wal::term`] does not |
+//! | `lastLogIndex`, `lastLogTerm` | [`Wal::last`] |
+//! | what may count for `matchIndex` | [`Wal::durable`], or the ticket |
+//! | sending entries | [`Wal::entries`] with a limit in bytes |
+//! | a snapshot was taken here | [`Batch::purge`], after the snapshot is durable |
+//! | InstallSnapshot | hard state, truncation and purge in one batch: see [`Batch::purge`] |
+//! | a group leaves this node | [`Batch::remove_group`] |
+//! | a leader's blank entry, a membership change | [`Batch::vital`]: they persist on a full disk |
+//! | [`Error::Full`], [`Error::Busy`] | step down or wait, then submit a clone of the batch again |
+//! | [`Error::Poisoned`] | stop; open the log again: what was not acknowledged may or may not be there |
+//! | [`Error::DamagedEntry`], [`Error::Suspect`] | ask a peer for the entry, [`Wal::repair`]; it still counts in votes and elections |
+//! | now and then | [`Wal::scrub`], [`Wal::stats`] |
+//!
+//! # Three ways to wait
+//!
+//! ```
+//! use duramen_wal::{Batch, Entry, GroupId, Index, LogId, Options, Term, Wal};
+//! # let dir = tempfile::tempdir()?;
+//! # let wal = Wal::create(dir.path().join("log"), Options::default())?;
+//! let entry = |index| {
+//!     let id = LogId { term: Term(1), index: Index(index) };
+//!     Entry { id, payload: "x".into(), ..Entry::default() }
+//! };
+//! let batch = |index| {
+//!     let mut batch = Batch::new();
+//!     batch.append(GroupId(1), [entry(index)]);
+//!     batch
+//! };
+//! let first = wal.submit(batch(1))?; // queued, and readers see it
+//! let second = wal.submit(batch(2))?;
+//! let third = wal.submit(batch(3))?;
+//! assert_eq!(wal.last(GroupId(1)).index, Index(3));
+//! second.on_durable(|outcome| println!("{outcome:?}")); // a callback
+//! third.wait()?; // this thread, which writes all three with one sync
+//! assert!(first.is_durable()); // or `first.await?`, on any runtime
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod batch;
 mod canary;
@@ -72,6 +124,7 @@ pub mod types;
 mod window;
 mod writer;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -99,18 +152,26 @@ use spare::Spare;
 use sync::Mutex;
 use sync::thread::{self, JoinHandle};
 
-/// How a log is written.
+/// How a log is written. Options are not kept in the log: each open may have others.
+///
+/// ```
+/// use duramen_wal::Options;
+/// let mut options = Options::default();
+/// options.segment_bytes = 16 << 20;
+/// options.batch_bytes_max = 8 << 20; // at most half of it
+/// options.in_flight_bytes_max = 8 << 20;
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
     /// The size of a segment file, in bytes, rounded up to pages of 4096; its space is reserved when it is made. A segment
     /// is larger if what it begins with, the state of every group, takes more. Default 64 MiB.
     pub segment_bytes: u64,
-    /// The largest batch that is taken, in bytes, ids and checksums included. At most half of `segment_bytes`. Default
-    /// 32 MiB.
+    /// The largest batch that is taken, in bytes, ids and checksums included, and a user record twice. At most half of
+    /// `segment_bytes`, and not below 16 KiB, or votes are refused. Default 32 MiB.
     pub batch_bytes_max: u64,
-    /// How much may be submitted and not durable, in bytes, before [`Wal::submit`] waits. At most half of
-    /// `segment_bytes`. Default 16 MiB.
+    /// How much may be submitted and not durable, in bytes, before [`Wal::submit`] waits. A batch that is larger is taken
+    /// when nothing else is under way. At most half of `segment_bytes`. Default 16 MiB.
     pub in_flight_bytes_max: u64,
     /// A log that has nothing to write for this long notes in CONTROL up to where it is durable, so that damage at its end
     /// is known as damage and not taken for a torn write. At most ten times a second. `None` for never, but for
@@ -120,10 +181,12 @@ pub struct Options {
     /// just then. Turn it off where segments are hard-linked for a backup; it is off by itself on a file system that copies on
     /// write, where nothing is prewritten either. Default true.
     pub recycle: bool,
-    /// The largest payload that is taken, in bytes. Default 32 MiB.
+    /// The largest payload that is taken, in bytes. Its batch must be within `batch_bytes_max` too, where ids and checksums
+    /// count. Default 32 MiB.
     pub entry_bytes_max: u64,
-    /// How many groups there may be. Each takes about 150 bytes at the beginning of each segment, three times. Default
-    /// 262,144.
+    /// How many groups there may be. Each takes about 150 bytes at the beginning of each segment, three times; the write
+    /// that begins a segment writes two of them, which takes a tenth of a second for 100,000 groups. A log that has more
+    /// when it is opened keeps them. Default 262,144.
     pub groups_max: usize,
     /// How much of what was written last is kept in memory for readers, in bytes of payload. Default 8 MiB.
     pub recent_bytes_max: u64,
@@ -192,7 +255,7 @@ impl Options {
 
 /// A durable log. See the [crate's documentation](crate).
 ///
-/// Cloning gives another handle to the same log. When the last one is dropped, what is queued is written, the log's thread
+/// It may be used from any number of threads. Cloning gives another handle to the same log. When the last one is dropped, what is queued is written, the log's thread
 /// is joined, and the directory is unlocked as soon as no [`Ticket`] is left either; [`close`](Wal::close) tells of errors.
 #[derive(Clone)]
 pub struct Wal {
@@ -213,10 +276,11 @@ pub(crate) struct Core {
 }
 
 impl Wal {
-    /// Makes a log in `dir`, which must be empty or not exist. Durable on return.
+    /// Makes a log in `dir`, which must be empty or not exist. Durable on return. If a crash or an error comes between, it
+    /// can be called again.
     ///
     /// # Errors
-    /// [`Error::NotEmpty`], [`Error::Locked`], [`Error::Full`], [`Error::Io`].
+    /// [`Error::NotEmpty`], also if there is a log already; [`Error::Locked`], [`Error::Full`], [`Error::Io`].
     ///
     /// # Panics
     /// If the limits in `options` contradict each other.
@@ -308,20 +372,23 @@ impl Wal {
     /// [`Ticket`] says when.
     ///
     /// Waits while more than [`Options::in_flight_bytes_max`] is under way. An empty batch does nothing; its ticket is that
-    /// of the batch before.
+    /// of the batch before. Whoever may want to submit a batch again keeps a clone; payloads are not copied.
     ///
     /// # Errors
-    /// [`Error::Misuse`], [`Error::TooLarge`], [`Error::Full`]: nothing has changed, the log goes on. On a full disk votes,
-    /// truncations and purges are still taken, and what is [`vital`](Batch::vital): a sixteenth of a segment, at most
-    /// 1 MiB, is kept for them.
-    /// [`Error::Poisoned`]: an earlier write failed.
+    /// [`Error::Misuse`], [`Error::EntryTooLarge`], [`Error::TooLarge`], [`Error::TooManyGroups`],
+    /// [`Error::TooMuchState`], [`Error::Full`]: nothing has changed, the log goes on. On a full disk votes, truncations
+    /// and purges are still taken, and what is [`vital`](Batch::vital): a sixteenth of a segment, at most 1 MiB, is kept
+    /// for them.
+    /// [`Error::Poisoned`]: an earlier write failed. [`Error::Io`]: the next segment could not be made; the log is
+    /// poisoned if it is not known what became of it.
     pub fn submit(&self, batch: Batch) -> Result<Ticket> {
         let core = &self.handle.core;
         let number = core.pipeline.submit(batch, true)?;
         Ok(Ticket::new(core.clone(), number))
     }
 
-    /// [`submit`](Wal::submit) that does not wait.
+    /// [`submit`](Wal::submit) that does not wait for writes. It may still wait for the disk: when the next segment is not
+    /// ready by the time it is needed, it is made here.
     ///
     /// # Errors
     /// Those of [`submit`](Wal::submit), and [`Error::Busy`]: too much is under way.
@@ -341,7 +408,29 @@ impl Wal {
         pipeline.wait(number)
     }
 
-    /// Writes what is queued, on this thread. Only needed with [`Options::manual_drive`].
+    /// Writes what is queued, on this thread, calls back, and does what segments need: sealing, freeing, moving. Only
+    /// needed with [`Options::manual_drive`]. All that was submitted before is durable on return.
+    ///
+    /// ```
+    /// use duramen_disk::SimDisk;
+    /// use duramen_wal::{Batch, GroupId, Options, Wal};
+    /// # use std::sync::Arc;
+    /// let disk = SimDisk::new(); // in memory; it can lose power
+    /// let mut options = Options::default();
+    /// options.manual_drive = true; // no threads: the same calls give the same bytes
+    /// let wal = Wal::create_on(Arc::new(disk.clone()), "/log", options.clone())?;
+    /// let mut batch = Batch::new();
+    /// batch.user_record(GroupId(1), "me");
+    /// let ticket = wal.submit(batch)?;
+    /// assert!(!ticket.is_durable()); // nobody writes
+    /// wal.drive()?;
+    /// assert!(ticket.is_durable());
+    ///
+    /// disk.power_cut(7);
+    /// let wal = Wal::open_on(Arc::new(disk), "/log", options)?;
+    /// assert_eq!(&wal.user_record(GroupId(1))[..], b"me");
+    /// # Ok::<(), duramen_wal::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Poisoned`].
@@ -349,7 +438,10 @@ impl Wal {
         self.handle.core.pipeline.flush()
     }
 
-    /// Writes what is queued and marks the log as durable up to its end. Other handles may still be used.
+    /// Writes what is queued and marks the log as durable up to its end. Both are durable on return. Other handles may still
+    /// be used; if this is the last one, the log's threads have ended on return too.
+    ///
+    /// Dropping the last handle does the same, and cannot tell of errors.
     ///
     /// # Errors
     /// [`Error::Poisoned`], [`Error::Io`].
@@ -357,7 +449,7 @@ impl Wal {
         self.handle.core.pipeline.close()
     }
 
-    /// What [`open`](Wal::open) found.
+    /// What [`open`](Wal::open) found, and what it did about it.
     pub fn recovery(&self) -> &RecoveryReport {
         &self.handle.core.report
     }
@@ -370,6 +462,15 @@ impl Wal {
     /// The log's directory.
     pub fn dir(&self) -> &Path {
         &self.handle.core.dir
+    }
+}
+
+impl fmt::Debug for Wal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dir = &self.handle.core.dir;
+        f.debug_struct("Wal")
+            .field("dir", dir)
+            .finish_non_exhaustive()
     }
 }
 

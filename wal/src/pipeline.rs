@@ -18,7 +18,7 @@ mod shared;
 mod space;
 mod tending;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +40,7 @@ use crate::segment::Segment;
 use crate::stats::{Histogram, Stats};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::tables::Tables;
+use crate::types::{GroupId, LogId};
 use crate::writer::{Body, Writer};
 use background::IdleMark;
 use moving::Round;
@@ -95,6 +96,9 @@ pub(crate) struct Shared {
     oldest: u64,
     /// All frames up to this one are durable.
     mark_durable: u64,
+    /// Groups whose purge point went past what was durable, and is not durable yet: the batch that did it, and up to where
+    /// the group was durable before.
+    jumps: HashMap<GroupId, (u64, LogId)>,
     writing_since: Option<Instant>,
     pub(crate) counts: Counts,
     stop: bool,
@@ -103,11 +107,16 @@ pub(crate) struct Shared {
 /// What [`Stats`] says of the past.
 #[derive(Default)]
 pub(crate) struct Counts {
+    batch_bytes: Histogram,
     write_micros: Histogram,
+    sync_micros: Histogram,
     batches_per_write: Histogram,
     pub(crate) entries_moved: u64,
+    bytes_moved: u64,
     pub(crate) damage_found: u64,
     pub(crate) scrubbed_bytes: u64,
+    pub(crate) scrubs: u64,
+    pub(crate) scrubbed_at: Option<Instant>,
 }
 
 /// A batch on its way to the disk.
@@ -115,6 +124,8 @@ struct Queued {
     body: Arc<Body>,
     /// What takes it back.
     before: Vec<Before>,
+    /// The groups whose purge point it takes past what is durable of them, and up to where that is.
+    jumps: Vec<(GroupId, LogId)>,
 }
 
 /// Told once what became of a batch.
@@ -170,6 +181,7 @@ impl Pipeline {
             dead: None,
             oldest: control.control.oldest,
             mark_durable: writer.mark,
+            jumps: HashMap::new(),
             writing_since: None,
             counts: Counts::default(),
             stop: false,
@@ -240,10 +252,9 @@ impl Pipeline {
     /// Takes a batch for which there is space.
     fn take(&self, shared: &mut Shared, batch: Batch, space: u64) -> Result<u64> {
         let queued = shared.take_in(batch, space)?;
-        let groups_max = self.options.groups_max;
-        if shared.groups.len() > groups_max && queued.before.iter().any(Before::made_group) {
+        if let Err(error) = shared.check_growth(&queued, space, self.options.groups_max) {
             shared.groups.take_all_back(queued.before);
-            return Err(Error::TooManyGroups { groups_max });
+            return Err(error);
         }
         shared.queue(queued);
         Ok(shared.submitted)
@@ -321,21 +332,34 @@ impl Pipeline {
     pub(crate) fn stats(&self) -> Stats {
         let shared = self.shared();
         let segments = shared.segments.values();
+        let live = shared.groups.all_live();
+        let (spares, spare_bytes) = shared.space.spares();
         Stats {
             batches_submitted: shared.submitted,
             batches_durable: shared.durable,
+            batches_queued: shared.queue.len() as u64,
             in_flight_bytes: shared.space.taken,
+            batch_bytes: shared.counts.batch_bytes.clone(),
             write_micros: shared.counts.write_micros.clone(),
+            sync_micros: shared.counts.sync_micros.clone(),
             batches_per_write: shared.counts.batches_per_write.clone(),
             writing_for: shared.writing_since.map(|since| since.elapsed()),
             segments: shared.segments.len() as u64,
             segment_bytes: segments.map(|segment| segment.header.file_bytes).sum(),
-            live_bytes: shared.groups.all_live().bytes,
+            used_bytes: shared.space.used_bytes(),
+            live_bytes: live.bytes,
+            live_entries: live.entries,
+            groups: shared.groups.len() as u64,
             unsealed: shared.full.len() as u64,
             has_next_segment: !shared.space.prepared.is_empty(),
+            spares,
+            spare_bytes,
             entries_moved: shared.counts.entries_moved,
+            bytes_moved: shared.counts.bytes_moved,
             damage_found: shared.counts.damage_found,
             scrubbed_bytes: shared.counts.scrubbed_bytes,
+            scrubs: shared.counts.scrubs,
+            scrubbed_for: shared.counts.scrubbed_at.map(|at| at.elapsed()),
             table_bytes: shared.tables.bytes(),
             unmarked_for: shared.mark.unmarked_since.map(|since| since.elapsed()),
             poison: shared.poison.clone(),

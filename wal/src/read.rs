@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::Wal;
 use crate::error::{Damage, Error, Result};
-use crate::group::{Group, Row};
+use crate::group::Row;
 use crate::pipeline::Shared;
 use crate::plan::{DiskPiece, Piece};
 use crate::record::entry_checksum;
@@ -53,12 +53,10 @@ impl Wal {
         })
     }
 
-    /// The LogId up to which a group's log, as readers see it, is durable. It goes back when entries are replaced.
+    /// The LogId up to which a group's log, as readers see it, is durable. It goes back when entries are replaced. While a
+    /// purge past the end is on its way to the disk, it stays where it was: then it is below [`purged`](Wal::purged).
     pub fn durable(&self, group: GroupId) -> LogId {
-        self.shared(|shared| {
-            let found = shared.groups.find(group);
-            found.map_or(LogId::default(), Group::durable)
-        })
+        self.shared(|shared| shared.durable_of(group))
     }
 
     /// The last entry that was purged; zero if none was. The group's entries begin right after it.
@@ -70,18 +68,61 @@ impl Wal {
     }
 
     /// The first entry of a group that is suspect, if one is: see [`Options::keep_suspects`](crate::Options::keep_suspects).
+    ///
+    /// ```
+    /// # use duramen_wal::{Batch, GroupId, Options, Wal};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let dir = dir.path().join("log");
+    /// # Wal::create(&dir, Options::default())?.close()?;
+    /// let mut options = Options::default();
+    /// options.keep_suspects = true;
+    /// let wal = Wal::open(&dir, options)?;
+    /// for group in wal.groups() {
+    ///     if let Some(first) = wal.suspect(group) {
+    ///         // A peer has it: `wal.repair(group, entry)?`. Nobody has it, and a majority says so:
+    ///         let mut batch = Batch::new();
+    ///         batch.truncate(group, first.prev());
+    ///         wal.write(batch)?;
+    ///     }
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn suspect(&self, group: GroupId) -> Option<Index> {
         self.shared(|shared| shared.groups.find(group)?.first_suspect())
     }
 
-    /// The term of an entry, if it is there.
+    /// The term of an entry, if it is there. `None` at the purge point: [`purged`](Wal::purged) knows that one.
     pub fn term(&self, group: GroupId, index: Index) -> Option<Term> {
         self.shared(|shared| Some(shared.groups.find(group)?.find(index)?.term))
     }
 
     /// Reads the entries of `range`, up to `bytes_max` bytes of payload, but at least one if the range is not empty.
     ///
-    /// Each is checked against its checksum, unless it is still in memory.
+    /// Each is checked against its checksum, unless it is still in memory. An empty range has no entries, also of a group
+    /// that does not exist. The range must be in the log as far as the bytes go; what was purged meanwhile is not there:
+    /// look at [`purged`](Wal::purged). A damaged entry fails the call: what is before it can be read with a range that ends
+    /// there.
+    ///
+    /// ```
+    /// # use duramen_wal::{Batch, Entry, GroupId, Index, LogId, Options, Term, Wal};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = Wal::create(dir.path().join("log"), Options::default())?;
+    /// # let group = GroupId(1);
+    /// # let mut batch = Batch::new();
+    /// # for index in (1..=10).map(Index) {
+    /// #     let id = LogId { term: Term(1), index };
+    /// #     batch.append(group, [Entry { id, payload: vec![7; 1000].into(), ..Entry::default() }]);
+    /// # }
+    /// # wal.write(batch)?;
+    /// let mut next = wal.purged(group).index.next();
+    /// let end = wal.last(group).index.next();
+    /// while next < end {
+    ///     let entries = wal.entries(group, next..end, 4096)?; // a piece for the network
+    ///     assert!(!entries.is_empty());
+    ///     next = Index(next.0 + entries.len() as u64);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Misuse`] if the range is not in the log, [`Error::DamagedEntry`], [`Error::Suspect`], [`Error::Io`];

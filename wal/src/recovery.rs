@@ -221,6 +221,7 @@ impl Found {
                 states: States::of(&self.groups),
                 buffer: Vec::new(),
                 records: Vec::new(),
+                syncs: Vec::new(),
             },
             control: self.control,
             segments: self.segments,

@@ -51,10 +51,28 @@ impl Wal {
     /// Reads all entries that are needed and checks them, and the seals, at a limited rate, on this thread. `progress` is
     /// told now and then how far it is, and says whether to go on.
     ///
-    /// Changes nothing. What is damaged can be put right with [`repair`](Wal::repair).
+    /// Changes nothing. What is damaged can be put right with [`repair`](Wal::repair). What is submitted meanwhile may or may
+    /// not be looked at.
+    ///
+    /// ```
+    /// # use duramen_wal::{Options, Scrub, Wal};
+    /// # let dir = tempfile::tempdir()?;
+    /// # let wal = Wal::create(dir.path().join("log"), Options::default())?;
+    /// let mut scrub = Scrub::default();
+    /// scrub.bytes_per_second = Some(4 << 20);
+    /// let report = wal.scrub(scrub, |so_far| {
+    ///     println!("{} of {} segments", so_far.segments, so_far.segments_all);
+    ///     true // go on
+    /// })?;
+    /// for damaged in &report.damaged {
+    ///     println!("{:?}: {}", damaged.path, damaged.entry.id); // ask a peer for it, then `repair`
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
-    /// None for damage or what cannot be read: that is in the report.
+    /// None for damage or what cannot be read: that is in the report. [`Error::Io`] if what says which entries a segment
+    /// has cannot be read.
     pub fn scrub(
         &self,
         scrub: Scrub,
@@ -90,19 +108,53 @@ impl Wal {
                         PIECE_BYTES,
                     )
                 };
+                let known = report.damaged.len();
                 let bytes = report.look_at(&segment, &entries);
-                core.pipeline.shared().counts.scrubbed_bytes += bytes;
+                let mut shared = core.pipeline.shared();
+                shared.counts.scrubbed_bytes += bytes;
+                shared.counts.damage_found += (report.damaged.len() - known) as u64;
+                drop(shared);
                 pace.keep(bytes);
             }
             report.segments += 1;
         }
-        core.pipeline.shared().counts.damage_found += report.damaged.len() as u64;
+        let mut shared = core.pipeline.shared();
+        shared.counts.scrubs += 1;
+        shared.counts.scrubbed_at = Some(Instant::now());
+        drop(shared);
         progress(&report);
         Ok(report)
     }
 
     /// Puts the true entry, from a peer, in the place of one that is damaged or suspect. Durable on return. Does nothing if
     /// the entry is whole.
+    ///
+    /// ```
+    /// # use duramen_disk::SimDisk;
+    /// # use duramen_wal::{Batch, Entry, Error, GroupId, Index, LogId, Options, Term, Wal};
+    /// # use std::sync::Arc;
+    /// # let disk = SimDisk::new();
+    /// # let mut options = Options::default();
+    /// # options.manual_drive = true;
+    /// # options.recent_bytes_max = 0;
+    /// # let wal = Wal::create_on(Arc::new(disk.clone()), "/log", options)?;
+    /// # let (group, id) = (GroupId(1), LogId { term: Term(1), index: Index(1) });
+    /// # let from_a_peer = Entry { id, payload: vec![7; 1000].into(), ..Entry::default() };
+    /// # let mut batch = Batch::new();
+    /// # batch.append(group, [from_a_peer.clone()]);
+    /// # wal.write(batch)?;
+    /// # let only_it = Index(1)..Index(2);
+    /// disk.flip_bit("/log/0000000000000001.wal".as_ref(), 1000, 3)?; // in the middle of its payload
+    /// match wal.entries(group, only_it.clone(), u64::MAX) {
+    ///     Err(Error::DamagedEntry { group, id, .. }) => {
+    ///         assert_eq!(id, from_a_peer.id);
+    ///         wal.repair(group, from_a_peer.clone())?; // refused, were it another one
+    ///     }
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// assert_eq!(wal.entries(group, only_it, u64::MAX)?, [from_a_peer]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Misuse`] with [`Misuse::OtherEntry`] if index, term, context, length and checksum are not those of the entry

@@ -24,6 +24,7 @@ pub(crate) struct Frame {
 
 /// An entry that is known, and whose payload is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BadEntry {
     /// Its group.
     pub group: GroupId,

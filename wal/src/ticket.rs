@@ -15,6 +15,29 @@ use crate::pipeline::Waiter;
 /// It can be waited for on this thread ([`wait`](Ticket::wait)), by a callback ([`on_durable`](Ticket::on_durable)), or as a
 /// [`Future`], on any runtime. Tickets complete in the order of submission; each says that its batch *and all before it*
 /// are durable. Dropping a ticket cancels nothing.
+///
+/// A ticket may outlive every [`Wal`](crate::Wal), and then keeps the directory locked. With
+/// [`Options::manual_drive`](crate::Options::manual_drive) only [`wait`](Ticket::wait) and
+/// [`Wal::drive`](crate::Wal::drive) write; a callback or a future waits for one of them.
+///
+/// ```
+/// use duramen_wal::{Batch, GroupId, Options, Wal};
+/// use std::sync::mpsc;
+/// # let dir = tempfile::tempdir()?;
+/// # let wal = Wal::create(dir.path().join("log"), Options::default())?;
+/// let (told, tell) = mpsc::channel();
+/// for n in 0..3 {
+///     let mut batch = Batch::new();
+///     batch.user_record(GroupId(n), "mine");
+///     let told = told.clone();
+///     wal.submit(batch)?.on_durable(move |outcome| {
+///         let _ = told.send((n, outcome.is_ok())); // quick: the next one waits
+///     });
+/// }
+/// let order: Vec<_> = tell.iter().take(3).collect();
+/// assert_eq!(order, [(0, true), (1, true), (2, true)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "a batch is durable only when its ticket says so"]
 pub struct Ticket {
     core: Arc<Core>,
@@ -52,7 +75,8 @@ impl Ticket {
         self.core.pipeline.when_durable(self.number, waiter);
     }
 
-    /// Whether the batch is durable by now.
+    /// Whether the batch is durable by now. If not, it is written soon, as if somebody waited. False for ever if the log was
+    /// poisoned before.
     pub fn is_durable(&self) -> bool {
         self.core.pipeline.is_durable(self.number)
     }

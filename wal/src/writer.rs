@@ -16,6 +16,7 @@
 //! * A frame that changes a term or a vote is the first of its write: all before it is durable.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -86,6 +87,8 @@ pub(crate) struct Writer {
     /// Kept between writes, so that their memory is touched once.
     pub(crate) buffer: Vec<u8>,
     pub(crate) records: Vec<u8>,
+    /// How long the syncs of the last write took.
+    pub(crate) syncs: Vec<Duration>,
 }
 
 /// Batches that wait together share a frame up to this size. A frame is lost as a whole if its write is torn.
@@ -113,6 +116,7 @@ impl Writer {
         let mut written = Batches::default();
         let mut start = self.end;
         self.buffer.clear();
+        self.syncs.clear();
         for frame in split_into_frames(batches) {
             if space_of(frame) > self.room() {
                 self.flush(&mut start)?;
@@ -235,7 +239,9 @@ impl Writer {
         self.put_down(start)?;
         let Segment { file, path, .. } = &*self.segment;
         if !planted("no_sync") {
+            let since = Instant::now();
             file.sync_data().map_err(Error::io("sync", path))?;
+            self.syncs.push(since.elapsed());
         }
         self.mark = self.link.sequence - 1;
         Ok(())

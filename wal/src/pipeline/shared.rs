@@ -3,17 +3,34 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Queued, Shared};
+use super::{Counts, Queued, Shared};
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Error, Result};
-use crate::groups::{Source, Write};
-use crate::record::Records;
+use crate::format::STATES_BYTES_MAX;
+use crate::groups::{Before, Source, Write};
+use crate::record::{Record, Records};
 use crate::segment::Segment;
+use crate::types::{GroupId, LogId};
 use crate::writer::{Batches, Body, Writer};
 
 /// One write takes so much at the most, so that those who wait for its first batch do not wait for all.
 const WRITE_SPACE: u64 = 8 << 20;
+
+impl Counts {
+    /// Counts a write.
+    fn count(&mut self, bodies: &[Arc<Body>], writer: &Writer) {
+        for body in bodies {
+            self.batch_bytes.add(body.sizes.payloads);
+            if body.is_move() {
+                self.bytes_moved += body.sizes.payloads;
+            }
+        }
+        for sync in &writer.syncs {
+            self.sync_micros.add(sync.as_micros() as u64);
+        }
+    }
+}
 
 impl Shared {
     pub(crate) fn check_poison(&self) -> Result<()> {
@@ -44,6 +61,11 @@ impl Shared {
     pub(super) fn poison(&mut self, error: Error, failed: Vec<Queued>) {
         tracing::error!(%error, "the log takes no more writes");
         self.poison.get_or_insert(Arc::new(error));
+        let under_way = match failed.is_empty() {
+            true => self.submitted - self.queue.len() as u64,
+            false => self.durable,
+        };
+        self.jumps.retain(|_, (number, _)| *number <= under_way);
         self.memory.forget(failed.len() + self.queue.len());
         let batches = failed.into_iter().chain(self.queue.drain(..));
         let before = batches.flat_map(|batch| batch.before).collect();
@@ -57,7 +79,9 @@ impl Shared {
         let Records { mut list, metas } = batch.records;
         let mut before = Vec::with_capacity(list.len());
         let mut rest = &metas[..];
+        let mut jumps = Vec::new();
         for record in &mut list {
+            jumps.extend(self.jump(record));
             let (of_record, after) = rest.split_at(record.entries());
             rest = after;
             match self.groups.take_in(record, of_record, &mut source) {
@@ -76,12 +100,67 @@ impl Shared {
             changes_vote: batch.changes_vote,
             space,
         });
-        Ok(Queued { body, before })
+        Ok(Queued {
+            body,
+            before,
+            jumps,
+        })
+    }
+
+    /// Whether what a batch has added to groups is within the limits. What makes groups and records fewer always is.
+    pub(super) fn check_growth(
+        &self,
+        queued: &Queued,
+        space: u64,
+        groups_max: usize,
+    ) -> Result<()> {
+        let made_group = queued.before.iter().any(Before::made_group);
+        if made_group && self.groups.len() > groups_max {
+            return Err(Error::TooManyGroups { groups_max });
+        }
+        let mut grown = queued.before.iter();
+        let grows = made_group || grown.any(|before| before.lengthened_record(&self.groups));
+        match self.space.states_with(space) {
+            bytes if grows && bytes > STATES_BYTES_MAX => Err(Error::TooMuchState {
+                bytes,
+                bytes_max: STATES_BYTES_MAX,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a record takes a group's purge point past what is durable of it, and up to where that was. Its entries do
+    /// not show it any more.
+    fn jump(&self, record: &Record) -> Option<(GroupId, LogId)> {
+        match record {
+            Record::Purge { group, last } => {
+                let before = self.durable_of(*group);
+                (last.index > before.index).then_some((*group, before))
+            }
+            // If it comes again, that is from nothing.
+            Record::Remove { group } => Some((*group, LogId::default())),
+            _ => None,
+        }
+    }
+
+    /// Up to where a group is durable.
+    pub(crate) fn durable_of(&self, group: GroupId) -> LogId {
+        let Some(found) = self.groups.find(group) else {
+            return LogId::default();
+        };
+        match self.jumps.get(&group) {
+            Some((_, before)) => *before,
+            None => found.durable(),
+        }
     }
 
     pub(super) fn queue(&mut self, queued: Queued) {
         self.space.taken += queued.body.space;
         self.submitted += 1;
+        for &(group, before) in &queued.jumps {
+            let jump = self.jumps.entry(group).or_insert((0, before));
+            *jump = (self.submitted, before.min(jump.1));
+        }
         self.memory.push(queued.body.clone());
         self.queue.push_back(queued);
     }
@@ -119,6 +198,8 @@ impl Shared {
         }
         self.memory.written(&written.places);
         self.durable += bodies.len() as u64;
+        self.counts.count(bodies, writer);
+        self.jumps.retain(|_, (number, _)| *number > self.durable);
         let bytes = bodies
             .iter()
             .filter(|body| !body.is_move())

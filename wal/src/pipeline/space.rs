@@ -266,12 +266,28 @@ impl Space {
 
     /// What all files of the log take, in bytes.
     pub(super) fn files_bytes(&self) -> u64 {
+        self.segments_bytes + self.spares().1
+    }
+
+    /// How many files wait to become segments, and their bytes.
+    pub(super) fn spares(&self) -> (u64, u64) {
         let prepared = self
             .prepared
             .iter()
             .map(|segment| segment.header.file_bytes);
-        let spare = self.spare.as_ref().map_or(0, Spare::file_bytes);
-        self.segments_bytes + prepared.sum::<u64>() + spare
+        let spare = self.spare.as_ref().map(Spare::file_bytes);
+        let files = prepared.chain(spare);
+        files.fold((0, 0), |(files, sum), bytes| (files + 1, sum + bytes))
+    }
+
+    /// The most that a segment may have to begin with, once all that is under way and so much more is written.
+    pub(super) fn states_with(&self, more: u64) -> u64 {
+        self.states + self.taken + more
+    }
+
+    /// What frames took of the segments, in bytes.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.segments_bytes.saturating_sub(self.room)
     }
 
     /// The writer has written.
