@@ -1,7 +1,7 @@
 //! What the log costs beside the bare disk: each workload runs in turn on a file without any format (the floor) and on the
 //! log, several rounds, and the median ratio counts. Absolute figures drift with the machine; ratios of one run do not.
 //!
-//! `cargo bench -p duramen-wal` runs all but the large ones; `cargo bench -p duramen-wal -- W1 W4` some: a name stands for
+//! `cargo bench -p duramen-wal --bench workloads` runs all but the large ones; `cargo bench -p duramen-wal --bench workloads -- W1 W4` some: a name stands for
 //! all rows that are measured with it. `--json FILE` writes the rows as a list of `{workload, unit, better, floor, log,
 //! ratio}`; `--dir DIR` puts the files elsewhere than in the target directory. Both are relative to `wal/`, where cargo
 //! runs a bench. What is on the same disk and works meanwhile disturbs the absolute figures, and W8 most of all.
