@@ -42,6 +42,11 @@ impl Shared {
         }
     }
 
+    /// Whether nothing more may be begun.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poison.is_some() && !planted("poison_forgotten")
+    }
+
     /// Whether a segment is full and was sealed.
     pub(crate) fn is_sealed(&self, segment: u64) -> bool {
         let mut unsealed = self.full.iter().map(|full| full.segment.header.number);

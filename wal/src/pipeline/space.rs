@@ -145,7 +145,7 @@ impl Pipeline {
             Ok(()) => Ok(Reserved::AskAgain),
             // Other batches were taken meanwhile: what the caller knows of the log is out of date.
             Err(Error::Full { .. })
-                if is_vital && (shared.submitted != submitted || shared.poison.is_some()) =>
+                if is_vital && (shared.submitted != submitted || shared.is_poisoned()) =>
             {
                 Ok(Reserved::AskAgain)
             }
@@ -180,7 +180,7 @@ impl Pipeline {
         // Batches were taken meanwhile that may go into the segment that is to be replaced.
         let is_used = !shared.space.prepared.is_empty() && shared.space.taken > 0;
         let outcome = match made {
-            Ok(spare) if is_used || shared.poison.is_some() => {
+            Ok(spare) if is_used || shared.is_poisoned() => {
                 self.offer_spare(&mut shared, spare);
                 Ok(())
             }
