@@ -328,12 +328,12 @@ fn a_lost_or_misdirected_write_is_named_or_was_past_the_mark() {
                         continue;
                     }
                 };
-                // A seal that went astray over the end of the frames took both copies of a directory with it.
-                let is_damaged = |error: &Error| {
-                    matches!(
-                        error,
-                        Error::DamagedEntry { .. } | Error::DamagedDirectory { .. }
-                    )
+                // A seal that went astray over the end of the frames took both copies of a directory with it; one that is
+                // merely missing takes none.
+                let is_damaged = |error: &Error| match error {
+                    Error::DamagedEntry { .. } => true,
+                    Error::DamagedDirectory { .. } => !matches!(astray, Astray::Lost),
+                    _ => false,
                 };
                 // The last write alone is past the mark. If it went over the one before, nothing marks that one either.
                 let past = match (closed, astray) {
