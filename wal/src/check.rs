@@ -76,19 +76,25 @@ impl Group {
         let last = self.last().index;
         let end = first.0.checked_add(count);
         let is_there = first > self.purged.index && end.is_some_and(|end| end <= last.next().0);
-        let index = first;
         match is_there {
             true => Ok(()),
-            false => Err(Misuse::NoSuchEntry { index, last }),
+            false => Err(self.missing(first)),
+        }
+    }
+
+    /// Why there is no entry `index`.
+    pub(crate) fn missing(&self, index: Index) -> Misuse {
+        let (purged, last) = (self.purged.index, self.last().index);
+        match index > Index(0) && index <= purged {
+            true => Misuse::Purged { index, purged },
+            false => Misuse::NoSuchEntry { index, last },
         }
     }
 
     fn check_truncate(&self, to: &mut LogId) -> Result<(), Misuse> {
-        let (index, last) = (to.index, self.last().index);
-        if !self.is_gone(index) {
-            to.term = self
-                .term_at(index)
-                .ok_or(Misuse::NoSuchEntry { index, last })?;
+        if !self.is_gone(to.index) {
+            let term = self.term_at(to.index);
+            to.term = term.ok_or_else(|| self.missing(to.index))?;
         }
         Ok(())
     }
@@ -106,7 +112,7 @@ impl Group {
             return Ok(());
         }
         let found = self.term_at(index);
-        let found = found.ok_or(Misuse::NoSuchEntry { index, last })?;
+        let found = found.ok_or_else(|| self.missing(index))?;
         let term = to.term;
         match found == term {
             true => Ok(()),
@@ -247,9 +253,9 @@ mod tests {
             ),
             (
                 vec![purge(1, 2), truncate(1)],
-                Misuse::NoSuchEntry {
+                Misuse::Purged {
                     index: Index(1),
-                    last: Index(3),
+                    purged: Index(2),
                 },
             ),
         ] {

@@ -269,7 +269,14 @@ pub enum Misuse {
         /// The term of the entry that is there.
         found: Term,
     },
-    /// The index is not in the log: it was purged, is after the last one, or is more than any index can be.
+    /// The entry was purged: the snapshot that was taken before has it.
+    Purged {
+        /// The index that was asked for.
+        index: Index,
+        /// The last one that was purged.
+        purged: Index,
+    },
+    /// The index is not in the log: it is 0, is after the last one, or is more than any index can be.
     NoSuchEntry {
         /// The index that was asked for.
         index: Index,
@@ -307,11 +314,14 @@ impl fmt::Display for Misuse {
             Misuse::WrongTerm { index, term, found } => {
                 write!(f, "entry {index} is of term {found}, not of term {term}")
             }
-            Misuse::NoSuchEntry { index, last } => {
+            Misuse::Purged { index, purged } => {
                 write!(
                     f,
-                    "no entry {index}: it was purged, or is after the last one, {last}"
+                    "entry {index} was purged, with all up to {purged}: a snapshot has it"
                 )
+            }
+            Misuse::NoSuchEntry { index, last } => {
+                write!(f, "there is no entry {index}: the last one is {last}")
             }
             Misuse::UnknownGroup => f.write_str("it does not exist"),
             Misuse::Suspect { index } => {

@@ -110,11 +110,7 @@ impl Plan<'_> {
                 return Err(Error::misuse(self.group, Misuse::UnknownGroup));
             };
             let Some(extent) = group.find(index) else {
-                let last = group.last().index;
-                return Err(Error::misuse(
-                    self.group,
-                    Misuse::NoSuchEntry { index, last },
-                ));
+                return Err(Error::misuse(self.group, group.missing(index)));
             };
             let last = extent.last().min(range.end.prev());
             let id = LogId {

@@ -158,7 +158,7 @@ impl Wal {
     ///
     /// # Errors
     /// [`Error::Misuse`] with [`Misuse::OtherEntry`] if index, term, context, length and checksum are not those of the entry
-    /// that was written, [`Misuse::NoSuchEntry`] if there is none; those of [`submit`](Wal::submit) and
+    /// that was written, [`Misuse::Purged`] or [`Misuse::NoSuchEntry`] if there is none; those of [`submit`](Wal::submit) and
     /// [`Ticket::wait`](crate::Ticket::wait).
     pub fn repair(&self, group: GroupId, entry: Entry) -> Result<()> {
         let core = &self.handle.core;
@@ -214,8 +214,7 @@ impl Core {
                 return misuse(Misuse::UnknownGroup);
             };
             let Some(extent) = found.find(index) else {
-                let last = found.last().index;
-                return misuse(Misuse::NoSuchEntry { index, last });
+                return misuse(found.missing(index));
             };
             if (extent.term, extent.context) != (entry.id.term, entry.context) {
                 return misuse(Misuse::OtherEntry { index });

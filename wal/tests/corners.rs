@@ -277,13 +277,12 @@ fn a_range_that_is_empty_or_reversed_has_no_entries() {
     for (from, to) in [(5, 5), (9, 2), (u64::MAX, u64::MAX), (u64::MAX, 0), (0, 0)] {
         assert_eq!(read(from, to, 100).unwrap(), []);
     }
-    for (from, to) in [
-        (0, 5),
-        (3, 5),
-        (10, 11),
-        (4, u64::MAX),
-        (u64::MAX - 1, u64::MAX),
-    ] {
+    let purged = Misuse::Purged {
+        index: Index(3),
+        purged: Index(3),
+    };
+    assert_eq!(misuse(read(3, 5, u64::MAX)), purged);
+    for (from, to) in [(0, 5), (10, 11), (4, u64::MAX), (u64::MAX - 1, u64::MAX)] {
         assert!(matches!(
             misuse(read(from, to, u64::MAX)),
             Misuse::NoSuchEntry { .. }
@@ -353,10 +352,11 @@ fn truncating_to_before_the_purge_point_is_a_misuse() {
     let wal = create(&disk, &small()).unwrap();
     wal.write(batch(&vec![append(1, 1, 9, 1, 10), purge(1, 4, 1)]))
         .unwrap();
-    for to in [0, 3, 10, u64::MAX] {
-        let refused = misuse(wal.write(batch(&vec![Change::Truncate(1, to)])));
-        assert!(matches!(refused, Misuse::NoSuchEntry { .. }), "{to}");
+    let refused = |to| misuse(wal.write(batch(&vec![Change::Truncate(1, to)])));
+    for to in [0, 10, u64::MAX] {
+        assert!(matches!(refused(to), Misuse::NoSuchEntry { .. }), "{to}");
     }
+    assert!(matches!(refused(3), Misuse::Purged { .. }));
     wal.write(batch(&vec![Change::Truncate(1, 4)])).unwrap();
     assert_eq!(
         (wal.last(G).index, wal.purged(G).index),
