@@ -8,7 +8,7 @@ use duramen_disk::Disk;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::segment::{Name, segment_name, segment_path};
-use crate::spare::{Spare, spare_path};
+use crate::spare::{SPARES_MAX, Spare, spare_path};
 
 /// The names in a log's directory.
 pub(crate) struct Names {
@@ -84,23 +84,25 @@ impl Names {
         }
     }
 
-    /// Removes files that did not become segments, but for one spare that can.
-    pub(crate) fn adopt_spare(
+    /// Removes files that did not become segments, but for spares that can.
+    pub(crate) fn adopt_spares(
         &self,
         disk: &dyn Disk,
         dir: &Path,
         file_bytes: u64,
-    ) -> Result<Option<Spare>> {
+    ) -> Result<Vec<Spare>> {
         self.temporary
             .iter()
             .try_for_each(|name| remove(disk, dir.join(name)))?;
-        let mut adopted = None;
+        let mut adopted = Vec::new();
         for &number in &self.spares {
-            if adopted.is_none() {
-                adopted = Spare::adopt(disk, dir, number, file_bytes)?;
-            }
-            if adopted.as_ref().map(Spare::number) != Some(number) {
-                remove(disk, spare_path(dir, number))?;
+            let spare = match adopted.len() {
+                SPARES_MAX.. => None,
+                _ => Spare::adopt(disk, dir, number, file_bytes)?,
+            };
+            match spare {
+                Some(spare) => adopted.push(spare),
+                None => remove(disk, spare_path(dir, number))?,
             }
         }
         Ok(adopted)

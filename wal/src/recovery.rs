@@ -40,7 +40,7 @@ use crate::replay::{Replay, Tail};
 use crate::scan::BadEntry;
 use crate::seal::Full;
 use crate::segment::{Access, Segment, segment_bytes, segment_path};
-use crate::spare::Spare;
+use crate::spare::{Spare, next_number};
 use crate::states::States;
 use crate::types::{GroupId, LogId};
 use crate::writer::Writer;
@@ -112,8 +112,8 @@ pub(crate) struct Recovered {
     pub(crate) groups: Groups,
     pub(crate) full: Vec<Full>,
     pub(crate) prepared: VecDeque<Arc<Segment>>,
-    /// A file that can become a segment.
-    pub(crate) spare: Option<Spare>,
+    /// Files that can become segments.
+    pub(crate) spares: Vec<Spare>,
     pub(crate) newest: u64,
     pub(crate) report: RecoveryReport,
 }
@@ -205,7 +205,7 @@ impl Found {
         self.tail.make_durable()?;
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         let file_bytes = segment_bytes(preferred_bytes, 0);
-        let spare = self.names.adopt_spare(disk, dir, file_bytes)?;
+        let spares = self.names.adopt_spares(disk, dir, file_bytes)?;
         let tail = self.tail;
         let newest = self.prepared.back().unwrap_or(&tail.segment);
         let mut recovered = Recovered {
@@ -228,7 +228,7 @@ impl Found {
             groups: self.groups,
             full: self.full,
             prepared: self.prepared,
-            spare,
+            spares,
             report: self.report,
         };
         recovered.resume(disk, dir, epoch, preferred_bytes, tail.suspects)?;
@@ -257,7 +257,7 @@ impl Recovered {
         let Recovered {
             writer,
             prepared,
-            spare,
+            spares,
             newest,
             ..
         } = self;
@@ -273,10 +273,9 @@ impl Recovered {
             {
                 return Ok(next);
             } // Too small: it is replaced.
-            let number = spare.as_ref().map_or(0, Spare::number) + 1;
-            let spare = match spare.take_if(|spare| spare.file_bytes() >= file_bytes) {
+            let spare = match spares.pop_if(|spare| spare.file_bytes() >= file_bytes) {
                 Some(spare) => spare,
-                None => Spare::create(disk, dir, number, file_bytes, None)?,
+                None => Spare::create(disk, dir, next_number(spares), file_bytes, None)?,
             };
             *newest = home.segment.max(*newest);
             Ok(Arc::new(spare.into_segment(disk, dir, home)?))

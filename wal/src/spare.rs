@@ -20,6 +20,9 @@ pub(crate) struct Spare {
     is_recycled: bool,
 }
 
+/// No more of them are kept than a log that frees segments two at a time can use.
+pub(crate) const SPARES_MAX: usize = 2;
+
 impl Spare {
     /// Reserves the space: the only step of a rotation that needs any. `number` sets it apart from other spares.
     ///
@@ -108,10 +111,6 @@ impl Spare {
         }))
     }
 
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
     pub(crate) fn file_bytes(&self) -> u64 {
         self.file_bytes
     }
@@ -145,6 +144,15 @@ impl Spare {
         }
         Ok(Segment::new(header, path, self.file))
     }
+}
+
+/// A number that none of them has.
+pub(crate) fn next_number(spares: &[Spare]) -> u64 {
+    spares
+        .iter()
+        .map(|spare| spare.number)
+        .max()
+        .map_or(1, |number| number + 1)
 }
 
 pub(crate) fn spare_path(dir: &Path, number: u64) -> PathBuf {

@@ -56,13 +56,17 @@ impl Round {
 }
 
 impl Shared {
-    /// The oldest segment, if what is needed of it is to be moved: all files together take more than twice what is needed
-    /// and three segments.
-    pub(super) fn to_be_moved(&self, options: &Options) -> Option<&Arc<Segment>> {
+    /// What all files together may take: twice what is needed and three segments.
+    pub(super) fn bytes_allowed(&self, options: &Options) -> u64 {
         let live = self.groups.all_live();
         let needed = live.bytes.saturating_add(ENTRY_BYTES * live.entries);
-        let allowed = needed.saturating_mul(2);
-        if self.space.files_bytes() <= allowed.saturating_add(3 * options.segment_bytes) {
+        let twice = needed.saturating_mul(2);
+        twice.saturating_add(3 * options.segment_bytes)
+    }
+
+    /// The oldest segment, if what is needed of it is to be moved: all files together take more than they may.
+    pub(super) fn to_be_moved(&self, options: &Options) -> Option<&Arc<Segment>> {
+        if self.space.files_bytes() <= self.bytes_allowed(options) {
             return None;
         }
         let (&number, oldest) = self.segments.first_key_value()?;

@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{NO_PANIC, Pipeline, Shared};
+use crate::Options;
 use crate::batch::{Batch, Sizes};
 use crate::canary::planted;
 use crate::error::{Error, Result};
 use crate::frame::Home;
 use crate::recovery::Recovered;
 use crate::segment::{Segment, segment_bytes};
-use crate::spare::Spare;
+use crate::spare::{SPARES_MAX, Spare, next_number};
 use crate::states::{STATE_BYTES, STATE_COPIES};
 use crate::sync::MutexGuard;
 use crate::writer::{Writer, frame_space};
@@ -33,8 +34,8 @@ pub(super) struct Space {
     log_id: u128,
     /// The number of the newest segment that has its name.
     newest: u64,
-    /// A file that waits to become a segment.
-    pub(super) spare: Option<Spare>,
+    /// Files that wait to become segments.
+    pub(super) spares: Vec<Spare>,
     spares_made: u64,
     /// The segments, all but those in `prepared`, in bytes.
     pub(super) segments_bytes: u64,
@@ -167,8 +168,8 @@ impl Pipeline {
         space.is_promoting = true;
         let file_bytes = segment_bytes(self.options.segment_bytes, space.states + wanted);
         let spare = space
-            .spare
-            .take_if(|spare| spare.file_bytes() >= file_bytes);
+            .spares
+            .pop_if(|spare| spare.file_bytes() >= file_bytes);
         let spare_number = space.next_spare_number();
         drop(shared);
         let (disk, dir) = (&*self.disk, &self.dir);
@@ -224,12 +225,12 @@ impl Pipeline {
         Ok(Arc::new(segment))
     }
 
-    /// Keeps a file for a later segment, unless there is one by now.
+    /// Keeps a file for a later segment, unless there are enough by now.
     pub(super) fn offer_spare(&self, shared: &mut Shared, spare: Spare) {
-        match &shared.space.spare {
-            None => shared.space.spare = Some(spare),
+        match shared.spares_wanted(&self.options, spare.file_bytes()) {
             // If this fails, the next `open` does it.
-            Some(_) => drop(spare.remove(&*self.disk)),
+            0 => drop(spare.remove(&*self.disk)),
+            _ => shared.space.spares.push(spare),
         }
     }
 
@@ -238,6 +239,21 @@ impl Pipeline {
         let mut shared = self.shared();
         let next = shared.space.prepared.pop_front();
         Ok(next.expect("space was reserved when the batch was submitted"))
+    }
+}
+
+impl Shared {
+    /// How many more files of so many bytes are worth keeping. One always is; as segments often become free two at a time,
+    /// another one if all files together stay within what they may take.
+    pub(super) fn spares_wanted(&self, options: &Options, file_bytes: u64) -> usize {
+        let there = self.space.spares.len();
+        let (files_bytes, allowed) = (self.space.files_bytes(), self.bytes_allowed(options));
+        (there..SPARES_MAX)
+            .take_while(|&kept| {
+                let more = (kept + 1 - there) as u64 * file_bytes;
+                kept == 0 || files_bytes + more <= allowed
+            })
+            .count()
     }
 }
 
@@ -254,29 +270,28 @@ impl Space {
             is_preparing: false,
             log_id: recovered.control.control.log_id,
             newest: recovered.newest,
-            spare: recovered.spare.take(),
+            spares: std::mem::take(&mut recovered.spares),
             segments_bytes: segments.map(|segment| segment.header.file_bytes).sum(),
             spares_made: 0,
             gave_up: false,
         };
-        space.spares_made = space.spare.as_ref().map_or(0, Spare::number);
+        space.spares_made = next_number(&space.spares) - 1;
         space.follow(&recovered.writer);
         space
     }
 
     /// What all files of the log take, in bytes.
     pub(super) fn files_bytes(&self) -> u64 {
-        self.segments_bytes + self.spares().1
+        self.segments_bytes + self.waiting().1
     }
 
     /// How many files wait to become segments, and their bytes.
-    pub(super) fn spares(&self) -> (u64, u64) {
+    pub(super) fn waiting(&self) -> (u64, u64) {
         let prepared = self
             .prepared
             .iter()
             .map(|segment| segment.header.file_bytes);
-        let spare = self.spare.as_ref().map(Spare::file_bytes);
-        let files = prepared.chain(spare);
+        let files = prepared.chain(self.spares.iter().map(Spare::file_bytes));
         files.fold((0, 0), |(files, sum), bytes| (files + 1, sum + bytes))
     }
 

@@ -45,6 +45,12 @@ impl Pipeline {
                 false => self.space_work.wait(shared).expect(NO_PANIC),
             };
         }
+        // The next `open` reads whole what is not sealed.
+        while shared.poison.is_none()
+            && let Some(full) = shared.full.pop_front()
+        {
+            shared = self.seal(shared, &full);
+        }
     }
 
     /// Does all there is to do, on this thread, unless another one does: the order counts.
@@ -112,23 +118,28 @@ impl Pipeline {
         mut shared: MutexGuard<'a, Shared>,
         dead: Vec<Arc<Segment>>,
     ) -> MutexGuard<'a, Shared> {
-        let wanted = self.options.recycle && shared.space.spare.is_none();
         let file_bytes = shared.space.wanted_bytes(self.options.segment_bytes);
-        let recycle = wanted.then(|| (shared.space.next_spare_number(), file_bytes));
+        let wanted = match self.options.recycle {
+            true => shared.spares_wanted(&self.options, file_bytes),
+            false => 0,
+        };
+        let numbers = (0..wanted).map(|_| shared.space.next_spare_number());
+        let numbers = numbers.collect();
         let mark = shared.mark_durable;
         drop(shared);
-        let freed = self.give_back(dead, mark, recycle);
+        let freed = self.give_back(dead, mark, numbers, file_bytes);
         let mut shared = self.shared();
         match freed {
-            Ok(Some(spare)) => self.offer_spare(&mut shared, spare),
-            Ok(None) => {}
+            Ok(spares) => spares
+                .into_iter()
+                .for_each(|spare| self.offer_spare(&mut shared, spare)),
             Err(error) => return self.poisoned(shared, error),
         }
         shared
     }
 
-    /// Frees the oldest segments: no extent lies in them, durably. With `recycle`, a number for a spare and its size, gives
-    /// the file of one of them back, if it has that size and nobody reads it.
+    /// Frees the oldest segments: no extent lies in them, durably. Gives back as many of their files as there are numbers for
+    /// spares, of those of the right size that nobody reads.
     ///
     /// CONTROL says so first. If a crash comes between, the next `open` removes the files. It says too up to where the log
     /// is durable: what made the segments dead must never be cut off as torn, or their entries would be missed.
@@ -136,8 +147,9 @@ impl Pipeline {
         &self,
         dead: Vec<Arc<Segment>>,
         mark: u64,
-        mut recycle: Option<(u64, u64)>,
-    ) -> Result<Option<Spare>> {
+        mut numbers: Vec<u64>,
+        file_bytes: u64,
+    ) -> Result<Vec<Spare>> {
         if !planted("removed_before_control") {
             let mut control = self.control.lock().expect(NO_PANIC);
             control.update(|control| {
@@ -145,15 +157,14 @@ impl Pipeline {
                 control.mark = control.mark.max(mark);
             })?;
         }
-        let mut spare = None;
+        let mut spares = Vec::new();
         for segment in dead {
-            let wanted =
-                recycle.filter(|(_, file_bytes)| fits(segment.header.file_bytes, *file_bytes));
             let path = segment.path.clone();
-            match (wanted, Arc::into_inner(segment)) {
-                (Some((number, _)), Some(segment)) => {
-                    spare = Some(Spare::recycle(&*self.disk, &self.dir, number, segment)?);
-                    recycle = None;
+            let unread = Arc::into_inner(segment);
+            let fitting = unread.filter(|segment| fits(segment.header.file_bytes, file_bytes));
+            match fitting.and_then(|segment| Some((segment, numbers.pop()?))) {
+                Some((segment, number)) => {
+                    spares.push(Spare::recycle(&*self.disk, &self.dir, number, segment)?);
                 }
                 _ => self
                     .disk
@@ -164,14 +175,14 @@ impl Pipeline {
         self.disk
             .sync_dir(&self.dir)
             .map_err(Error::io("sync", &self.dir))?;
-        Ok(spare)
+        Ok(spares)
     }
 
     /// Has the next segment ready before it is needed, written once, so that a rotation waits for nothing.
     fn prepare<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         let number = shared.space.next_spare_number();
         let file_bytes = shared.space.wanted_bytes(self.options.segment_bytes);
-        let spare = shared.space.spare.take();
+        let spare = shared.space.spares.pop();
         shared.space.is_preparing = true;
         drop(shared);
         let goes_on = || !self.shared().stop;
