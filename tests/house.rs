@@ -31,6 +31,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "crc32fast",
             "getrandom",
             "rustc-hash",
+            "smallvec",
             "serde",
             "thiserror",
             "tracing",

@@ -1,6 +1,7 @@
 //! The unit of writing.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::record::{
     EntryMeta, How, META_BYTES, RANGE_BYTES_MAX, Record, Records, Run, entry_checksum,
@@ -14,7 +15,7 @@ use crate::types::{Context, Entry, GroupId, HardState, Index, LogId, Term};
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub(crate) records: Records,
-    pub(crate) payloads: Vec<Bytes>,
+    pub(crate) payloads: SmallVec<[Bytes; 1]>,
     pub(crate) sizes: Sizes,
     pub(crate) changes_vote: bool,
     /// The caller says that it must be written also when the disk is full.
@@ -30,6 +31,13 @@ pub(crate) struct Sizes {
     /// The most that its records take, and what they take in a segment's summary.
     pub(crate) records: u64,
     pub(crate) summary: u64,
+}
+
+impl Sizes {
+    /// What is written for the batch itself, at the most.
+    pub(crate) fn written(&self) -> u64 {
+        self.payloads + self.records
+    }
 }
 
 impl Batch {

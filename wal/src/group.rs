@@ -75,7 +75,7 @@ pub(crate) fn rows(
     how: How,
     metas: &[EntryMeta],
     mut offset: u64,
-) -> impl Iterator<Item = Row> + '_ {
+) -> impl Iterator<Item = Row> + Clone + '_ {
     metas.iter().map(move |&meta| match how {
         How::Lost => Row {
             offset: Row::NOWHERE,
@@ -197,15 +197,19 @@ impl Extent {
         after
     }
 
-    /// Whether `next` goes on where this one ends, and can be one with it.
+    /// Whether `next` begins where this one ends, and can be one with it.
     fn joins(&self, next: &Extent) -> bool {
+        self.rows.is_empty() == next.rows.is_empty() && self.goes_on_with(next)
+    }
+
+    /// The same, whatever rows they have.
+    fn goes_on_with(&self, next: &Extent) -> bool {
         let is_written = matches!(self.place, Place::Written { .. });
         let same = (self.place, self.how, self.term, self.suspect)
             == (next.place, next.how, next.term, next.suspect)
             && self.context == next.context;
         let fits = self.count + next.count <= u64::from(u32::MAX);
-        let both_have_rows = self.rows.is_empty() == next.rows.is_empty();
-        is_written && same && fits && both_have_rows && self.last().next() == next.first
+        is_written && same && fits && self.last().next() == next.first
     }
 
     fn join(&mut self, next: Extent) {
@@ -321,17 +325,21 @@ impl Group {
         }
     }
 
-    /// Joins the extent at `at` to the one before, if they belong together. Says whether it did.
-    pub(crate) fn join_to_the_one_before(&mut self, at: usize) -> bool {
-        let Some(before) = at.checked_sub(1) else {
+    /// Gives the extent at `at` its rows. If it belongs together with the one before, they become one; says whether they did.
+    pub(crate) fn put_rows(&mut self, at: usize, rows: impl Iterator<Item = Row>) -> bool {
+        let joins = |before: &usize| {
+            let before = &self.extents[*before];
+            !before.rows.is_empty() && before.goes_on_with(&self.extents[at])
+        };
+        let Some(before) = at.checked_sub(1).filter(joins) else {
+            self.extents[at].rows.extend(rows);
             return false;
         };
-        if !self.extents[before].joins(&self.extents[at]) {
-            return false;
-        }
         let joined = self.extents.remove(at).expect("it was just looked at");
         self.suspects -= u32::from(joined.suspect);
-        self.extents[before].join(joined);
+        let before = &mut self.extents[before];
+        before.join(joined);
+        before.rows.extend(rows);
         true
     }
 

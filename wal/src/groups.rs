@@ -11,7 +11,7 @@ use rustc_hash::FxBuildHasher;
 
 use crate::canary::planted;
 use crate::error::Misuse;
-use crate::group::{Extent, Group, Place, rows};
+use crate::group::{Extent, Group, Place, Row, rows};
 use crate::record::{EntryMeta, How, Record, Records, Run, payload_bytes};
 use crate::scan::BadEntry;
 use crate::types::{GroupId, HardState, Index, LogId};
@@ -199,7 +199,10 @@ impl Groups {
     }
 
     /// Takes back the last records that were taken in.
-    pub(crate) fn take_all_back(&mut self, before: Vec<Before>) {
+    pub(crate) fn take_all_back<I>(&mut self, before: I)
+    where
+        I: IntoIterator<Item = Before, IntoIter: DoubleEndedIterator>,
+    {
         before
             .into_iter()
             .rev()
@@ -341,10 +344,10 @@ impl Group {
         while let Some(extent) = self.extents.get_mut(at)
             && extent.first <= run.last()
         {
-            if write.note(extent, run, metas) {
+            if let Some(rows) = write.note(extent, run, metas) {
                 found.entries += extent.count;
                 found.bytes += extent.bytes;
-                at -= usize::from(self.join_to_the_one_before(at));
+                at -= usize::from(self.put_rows(at, rows));
             }
             at += 1;
         }
@@ -378,10 +381,15 @@ impl<'a> Write<'a> {
         }
     }
 
-    /// Notes where an extent is, if it is a part of `run`, the next one.
-    fn note(&self, extent: &mut Extent, run: &Run, metas: &[EntryMeta]) -> bool {
+    /// Notes where an extent is, if it is a part of `run`, the next one. Gives its rows.
+    fn note<'m>(
+        &self,
+        extent: &mut Extent,
+        run: &Run,
+        metas: &'m [EntryMeta],
+    ) -> Option<impl Iterator<Item = Row> + Clone + use<'m>> {
         if extent.first < run.first.index || extent.last() > run.last() || extent.how != run.how {
-            return false;
+            return None;
         }
         let skipped = extent.first.0 - run.first.index.0;
         let number = match run.has_payloads() {
@@ -389,21 +397,18 @@ impl<'a> Write<'a> {
             false => self.number,
         };
         if extent.place != (Place::Pending { number }) {
-            return false;
+            return None;
         }
         let rows = rows(run.how, metas, self.offset).skip(skipped as usize);
-        extent.rows.extend(rows.take(extent.count as usize));
-        if extent.count != run.count.into() {
-            let bytes = extent
-                .rows
-                .iter()
-                .map(|row| u64::from(row.meta.payload_bytes));
+        let rows = rows.take(extent.count as usize);
+        if extent.count != u64::from(run.count) {
+            let bytes = rows.clone().map(|row| u64::from(row.meta.payload_bytes));
             extent.bytes = bytes.sum(); // It was estimated.
         }
         extent.place = Place::Written {
             segment: self.segment,
         };
-        true
+        Some(rows)
     }
 
     /// The same for entries that were replaced since: they may come back.
@@ -417,7 +422,9 @@ impl<'a> Write<'a> {
         for (run, metas) in self.runs() {
             if run.group == before.id {
                 for extent in &mut extents {
-                    self.note(extent, run, metas);
+                    if let Some(rows) = self.note(extent, run, metas) {
+                        extent.rows.extend(rows);
+                    }
                 }
             }
             self.advance(run, metas);

@@ -73,6 +73,9 @@ impl Memory {
     /// The payload of `len` bytes, not 0, that is written at this place, if it is here.
     pub(crate) fn recent(&self, segment: u64, offset: u64, len: u32) -> Option<Bytes> {
         let wanted = Some(Written { segment, offset });
+        if self.held.front()?.place > wanted {
+            return None; // Most reads are of older entries.
+        }
         let after = self
             .held
             .partition_point(|held| held.place <= wanted && held.place.is_some());

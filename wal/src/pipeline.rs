@@ -26,6 +26,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use duramen_disk::Disk;
+use smallvec::SmallVec;
 
 use crate::Options;
 use crate::batch::Batch;
@@ -71,6 +72,8 @@ pub(crate) struct Shared {
     pub(crate) tables: Tables,
     pub(crate) memory: Memory,
     queue: VecDeque<Queued>,
+    /// Of the frames that it makes, about.
+    queued_bytes: u64,
     /// How many batches were submitted, and how many of them are durable.
     submitted: u64,
     durable: u64,
@@ -122,11 +125,13 @@ pub(crate) struct Counts {
 /// A batch on its way to the disk.
 struct Queued {
     body: Arc<Body>,
-    /// What takes it back.
-    before: Vec<Before>,
+    undo: Undo,
     /// The groups whose purge point it takes past what is durable of them, and up to where that is.
     jumps: Vec<(GroupId, LogId)>,
 }
+
+/// What takes a batch back.
+type Undo = SmallVec<[Before; 1]>;
 
 /// Told once what became of a batch.
 pub(crate) enum Waiter {
@@ -164,6 +169,7 @@ impl Pipeline {
             tables: Tables::new(options.index_bytes_max),
             memory: Memory::new(options.recent_bytes_max),
             queue: VecDeque::new(),
+            queued_bytes: 0,
             submitted: 0,
             durable: 0,
             is_writing: false,
@@ -253,7 +259,7 @@ impl Pipeline {
     fn take(&self, shared: &mut Shared, batch: Batch, space: u64) -> Result<u64> {
         let queued = shared.take_in(batch, space)?;
         if let Err(error) = shared.check_growth(&queued, space, self.options.groups_max) {
-            shared.groups.take_all_back(queued.before);
+            shared.groups.take_all_back(queued.undo);
             return Err(error);
         }
         shared.queue(queued);
@@ -333,7 +339,7 @@ impl Pipeline {
         let shared = self.shared();
         let segments = shared.segments.values();
         let live = shared.groups.all_live();
-        let (spares, spare_bytes) = shared.space.spares();
+        let (spares, spare_bytes) = shared.space.waiting();
         Stats {
             batches_submitted: shared.submitted,
             batches_durable: shared.durable,
@@ -397,13 +403,12 @@ impl Pipeline {
     }
 
     fn write_once<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
-        let batches = shared.take_from_queue();
+        let (bodies, undo) = shared.take_from_queue();
         let since = Instant::now();
         shared.is_writing = true;
         shared.writing_since = Some(since);
         drop(shared);
         let mut writer = self.writer.lock().expect(NO_PANIC);
-        let bodies: Vec<Arc<Body>> = batches.iter().map(|batch| batch.body.clone()).collect();
         let outcome = writer.write(&bodies, || self.next_segment());
         let mut shared = self.shared();
         match outcome {
@@ -413,7 +418,7 @@ impl Pipeline {
                 counts.write_micros.add(since.elapsed().as_micros() as u64);
                 shared.complete(&bodies, written, &writer);
             }
-            Err(error) => shared.poison(error, batches),
+            Err(error) => shared.poison(error, undo),
         }
         drop(writer);
         shared.writing_since = None;

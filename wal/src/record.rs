@@ -30,6 +30,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use crc32fast::Hasher;
+use smallvec::SmallVec;
 
 use crate::error::Damage;
 use crate::types::{Context, GroupId, HardState, Index, LogId, NodeId, Term};
@@ -39,9 +40,11 @@ use crate::types::{Context, GroupId, HardState, Index, LogId, NodeId, Term};
 /// Invariant: `metas` holds the entries of all runs, one after the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Records {
-    pub(crate) list: Vec<Record>,
-    pub(crate) metas: Vec<EntryMeta>,
+    pub(crate) list: SmallVec<[Record; 1]>,
+    pub(crate) metas: Metas,
 }
+
+pub(crate) type Metas = SmallVec<[EntryMeta; 1]>;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -385,10 +388,10 @@ fn pad(buf: &mut Vec<u8>) {
 pub(crate) fn decode(records: &[u8]) -> Result<Records, Damage> {
     let mut reader = Reader {
         rest: records,
-        metas: Vec::new(),
+        metas: Metas::new(),
     };
     let mut group = None;
-    let mut list = Vec::new();
+    let mut list = SmallVec::new();
     while !reader.rest.is_empty() {
         list.push(reader.record(&mut group)?);
     }
@@ -411,7 +414,7 @@ fn is_followed(last: LogId) -> Result<(), Damage> {
 
 struct Reader<'a> {
     rest: &'a [u8],
-    metas: Vec<EntryMeta>,
+    metas: Metas,
 }
 
 impl<'a> Reader<'a> {
@@ -583,6 +586,7 @@ impl<'a> Reader<'a> {
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use smallvec::smallvec;
 
     use super::*;
 
@@ -666,7 +670,7 @@ mod tests {
                     checksum,
                 });
             Records {
-                list,
+                list: list.into(),
                 metas: metas.collect(),
             }
         })
@@ -705,7 +709,7 @@ mod tests {
             },
         ] {
             let mut buf = Vec::new();
-            let (list, metas) = (vec![record], Vec::new());
+            let (list, metas) = (smallvec![record], Metas::new());
             encode(&mut buf, &Records { list, metas }, &mut None);
             assert_eq!(decode(&buf), Err(Damage::Content));
         }
@@ -731,8 +735,8 @@ mod tests {
             checksum: 2,
         };
         let records = Records {
-            list: vec![Record::Entries(run)],
-            metas: vec![meta; 100],
+            list: smallvec![Record::Entries(run)],
+            metas: smallvec![meta; 100],
         };
         let mut buf = Vec::new();
         encode(&mut buf, &records, &mut Some(group));

@@ -282,7 +282,7 @@ impl Replay {
             if !records.metas.is_empty() {
                 return Err(damaged());
             }
-            let is_suspect = |record: &Record| matches!(record, Record::Suspect { .. });
+            let is_suspect = |record: &mut Record| matches!(record, Record::Suspect { .. });
             records.list.retain(is_suspect);
         }
         let mut source = Source::Written {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 
 use crate::groups::Groups;
 use crate::record::{How, Record, Records};
@@ -134,7 +135,7 @@ impl States {
     pub(crate) fn records(&self) -> Records {
         let mut states: Vec<_> = self.states.iter().collect();
         states.sort_unstable_by_key(|(group, _)| **group);
-        let mut list = Vec::with_capacity(3 * states.len());
+        let mut list = SmallVec::with_capacity(3 * states.len());
         for (&group, state) in states {
             let State { purged, last, .. } = *state;
             list.push(Record::State {
@@ -156,7 +157,7 @@ impl States {
                 count: last.0 - first.0 + 1,
             }));
         }
-        let metas = Vec::new();
+        let metas = SmallVec::new();
         Records { list, metas }
     }
 

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::error::{Damage, Error, Result};
 use crate::frame::Directory;
 use crate::group::{Extent, Row};
@@ -118,7 +120,7 @@ impl Table {
         });
         Records {
             list: ranges.collect(),
-            metas: Vec::new(),
+            metas: SmallVec::new(),
         }
     }
 }

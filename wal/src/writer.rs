@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
 
 use crate::batch::Sizes;
 use crate::canary::planted;
@@ -34,7 +35,7 @@ use crate::states::States;
 #[derive(Debug)]
 pub(crate) struct Body {
     pub(crate) records: Records,
-    pub(crate) payloads: Vec<Bytes>,
+    pub(crate) payloads: SmallVec<[Bytes; 1]>,
     /// The number of its first payload.
     pub(crate) number: u64,
     pub(crate) changes_vote: bool,
@@ -150,10 +151,10 @@ impl Writer {
         next: impl FnOnce(u64) -> Result<Arc<Segment>>,
     ) -> Result<Option<Full>> {
         let mut records = Records {
-            list: vec![Record::Resume {
+            list: smallvec![Record::Resume {
                 epoch_before: self.link.epoch,
             }],
-            metas: Vec::new(),
+            metas: SmallVec::new(),
         };
         if !planted("suspect_forgotten") {
             records.list.extend(suspects);
@@ -167,7 +168,7 @@ impl Writer {
         if self.end == SEGMENT_HEADER_BYTES as u64 {
             let states = self.states.records();
             has_states = !states.is_empty();
-            records.list.splice(1..1, states.list);
+            records.list.insert_many(1, states.list);
         }
         self.link.epoch = epoch;
         self.buffer.clear();

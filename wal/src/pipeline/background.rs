@@ -35,7 +35,7 @@ impl Pipeline {
 
     /// So much waits that it is worth a write of its own: the next batches are made while it is under way.
     pub(super) fn kick_if_much(&self, shared: &mut Shared) {
-        if shared.space.taken >= KICK_BYTES && !shared.is_writing && !self.options.manual_drive {
+        if shared.queued_bytes >= KICK_BYTES && !shared.is_writing && !self.options.manual_drive {
             self.kick(shared);
         }
     }

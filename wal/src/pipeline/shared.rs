@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Counts, Queued, Shared};
+use super::{Counts, Queued, Shared, Undo};
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ impl Shared {
 
     /// The log takes no more writes. Nothing of what was to be written, with `failed` first, counts any more; what is under
     /// way is decided when its write ends.
-    pub(super) fn poison(&mut self, error: Error, failed: Vec<Queued>) {
+    pub(super) fn poison(&mut self, error: Error, failed: Vec<Undo>) {
         tracing::error!(%error, "the log takes no more writes");
         self.poison.get_or_insert(Arc::new(error));
         let under_way = match failed.is_empty() {
@@ -72,9 +72,10 @@ impl Shared {
         };
         self.jumps.retain(|_, (number, _)| *number <= under_way);
         self.memory.forget(failed.len() + self.queue.len());
-        let batches = failed.into_iter().chain(self.queue.drain(..));
-        let before = batches.flat_map(|batch| batch.before).collect();
-        self.groups.take_all_back(before);
+        self.queued_bytes = 0;
+        let queued = self.queue.drain(..).map(|queued| queued.undo);
+        let undo: Vec<Before> = failed.into_iter().chain(queued).flatten().collect();
+        self.groups.take_all_back(undo);
     }
 
     /// Lets a batch take effect. One that breaks a rule has none.
@@ -82,7 +83,7 @@ impl Shared {
         let number = self.memory.next_number();
         let mut source = Source::Pending { number };
         let Records { mut list, metas } = batch.records;
-        let mut before = Vec::with_capacity(list.len());
+        let mut undo = Undo::with_capacity(list.len());
         let mut rest = &metas[..];
         let mut jumps = Vec::new();
         for record in &mut list {
@@ -90,9 +91,9 @@ impl Shared {
             let (of_record, after) = rest.split_at(record.entries());
             rest = after;
             match self.groups.take_in(record, of_record, &mut source) {
-                Ok(was) => before.extend(was),
+                Ok(was) => undo.extend(was),
                 Err(misuse) => {
-                    self.groups.take_all_back(before);
+                    self.groups.take_all_back(undo);
                     return Err(Error::misuse(record.group().unwrap_or_default(), misuse));
                 }
             }
@@ -105,11 +106,7 @@ impl Shared {
             changes_vote: batch.changes_vote,
             space,
         });
-        Ok(Queued {
-            body,
-            before,
-            jumps,
-        })
+        Ok(Queued { body, undo, jumps })
     }
 
     /// Whether what a batch has added to groups is within the limits. What makes groups and records fewer always is.
@@ -119,11 +116,11 @@ impl Shared {
         space: u64,
         groups_max: usize,
     ) -> Result<()> {
-        let made_group = queued.before.iter().any(Before::made_group);
+        let made_group = queued.undo.iter().any(Before::made_group);
         if made_group && self.groups.len() > groups_max {
             return Err(Error::TooManyGroups { groups_max });
         }
-        let mut grown = queued.before.iter();
+        let mut grown = queued.undo.iter();
         let grows = made_group || grown.any(|before| before.lengthened_record(&self.groups));
         match self.space.states_with(space) {
             bytes if grows && bytes > STATES_BYTES_MAX => Err(Error::TooMuchState {
@@ -161,6 +158,7 @@ impl Shared {
 
     pub(super) fn queue(&mut self, queued: Queued) {
         self.space.taken += queued.body.space;
+        self.queued_bytes += queued.body.sizes.written();
         self.submitted += 1;
         for &(group, before) in &queued.jumps {
             let jump = self.jumps.entry(group).or_insert((0, before));
@@ -171,7 +169,7 @@ impl Shared {
     }
 
     /// A batch that changes a vote begins a write: all before it is durable then.
-    pub(super) fn take_from_queue(&mut self) -> Vec<Queued> {
+    pub(super) fn take_from_queue(&mut self) -> (Vec<Arc<Body>>, Vec<Undo>) {
         let mut space = 0;
         let mut count = 0;
         for Queued { body, .. } in &self.queue {
@@ -181,9 +179,11 @@ impl Shared {
             }
             count += 1;
         }
-        let taken = self.queue.drain(..count).collect();
+        let taken = self.queue.drain(..count);
+        let (bodies, undo): (Vec<_>, _) = taken.map(|queued| (queued.body, queued.undo)).unzip();
+        self.queued_bytes -= bodies.iter().map(|body| body.sizes.written()).sum::<u64>();
         self.is_unattended &= !self.queue.is_empty();
-        taken
+        (bodies, undo)
     }
 
     pub(super) fn complete(&mut self, bodies: &[Arc<Body>], written: Batches, writer: &Writer) {
@@ -196,7 +196,7 @@ impl Shared {
             };
             if !self.groups.written(write.clone()) {
                 let queue = self.queue.iter_mut();
-                for before in queue.flat_map(|queued| &mut queued.before) {
+                for before in queue.flat_map(|queued| &mut queued.undo) {
                     write.clone().note_in(before);
                 }
             }
