@@ -329,10 +329,6 @@ fn a_misuse_is_a_typed_error_and_writes_nothing() {
         index: index(at),
         last: index(3),
     };
-    let purged = Misuse::Purged {
-        index: index(1),
-        purged: index(2),
-    };
     let wrong = Misuse::WrongTerm {
         index: index(2),
         term: Term(5),
@@ -364,7 +360,6 @@ fn a_misuse_is_a_typed_error_and_writes_nothing() {
         (vec![vote(1, 7, 1), vote(1, 6, 1)], back(6, 7)),
         (vec![user(2, b"good"), append(1, 5, 5, 4, 1)], gap(5, 3)),
         (vec![Change::Truncate(1, 4)], missing(4)),
-        (vec![purge(1, 2, 4), Change::Truncate(1, 1)], purged),
         (vec![purge(1, 2, 5)], wrong),
         (vec![purge(1, 2, 4), purge(1, 1, 4)], purge_back),
         (vec![purge(1, 2, 4), append(1, 2, 2, 4, 1)], gap(2, 3)),
