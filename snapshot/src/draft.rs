@@ -1,0 +1,178 @@
+//! A file that is being written: nobody sees it before it has its name.
+//!
+//! Invariant: what is in `rows` lies in the file or in `buffer`, in order, without gaps.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use duramen_disk::{Disk, DiskFile};
+
+use crate::chunk::ChunkName;
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::format::{BLOCK_HEAD_BYTES, BlockHead, Header, ROW_BYTES, Row, Trailer, padded};
+use crate::manifest::Manifest;
+use crate::names::Role;
+
+/// Writes go to the file in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// A file to which chunks are appended.
+pub(crate) struct Draft {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<dyn DiskFile>,
+    owner: u128,
+    buffer: Vec<u8>,
+    /// Where in the file the buffer goes.
+    start: u64,
+    rows: Vec<Row>,
+    manifest: Option<u64>,
+    /// It has no name of its own yet: where to remove it.
+    temporary: Option<Arc<dyn Disk>>,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(disk) = &self.temporary {
+            // If it stays, the next `open` removes it.
+            let _ = disk.remove(&self.path);
+        }
+    }
+}
+
+impl Draft {
+    /// Makes a file. It is removed again unless it gets another name.
+    pub(crate) fn create(
+        disk: &Arc<dyn Disk>,
+        dir: &Path,
+        number: u64,
+        owner: u128,
+    ) -> Result<Draft> {
+        let path = Role::Temporary.path(dir, number);
+        let file = disk.create(&path).map_err(Error::io("create", &path))?;
+        Ok(Draft {
+            path,
+            file: file.into(),
+            owner,
+            buffer: Header::encode(owner).to_vec(),
+            start: 0,
+            rows: Vec::new(),
+            manifest: None,
+            temporary: Some(disk.clone()),
+        })
+    }
+
+    /// Goes on with a file that holds these rows, and ends at `start`.
+    pub(crate) fn resume(
+        container: &Container,
+        owner: u128,
+        rows: Vec<Row>,
+        manifest: u64,
+        start: u64,
+    ) -> Draft {
+        Draft {
+            path: container.path.clone(),
+            file: container.file.clone(),
+            owner,
+            buffer: Vec::new(),
+            start,
+            rows,
+            manifest: Some(manifest),
+            temporary: None,
+        }
+    }
+
+    /// It has this name now.
+    pub(crate) fn keep_as(&mut self, path: PathBuf) {
+        self.path = path;
+        self.temporary = None;
+    }
+
+    /// The file, for whoever reads it.
+    pub(crate) fn container(&self) -> Container {
+        Container {
+            path: self.path.clone(),
+            file: self.file.clone(),
+        }
+    }
+
+    /// The chunks in it.
+    pub(crate) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// Where it ends, in bytes.
+    pub(crate) fn end(&self) -> u64 {
+        self.start + self.buffer.len() as u64
+    }
+
+    /// Appends a chunk.
+    pub(crate) fn put_chunk(&mut self, name: ChunkName, bytes: &[u8]) -> Result<Row> {
+        let row = Row {
+            name,
+            offset: self.end(),
+            bytes: bytes.len() as u32,
+        };
+        self.buffer.extend_from_slice(&row.encode_head());
+        self.put(bytes)?;
+        self.rows.push(row);
+        Ok(row)
+    }
+
+    /// Appends the manifest.
+    pub(crate) fn put_manifest(&mut self, manifest: &Manifest) -> Result<()> {
+        let offset = self.end();
+        let encoded = manifest.encode();
+        let head = BlockHead {
+            bytes: encoded.len() as u64,
+            hash: *manifest.name().as_bytes(),
+        };
+        debug_assert_eq!(head.encode().len(), BLOCK_HEAD_BYTES);
+        self.buffer.extend_from_slice(&head.encode());
+        self.put(&encoded)?;
+        self.manifest = Some(offset);
+        Ok(())
+    }
+
+    /// Ends the file. Its bytes are durable on return; its name is not.
+    pub(crate) fn end_file(&mut self) -> Result<()> {
+        let table: Vec<u8> = self.rows.iter().flat_map(Row::encode).collect();
+        debug_assert_eq!(table.len(), self.rows.len() * ROW_BYTES);
+        let trailer = Trailer {
+            owner: self.owner,
+            table: self.end(),
+            rows: self.rows.len() as u64,
+            table_checksum: crc32fast::hash(&table),
+            manifest: self.manifest,
+        };
+        self.put(&table)?;
+        self.buffer.extend_from_slice(&trailer.encode());
+        self.sync()
+    }
+
+    /// Makes durable what was put so far.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        self.flush()?;
+        self.file.sync_data().map_err(Error::io("sync", &self.path))
+    }
+
+    /// Puts bytes, padded.
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        let end = padded(self.buffer.len() as u64) as usize;
+        self.buffer.resize(end, 0); // What is in the file has a length that needs no padding.
+        match self.buffer.len() >= PIECE_BYTES {
+            true => self.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives the file everything that was put.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        let written = self.file.write_all_at(&self.buffer, self.start);
+        written.map_err(Error::io("write", &self.path))?;
+        self.start += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}

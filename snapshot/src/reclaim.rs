@@ -1,0 +1,187 @@
+//! Giving space back: chunks that nothing holds any more.
+//!
+//! Only files that are no snapshots any more have such chunks. A file in which nothing lives is removed; otherwise holes are
+//! made where chunks were; and if it still takes twice what is needed of it, what is needed is written to another file. So
+//! all files together take less than twice what is needed and [`SLACK_BYTES`] for each.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::chunk::ChunkName;
+use crate::container::{Container, Contents};
+use crate::draft::Draft;
+use crate::error::{Damage, Error, Result};
+use crate::format::{HEADER_BYTES, ROW_BYTES, Row, TRAILER_BYTES};
+use crate::names::Role;
+use crate::store::{Changes, Store};
+
+/// What a file may take beside twice what is needed of it: a header, a trailer, and what is left of blocks.
+const SLACK_BYTES: u64 = 16 << 10;
+
+/// Holes begin and end where blocks of the file system do: what is needed is never written again.
+const BLOCK_BYTES: u64 = 4096;
+
+/// A file of which something is needed.
+struct Worn {
+    number: u64,
+    container: Arc<Container>,
+    live: u64,
+    used: u64,
+    has_new_dead: bool,
+    is_stuck: bool,
+}
+
+impl Store {
+    /// Gives back what nothing holds any more. The drops that freed it are durable.
+    ///
+    /// What cannot be given back for want of space is given back another time.
+    pub(crate) fn reclaim(&self, changes: &mut Changes) -> Result<()> {
+        self.settle_released();
+        if self.state().has_unknown() {
+            return Ok(());
+        }
+        for worn in self.worn() {
+            if worn.live == 0 {
+                self.remove(worn.number, &worn.container);
+                continue;
+            }
+            let mut used = worn.used;
+            if worn.has_new_dead && !changes.no_holes {
+                used = self.make_holes(&worn, changes)?;
+            }
+            if used > 2 * worn.live + SLACK_BYTES && !worn.is_stuck {
+                match self.move_live(&worn, changes) {
+                    Err(Error::Full { .. }) => {}
+                    moved => moved?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that may have chunks that nothing needs.
+    fn worn(&self) -> Vec<Worn> {
+        let state = self.state();
+        let files = state
+            .files
+            .iter()
+            .filter(|(_, file)| file.role == Role::Chunks);
+        let worn = files.map(|(&number, file)| {
+            let live = state.index.live(number);
+            Worn {
+                number,
+                container: file.container.clone(),
+                live,
+                used: file.used_bytes(),
+                has_new_dead: live < file.live_then,
+                is_stuck: file.is_stuck,
+            }
+        });
+        worn.collect()
+    }
+
+    /// Removes a file in which nothing lives. If it comes back after a crash, the next `open` removes it.
+    fn remove(&self, number: u64, container: &Container) {
+        match self.disk.remove(&container.path) {
+            Ok(()) => drop(self.state().files.remove(&number)),
+            Err(error) => {
+                tracing::warn!(%error, path = %container.path.display(), "a file without use stays");
+            }
+        }
+    }
+
+    fn look(&self, worn: &Worn) -> Result<Contents> {
+        worn.container.look(Role::Chunks, self.options.owner)
+    }
+
+    /// The rows of the file whose chunks are needed and lie here, by offset.
+    fn live_rows(&self, worn: &Worn, contents: &Contents) -> Vec<Row> {
+        let state = self.state();
+        let is_live = |row: &&Row| {
+            let place = state.index.find(&row.name);
+            place.is_some_and(|place| (place.file, place.offset) == (worn.number, row.offset))
+        };
+        let mut rows: Vec<Row> = contents.rows.iter().filter(is_live).copied().collect();
+        rows.sort_unstable_by_key(|row| row.offset);
+        rows
+    }
+
+    /// Makes holes of all that is not needed. Gives what the file takes then.
+    fn make_holes(&self, worn: &Worn, changes: &mut Changes) -> Result<u64> {
+        let contents = self.look(worn)?;
+        if !contents.bad.is_empty() {
+            return Ok(worn.used); // What is found by looking for it is let alone.
+        }
+        let live = self.live_rows(worn, &contents);
+        let mut hole_bytes = 0;
+        for hole in holes(&live, &contents) {
+            let len = hole.end - hole.start;
+            match worn.container.file.punch_hole(hole.start, len) {
+                Ok(()) => hole_bytes += len,
+                Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
+                    changes.no_holes = true;
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, path = %worn.container.path.display(), "cannot give space back");
+                    break;
+                }
+            }
+        }
+        let mut state = self.state();
+        let file = state.files.get_mut(&worn.number);
+        Ok(file.map_or(worn.used, |file| {
+            file.hole_bytes = hole_bytes;
+            file.live_then = worn.live;
+            file.used_bytes()
+        }))
+    }
+
+    /// Writes what is needed of a file to another one, and removes it.
+    fn move_live(&self, worn: &Worn, changes: &mut Changes) -> Result<()> {
+        let contents = self.look(worn)?;
+        let rows = self.live_rows(worn, &contents);
+        changes.drafts += 1;
+        let owner = self.options.owner;
+        let mut draft = Draft::create(&self.disk, &self.dir, changes.drafts, owner)?;
+        for row in &rows {
+            match worn.container.chunk(row) {
+                Ok(bytes) => drop(draft.put_chunk(row.name, &bytes)?),
+                Err(reason) => {
+                    self.let_alone(worn, row.name, reason);
+                    return Ok(());
+                }
+            }
+        }
+        draft.end_file()?;
+        self.publish(changes, &mut draft, Role::Chunks, None)?;
+        self.remove(worn.number, &worn.container);
+        Ok(())
+    }
+
+    /// A file with a damaged chunk stays until that is repaired, or not needed any more: removed, it could not be named.
+    fn let_alone(&self, worn: &Worn, chunk: ChunkName, reason: Damage) {
+        let path = worn.container.path.display();
+        tracing::warn!(%chunk, %path, %reason, "a file with a damaged chunk stays");
+        if let Some(file) = self.state().files.get_mut(&worn.number) {
+            file.is_stuck = true;
+        }
+    }
+}
+
+/// The whole blocks between live chunks, header and table.
+fn holes(live: &[Row], contents: &Contents) -> Vec<Range<u64>> {
+    let table =
+        contents.file_bytes - TRAILER_BYTES as u64 - contents.rows.len() as u64 * ROW_BYTES as u64;
+    let mut holes = Vec::new();
+    let mut from = HEADER_BYTES as u64;
+    let kept = live.iter().map(|row| (row.offset, row.end()));
+    for (start, end) in kept.chain([(table, table)]) {
+        let hole = from.next_multiple_of(BLOCK_BYTES)..start / BLOCK_BYTES * BLOCK_BYTES;
+        if hole.start < hole.end {
+            holes.push(hole);
+        }
+        from = end;
+    }
+    holes
+}

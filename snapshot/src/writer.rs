@@ -1,0 +1,182 @@
+//! Writing a snapshot.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use crate::SnapshotId;
+use crate::chunk::{ChunkName, Cutter};
+use crate::draft::Draft;
+use crate::error::{Error, Result};
+use crate::manifest::{ChunkRef, Manifest, Meta};
+use crate::names::Role;
+use crate::store::{Held, Pin, Store};
+
+/// A snapshot that is being written: the state machine's bytes go in with [`Write`], and are there when
+/// [`publish`](SnapshotWriter::publish) has returned. Dropped before that, it leaves nothing.
+///
+/// Chunks that the store holds are pinned and referred to; the others go to a temporary file, in pieces of 1 MiB.
+pub struct SnapshotWriter {
+    draft: Draft,
+    meta: Meta,
+    cutter: Cutter,
+    /// What is not cut yet.
+    buffer: Vec<u8>,
+    chunks: Vec<ChunkRef>,
+    /// What is in the draft.
+    own: HashSet<ChunkName>,
+    counts: Counts,
+    /// After an error nothing is written any more.
+    failed: Option<Error>,
+    pin: Pin,
+}
+
+/// What a snapshot cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// What was written to the writer, in bytes.
+    pub bytes_in: u64,
+    /// What of it went to the disk, in bytes of chunks.
+    pub bytes_written: u64,
+    /// What of it was there already, in bytes of chunks.
+    pub bytes_shared: u64,
+    /// The length of the snapshot's file, manifest and all; 0 before it is published.
+    pub file_bytes: u64,
+}
+
+/// A snapshot that is there.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Published {
+    /// Which one.
+    pub id: SnapshotId,
+    /// What it consists of.
+    pub manifest: Manifest,
+    /// What it cost.
+    pub counts: Counts,
+}
+
+/// So many bytes are cut at a time.
+const CUT_BYTES: usize = 1 << 20;
+
+impl SnapshotWriter {
+    pub(crate) fn begin(store: Arc<Store>, meta: Meta) -> Result<SnapshotWriter> {
+        let cutter = Cutter::new(store.options.chunk_bytes);
+        Ok(SnapshotWriter {
+            draft: store.draft()?,
+            meta,
+            cutter,
+            buffer: Vec::with_capacity(cutter.max() + CUT_BYTES),
+            chunks: Vec::new(),
+            own: HashSet::new(),
+            counts: Counts::default(),
+            failed: None,
+            pin: Pin {
+                store,
+                held: Held::Chunks(Vec::new()),
+            },
+        })
+    }
+
+    /// What it cost so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Makes the snapshot durable and visible, whole, in one step: on return it is there after any crash. If this fails the
+    /// snapshots are as they were, or, after [`Error::Poisoned`] or [`Error::Io`], the next open tells.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`], [`Error::Poisoned`]; what an earlier write said.
+    pub fn publish(mut self) -> Result<Published> {
+        self.cut(0)?;
+        let chunks = std::mem::take(&mut self.chunks);
+        let meta = std::mem::take(&mut self.meta);
+        let manifest = Manifest::new(meta, self.cutter.average(), chunks);
+        self.draft.put_manifest(&manifest)?;
+        self.draft.end_file()?;
+        let store = self.pin.store.clone();
+        store.sync_installs(&manifest)?;
+        let mut changes = store.changes()?;
+        let number = store.publish(
+            &mut changes,
+            &mut self.draft,
+            Role::Snapshot,
+            Some(manifest.clone()),
+        )?;
+        self.counts.file_bytes = self.draft.end();
+        Ok(Published {
+            id: SnapshotId(number),
+            manifest,
+            counts: self.counts,
+        })
+    }
+
+    /// Cuts chunks off what was written, as long as so much is left.
+    fn cut(&mut self, left: usize) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut from = 0;
+        while buffer.len() - from > left {
+            let len = self.cutter.cut(&buffer[from..]);
+            if let Err(error) = self.put(&buffer[from..from + len]) {
+                self.failed = Some(error.clone());
+                return Err(error);
+            }
+            from += len;
+        }
+        buffer.drain(..from);
+        self.buffer = buffer;
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        let name = ChunkName::of(bytes);
+        let len = bytes.len() as u32;
+        if self.own.contains(&name) || self.share(name) {
+            self.counts.bytes_shared += u64::from(len);
+        } else {
+            self.draft.put_chunk(name, bytes)?;
+            self.own.insert(name);
+            self.counts.bytes_written += u64::from(len);
+        }
+        self.chunks.push(ChunkRef { name, bytes: len });
+        Ok(())
+    }
+
+    /// Refers to a chunk that is there, if it is.
+    fn share(&mut self, name: ChunkName) -> bool {
+        let Pin { store, held } = &mut self.pin;
+        let mut state = store.state();
+        if state.index.find(&name).is_none() {
+            return false;
+        }
+        state.index.hold(name);
+        if let Held::Chunks(names) = held {
+            names.push(name);
+        }
+        true
+    }
+}
+
+impl Write for SnapshotWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes
+            .len()
+            .min(self.cutter.max() + CUT_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..taken]);
+        self.counts.bytes_in += taken as u64;
+        if self.buffer.len() == self.cutter.max() + CUT_BYTES {
+            self.cut(self.cutter.max())?;
+        }
+        Ok(taken)
+    }
+
+    /// Does nothing: there is nothing between before and after [`publish`](SnapshotWriter::publish).
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
