@@ -45,6 +45,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "blake3",
             "byteorder",
             "bytes",
+            "crc32fast",
             "fastcdc",
             "serde",
             "thiserror",

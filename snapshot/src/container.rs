@@ -154,8 +154,7 @@ impl Container {
         (manifest.name().as_bytes() == &head.hash).then_some((manifest, end))
     }
 
-    /// An install has its manifest in front, and as many chunks behind it as have arrived: each is read, since the last ones
-    /// may be torn.
+    /// An install has its manifest in front, and as many chunks behind it as have arrived. The last ones may be torn.
     fn look_in_front(&self, contents: &mut Contents) {
         let offset = HEADER_BYTES as u64;
         let Some((manifest, end)) = self.manifest(offset, contents.file_bytes) else {
@@ -165,7 +164,25 @@ impl Container {
         contents.block = Some((offset, end));
         contents.manifest = Some(manifest);
         self.scan(end, contents);
-        contents.rows.retain(|row| self.chunk(row).is_ok());
+    }
+
+    /// Keeps those of an install's chunks that have arrived whole. They are written again: a sync of the process before may
+    /// have failed, and then they are in the cache, and no later sync would write them.
+    pub(crate) fn settle_arrived(&self, contents: &mut Contents, may_change: bool) -> Result<()> {
+        let mut whole = Vec::new();
+        for row in std::mem::take(&mut contents.rows) {
+            let Ok(bytes) = self.chunk(&row) else {
+                continue;
+            };
+            if may_change {
+                let head = self.file.write_all_at(&row.encode_head(), row.offset);
+                let both = head.and_then(|()| self.file.write_all_at(&bytes, row.bytes_offset()));
+                both.map_err(Error::io("write", &self.path))?;
+            }
+            whole.push(row);
+        }
+        contents.rows = whole;
+        Ok(())
     }
 
     /// The bytes of a chunk, if they have its name.

@@ -147,6 +147,10 @@ impl Draft {
         };
         self.put(&table)?;
         self.buffer.extend_from_slice(&trailer.encode());
+        self.flush()?;
+        // An install that was begun before a crash may have had a torn end.
+        let cut = self.file.set_len(self.start);
+        cut.map_err(Error::io("cut off", &self.path))?;
         self.sync()
     }
 

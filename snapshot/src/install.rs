@@ -137,7 +137,11 @@ impl Install {
             offset: row.offset,
             bytes: row.bytes,
         };
-        self.store.state().index.put(&name, place);
+        let mut state = self.store.state();
+        state.index.put(&name, place);
+        if let Some(file) = state.files.get_mut(&self.number) {
+            file.file_bytes = draft.end();
+        }
         Ok(true)
     }
 

@@ -149,7 +149,7 @@ pub struct Stats {
     pub files: u64,
     /// Different chunks that something needs.
     pub chunks: u64,
-    /// What they take, with what says where they are, in bytes.
+    /// What they take, with what says where they are, and the manifests of the snapshots, in bytes.
     pub live_bytes: u64,
     /// What all files take, holes not counted, in bytes.
     pub used_bytes: u64,
@@ -338,15 +338,13 @@ impl SnapshotStore {
     pub fn stats(&self) -> Stats {
         let state = self.store.state();
         let files = state.files.values();
+        let manifests = state.snapshots.values().map(Manifest::encoded_bytes);
+        let chunks = state.files.keys().map(|number| state.index.live(*number));
         Stats {
             snapshots: state.snapshots.len() as u64,
             files: state.files.len() as u64,
             chunks: state.index.iter().count() as u64,
-            live_bytes: state
-                .files
-                .keys()
-                .map(|number| state.index.live(*number))
-                .sum(),
+            live_bytes: chunks.chain(manifests).sum(),
             used_bytes: files.map(store::File::used_bytes).sum(),
         }
     }

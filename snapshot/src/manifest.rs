@@ -118,6 +118,12 @@ impl Manifest {
         self.inner.name
     }
 
+    /// The length of its encoding.
+    pub(crate) fn encoded_bytes(&self) -> u64 {
+        let meta = codec::encode(self.meta()).len().next_multiple_of(4);
+        (HEAD_BYTES + meta + REF_BYTES * self.chunks().len()) as u64
+    }
+
     /// The manifest as it goes to a peer.
     pub fn encode(&self) -> Vec<u8> {
         let Inner {

@@ -1,6 +1,7 @@
 //! Opening a store: which files are there, and what they say.
 //!
-//! Nothing is changed but for leftovers: files that never got their name, and chunks that nothing needs. As long as a
+//! Nothing is changed but for leftovers: files that never got their name, and chunks that nothing needs; and what has arrived
+//! of an install is written again, as it is. As long as a
 //! snapshot's manifest cannot be read, nobody knows what it needs, and nothing is given back.
 
 use std::collections::BTreeSet;
@@ -98,7 +99,10 @@ pub(crate) fn open(
     for (number, role) in names.files {
         let path = role.path(dir, number);
         let container = container::open(&*disk, &path, may_change)?;
-        let contents = container.look(role, options.owner)?;
+        let mut contents = container.look(role, options.owner)?;
+        if role == Role::Install {
+            container.settle_arrived(&mut contents, may_change)?;
+        }
         found.add(
             number,
             File::new(container, role, contents.file_bytes),

@@ -24,9 +24,17 @@ impl Store {
             dropped.extend(bad.map(SnapshotId));
         }
         drop(state);
-        for id in &dropped {
-            self.change_role(id.0, Role::Chunks)?;
+        let mut full = None;
+        for (at, id) in dropped.iter().enumerate() {
+            match self.change_role(id.0, Role::Chunks) {
+                Err(Error::Full { path }) => {
+                    full = Some((at, Error::Full { path }));
+                    break; // A longer name may take space. Those before are dropped.
+                }
+                changed => changed?,
+            }
         }
+        dropped.truncate(full.as_ref().map_or(dropped.len(), |(at, _)| *at));
         if !dropped.is_empty() {
             self.sync_dir()?; // Only now may what they held be given back.
         }
@@ -38,7 +46,10 @@ impl Store {
         }
         drop(state);
         self.reclaim(&mut changes)?;
-        Ok(dropped)
+        match full {
+            None => Ok(dropped),
+            Some((_, error)) => Err(error),
+        }
     }
 
     pub(crate) fn repair_chunk(&self, name: ChunkName, bytes: &[u8]) -> Result<()> {
