@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 
+use crate::canary::planted;
 use crate::chunk::ChunkName;
 use crate::format::{Row, chunk_space};
 use crate::manifest::Manifest;
@@ -91,7 +92,8 @@ impl Index {
         let Some(entry) = self.entries.get_mut(name) else {
             return;
         };
-        if entry.place.is_none_or(|before| before.file <= place.file) {
+        let is_newer = |before: Place| before.file <= place.file && !planted("oldest_copy");
+        if entry.place.is_none_or(is_newer) {
             let before = entry.place.replace(place);
             before.into_iter().for_each(|before| self.discount(before));
             self.count(place);

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::SnapshotId;
+use crate::canary::planted;
 use crate::chunk::ChunkName;
 use crate::draft::Draft;
 use crate::error::{Error, Result};
@@ -152,7 +153,7 @@ impl Install {
     /// [`Error::Full`], [`Error::Io`], [`Error::Poisoned`].
     pub fn publish(mut self) -> Result<Published> {
         let missing = self.missing().len();
-        if missing > 0 {
+        if missing > 0 && !planted("published_incomplete") {
             return Err(Error::Incomplete { missing });
         }
         let store = self.store.clone();

@@ -58,6 +58,11 @@
 //!
 //! The disk may do what `duramen-disk` says; a sector that is written again with the same bytes keeps them.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+mod canary;
 mod chunk;
 mod codec;
 mod container;

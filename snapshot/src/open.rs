@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use duramen_disk::{Disk, LOCK_FILE, LockMode};
 
+use crate::canary::planted;
 use crate::container::{self, BadFile, Contents};
 use crate::draft::Draft;
 use crate::error::{Error, Result};
@@ -158,7 +159,9 @@ impl Found {
         }
         self.report.damaged.extend(contents.bad.iter().cloned());
         if let Some(manifest) = &contents.manifest {
-            index.hold_all(manifest);
+            if file.role != Role::Install || !planted("install_holds_nothing") {
+                index.hold_all(manifest);
+            }
             match file.role {
                 Role::Install => {
                     let (block, after) = contents.block.unwrap_or((HEADER_BYTES as u64, 0));

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use duramen_disk::{DirLock, Disk};
 
+use crate::canary::planted;
 use crate::chunk::ChunkName;
 use crate::container::Container;
 use crate::draft::Draft;
@@ -211,6 +212,9 @@ impl Store {
     }
 
     pub(crate) fn sync_dir(&self) -> Result<()> {
+        if planted("no_dir_sync") {
+            return Ok(());
+        }
         let synced = self.disk.sync_dir(&self.dir);
         synced.map_err(|error| self.poison(Error::io("sync", &self.dir)(error)))
     }
@@ -308,6 +312,9 @@ impl Store {
             .collect();
         drop(state);
         for (_, container) in needed {
+            if planted("shared_not_synced") {
+                continue;
+            }
             let synced = container.file.sync_data();
             synced.map_err(|error| self.poison(Error::io("sync", &container.path)(error)))?;
         }
