@@ -11,7 +11,7 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use duramen_disk::SimDisk;
 use duramen_snapshot::{ChunkName, Manifest, Meta, Options, Published, SnapshotStore};
-use fastcdc::v2020::FastCDC;
+use fastcdc::v2020::{FastCDC, Normalization};
 
 const STATE_BYTES: usize = 16 << 20;
 const READ_BYTES: usize = 4 << 10;
@@ -41,13 +41,19 @@ fn new_store(state: &[u8]) -> (SnapshotStore, Published) {
     (store, published)
 }
 
-/// Where the first chunk ends, and its name.
+/// As the store cuts.
+fn cut(bytes: &[u8], average: usize) -> usize {
+    let level = Normalization::Level2;
+    FastCDC::with_level(bytes, average / 4 * 3, average, average * 4, level).count()
+}
+
+/// Where chunks end, and the name of one.
 fn chunk(criterion: &mut Criterion) {
     let state = noise(1 << 20);
     for kib in [4, 16, 64] {
         let average = kib << 10;
         criterion.bench_function(&format!("cut 1 MiB into {kib} KiB"), |bencher| {
-            bencher.iter(|| FastCDC::new(&state, average / 4, average, average * 4).count());
+            bencher.iter(|| cut(&state, average));
         });
         criterion.bench_function(&format!("name {kib} KiB"), |bencher| {
             bencher.iter(|| ChunkName::of(black_box(&state[..average])));
