@@ -62,6 +62,7 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod batch;
 mod canary;
 mod chunk;
 mod codec;
@@ -108,6 +109,9 @@ pub struct Options {
     /// changes are spread over the state, and cost more memory (about 100 bytes a chunk) and 36 bytes each in every manifest.
     /// Nodes that are to share chunks have the same.
     pub chunk_bytes: u32,
+    /// Whether each snapshot that is written has a thread that hashes, while the caller's cuts and writes. What is written
+    /// is the same, and in the same order.
+    pub hash_ahead: bool,
 }
 
 impl Default for Options {
@@ -115,6 +119,7 @@ impl Default for Options {
         Options {
             owner: 0,
             chunk_bytes: 16 << 10,
+            hash_ahead: false,
         }
     }
 }

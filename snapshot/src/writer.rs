@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::mem;
 use std::sync::Arc;
 
 use crate::SnapshotId;
+use crate::batch::{Batch, Namer};
 use crate::chunk::{ChunkName, Cutter};
 use crate::draft::Draft;
 use crate::error::{Error, Result};
@@ -21,7 +23,10 @@ pub struct SnapshotWriter {
     meta: Meta,
     cutter: Cutter,
     /// What is not cut yet.
-    buffer: Vec<u8>,
+    batch: Batch,
+    /// An empty one, for its memory.
+    spare: Batch,
+    namer: Option<Namer>,
     chunks: Vec<ChunkRef>,
     /// What is in the draft.
     own: HashSet<ChunkName>,
@@ -57,17 +62,18 @@ pub struct Published {
     pub counts: Counts,
 }
 
-/// So many bytes are cut at a time.
-const CUT_BYTES: usize = 1 << 20;
-
 impl SnapshotWriter {
     pub(crate) fn begin(store: Arc<Store>, meta: Meta) -> Result<SnapshotWriter> {
         let cutter = Cutter::new(store.options.chunk_bytes);
+        let namer = store.options.hash_ahead.then(Namer::start).transpose();
+        let namer = namer.map_err(Error::io("start a thread for", &store.dir))?;
         Ok(SnapshotWriter {
             draft: store.draft()?,
             meta,
             cutter,
-            buffer: Vec::with_capacity(cutter.max() + CUT_BYTES),
+            batch: Batch::default(),
+            spare: Batch::default(),
+            namer,
             chunks: Vec::new(),
             own: HashSet::new(),
             counts: Counts::default(),
@@ -91,8 +97,11 @@ impl SnapshotWriter {
     /// [`Error::Full`], [`Error::Io`], [`Error::Poisoned`]; what an earlier write said.
     pub fn publish(mut self) -> Result<Published> {
         self.cut(0)?;
-        let chunks = std::mem::take(&mut self.chunks);
-        let meta = std::mem::take(&mut self.meta);
+        if let Some(last) = self.namer.as_mut().and_then(Namer::last) {
+            self.put_all(&last)?;
+        }
+        let chunks = mem::take(&mut self.chunks);
+        let meta = mem::take(&mut self.meta);
         let manifest = Manifest::new(meta, self.cutter.average(), chunks);
         self.draft.put_manifest(&manifest)?;
         self.draft.end_file()?;
@@ -113,28 +122,38 @@ impl SnapshotWriter {
         })
     }
 
-    /// Cuts chunks off what was written, as long as so much is left.
+    /// Cuts chunks off what was written, as long as more than `left` bytes follow, and sees to it that they get their names
+    /// and are put.
     fn cut(&mut self, left: usize) -> Result<()> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut from = 0;
-        while buffer.len() - from > left {
-            let len = self.cutter.cut(&buffer[from..]);
-            if let Err(error) = self.put(&buffer[from..from + len]) {
-                self.failed = Some(error.clone());
-                return Err(error);
+        let mut batch = mem::replace(&mut self.batch, mem::take(&mut self.spare));
+        batch.cut(self.cutter, left, &mut self.batch);
+        let named = match &mut self.namer {
+            Some(namer) => namer.swap(batch),
+            None => {
+                batch.name();
+                Some(batch)
             }
-            from += len;
+        };
+        if let Some(mut named) = named {
+            self.put_all(&named)?;
+            named.clear();
+            self.spare = named;
         }
-        buffer.drain(..from);
-        self.buffer = buffer;
         Ok(())
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let name = ChunkName::of(bytes);
+    fn put_all(&mut self, batch: &Batch) -> Result<()> {
+        for (name, bytes) in batch.chunks() {
+            let put = self.put(name, bytes);
+            put.inspect_err(|error| self.failed = Some(error.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, name: ChunkName, bytes: &[u8]) -> Result<()> {
         let len = bytes.len() as u32;
         if self.own.contains(&name) || self.share(name) {
             self.counts.bytes_shared += u64::from(len);
@@ -164,14 +183,12 @@ impl SnapshotWriter {
 
 impl Write for SnapshotWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes
-            .len()
-            .min(self.cutter.max() + CUT_BYTES - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
-        self.counts.bytes_in += taken as u64;
-        if self.buffer.len() == self.cutter.max() + CUT_BYTES {
+        let mut taken = self.batch.fill(bytes, self.cutter);
+        if taken < bytes.len() {
             self.cut(self.cutter.max())?;
+            taken += self.batch.fill(&bytes[taken..], self.cutter);
         }
+        self.counts.bytes_in += taken as u64;
         Ok(taken)
     }
 

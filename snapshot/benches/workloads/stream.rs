@@ -32,6 +32,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
                 "stream in, without the sync; the same floor",
             ),
             Row::rate("small", "GB/s", "the same in writes of 256 bytes"),
+            Row::rate("ahead", "GB/s", "the same with hash_ahead"),
             Row::rate(
                 "in",
                 "GB/s",
@@ -64,11 +65,16 @@ fn stream_in(setup: &Setup) -> Round {
     let (dir, chunk_bytes) = (setup.dir.clone(), setup.chunk_bytes);
     Box::new(move || {
         let floor = hash(&state, chunk_bytes);
-        let run = |piece_bytes| write(&dir, &state, piece_bytes, options(chunk_bytes));
+        let run = |piece_bytes, ahead| {
+            let mut options = options(chunk_bytes);
+            options.hash_ahead = ahead;
+            write(&dir, &state, piece_bytes, options)
+        };
         let (cached, synced) = pwrite(&dir, &state);
-        let (whole, published) = run(PIECE_BYTES);
-        let small = run(RECORD_BYTES).0;
-        let beside_hash = [cut(&state, chunk_bytes), cached, whole, small];
+        let (whole, published) = run(PIECE_BYTES, false);
+        let small = run(RECORD_BYTES, false).0;
+        let ahead = run(PIECE_BYTES, true).0;
+        let beside_hash = [cut(&state, chunk_bytes), cached, whole, small, ahead];
         let figures = beside_hash.map(|store| Figure { floor, store });
         let beside_disk = Figure {
             floor: synced,
