@@ -15,7 +15,7 @@ pub(crate) struct Batch {
 }
 
 /// So many bytes are cut at a time: few enough to stay in a processor's cache until they are named and written.
-const CUT_BYTES: usize = 512 << 10;
+const CUT_BYTES: usize = 256 << 10;
 
 impl Batch {
     /// Takes what there is room for, and says how much that is: nothing when it is time to cut.

@@ -15,8 +15,8 @@ use crate::format::{BlockHead, Header, Row, Trailer, padded};
 use crate::manifest::Manifest;
 use crate::names::Role;
 
-/// Writes go to the file in pieces of this size.
-const PIECE_BYTES: usize = 1 << 20;
+/// Writes go to the file in pieces of this size, which a processor's cache holds.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A file to which chunks are appended.
 pub(crate) struct Draft {

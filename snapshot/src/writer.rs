@@ -17,7 +17,7 @@ use crate::store::{Held, Pin, Store};
 /// A snapshot that is being written: the state machine's bytes go in with [`Write`], and are there when
 /// [`publish`](SnapshotWriter::publish) has returned. Dropped before that, it leaves nothing.
 ///
-/// Chunks that the store holds are pinned and referred to; the others go to a temporary file, in pieces of 1 MiB.
+/// Chunks that the store holds are pinned and referred to; the others go to a temporary file, in pieces of 256 KiB.
 pub struct SnapshotWriter {
     draft: Draft,
     meta: Meta,

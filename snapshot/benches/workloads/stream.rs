@@ -39,7 +39,7 @@ pub(crate) const WORKLOADS: &[Workload] = &[
                 "stream in and publish; the floor: pwrite and fdatasync",
             ),
         ],
-        rounds: 5,
+        rounds: 3,
         prepare: stream_in,
     },
     Workload {
