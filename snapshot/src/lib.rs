@@ -247,7 +247,7 @@ impl SnapshotStore {
     /// Begins a snapshot. Others may be begun meanwhile, and all else goes on.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Poisoned`].
+    /// [`Error::Full`], [`Error::Io`], [`Error::ReadOnly`], [`Error::Poisoned`]; [`Error::TooLarge`] for its metadata.
     pub fn begin(&self, meta: Meta) -> Result<SnapshotWriter> {
         SnapshotWriter::begin(self.store.clone(), meta)
     }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use crate::SnapshotId;
 use crate::batch::{Batch, Namer};
 use crate::chunk::{ChunkName, Cutter};
+use crate::codec::{self, META_BYTES_MAX};
 use crate::draft::Draft;
 use crate::error::{Error, Result};
+use crate::format::CHUNKS_MAX;
 use crate::manifest::{ChunkRef, Manifest, Meta};
 use crate::names::Role;
 use crate::store::{Held, Pin, Store};
@@ -64,6 +66,9 @@ pub struct Published {
 
 impl SnapshotWriter {
     pub(crate) fn begin(store: Arc<Store>, meta: Meta) -> Result<SnapshotWriter> {
+        if codec::encode(&meta).len() > META_BYTES_MAX {
+            return Err(TOO_LARGE);
+        }
         let cutter = Cutter::new(store.options.chunk_bytes);
         let namer = store.options.hash_ahead.then(Namer::start).transpose();
         let namer = namer.map_err(Error::io("start a thread for", &store.dir))?;
@@ -162,8 +167,7 @@ impl SnapshotWriter {
             self.own.insert(name);
             self.counts.bytes_written += u64::from(len);
         }
-        self.chunks.push(ChunkRef { name, bytes: len });
-        Ok(())
+        push(&mut self.chunks, ChunkRef { name, bytes: len }, CHUNKS_MAX)
     }
 
     /// Refers to a chunk that is there, if it is.
@@ -181,6 +185,19 @@ impl SnapshotWriter {
     }
 }
 
+const TOO_LARGE: Error = Error::TooLarge {
+    chunks: CHUNKS_MAX,
+    meta_bytes: META_BYTES_MAX,
+};
+
+fn push(chunks: &mut Vec<ChunkRef>, chunk: ChunkRef, max: usize) -> Result<()> {
+    if chunks.len() >= max {
+        return Err(TOO_LARGE);
+    }
+    chunks.push(chunk);
+    Ok(())
+}
+
 impl Write for SnapshotWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut taken = self.batch.fill(bytes, self.cutter);
@@ -195,5 +212,33 @@ impl Write for SnapshotWriter {
     /// Does nothing: there is nothing between before and after [`publish`](SnapshotWriter::publish).
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use duramen_disk::SimDisk;
+
+    use super::*;
+    use crate::{Options, SnapshotStore};
+
+    /// It was published, and no open found its manifest again.
+    #[test]
+    fn what_could_not_be_found_again_is_refused() {
+        let disk = Arc::new(SimDisk::new());
+        let store = SnapshotStore::open_on(disk, "/store", Options::default()).unwrap();
+        let mut meta = Meta::new(1, 1);
+        meta.extra = vec![0; META_BYTES_MAX - 8]; // The rest takes 8 bytes.
+        let fits = store.begin(meta.clone()).unwrap().publish().unwrap();
+        assert!(Manifest::decode(&fits.manifest.encode()).is_ok());
+        meta.extra.push(0);
+        assert!(matches!(store.begin(meta), Err(Error::TooLarge { .. })));
+
+        let name = ChunkName::of(b"x");
+        let mut chunks = Vec::new();
+        assert!(push(&mut chunks, ChunkRef { name, bytes: 1 }, 1).is_ok());
+        let second = push(&mut chunks, ChunkRef { name, bytes: 1 }, 1);
+        assert!(matches!(second, Err(Error::TooLarge { .. })));
+        assert_eq!(chunks.len(), 1);
     }
 }
