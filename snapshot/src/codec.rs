@@ -2,8 +2,11 @@
 
 use crate::manifest::Meta;
 
-/// Meta that claims more is none: it is a few names and numbers.
-const META_BYTES_MAX: usize = 64 << 20;
+/// No snapshot has more metadata: it is a few names and numbers.
+pub(crate) const META_BYTES_MAX: usize = 32 << 20;
+
+/// Metadata that claims more is none. How much it claims is reckoned otherwise than how long it is.
+const CLAIM_BYTES_MAX: usize = 2 * META_BYTES_MAX;
 
 pub(crate) fn encode(meta: &Meta) -> Vec<u8> {
     let encoded = bincode::serde::encode_to_vec(meta, bincode::config::standard());
@@ -11,7 +14,7 @@ pub(crate) fn encode(meta: &Meta) -> Vec<u8> {
 }
 
 pub(crate) fn decode(bytes: &[u8]) -> Option<Meta> {
-    let config = bincode::config::standard().with_limit::<META_BYTES_MAX>();
+    let config = bincode::config::standard().with_limit::<CLAIM_BYTES_MAX>();
     let decoded = bincode::serde::decode_from_slice(bytes, config);
     let (meta, read) = decoded.ok()?;
     (read == bytes.len()).then_some(meta)

@@ -66,7 +66,7 @@ impl Container {
         let trailer_at = file_bytes.saturating_sub(TRAILER_BYTES as u64);
         let Some(trailer) = self.trailer(file_bytes) else {
             self.note(&mut contents, trailer_at, Damage::Trailer);
-            self.scan(HEADER_BYTES as u64, &mut contents);
+            self.search(role, &mut contents);
             return Ok(contents);
         };
         if trailer.owner != owner {
@@ -76,7 +76,7 @@ impl Container {
             Some(rows) => contents.rows = rows,
             None => {
                 self.note(&mut contents, trailer.table, Damage::Table);
-                self.scan(HEADER_BYTES as u64, &mut contents);
+                self.search(role, &mut contents);
             }
         }
         if let Some(offset) = trailer.manifest.filter(|_| role == Role::Snapshot) {
@@ -194,6 +194,15 @@ impl Container {
         match ChunkName::of(&bytes) == row.name || planted("name_not_checked") {
             true => Ok(bytes.into()),
             false => Err(Damage::Name),
+        }
+    }
+
+    /// Looks for what a table and a trailer would tell.
+    fn search(&self, role: Role, contents: &mut Contents) {
+        self.scan(HEADER_BYTES as u64, contents);
+        if role == Role::Chunks {
+            contents.manifest = None; // Of a snapshot that was dropped.
+            contents.block = None;
         }
     }
 

@@ -11,12 +11,12 @@ use crate::canary::planted;
 use crate::chunk::ChunkName;
 use crate::container::Container;
 use crate::error::{Error, Result};
-use crate::format::{BLOCK_HEAD_BYTES, BlockHead, Header, ROW_BYTES, Row, Trailer, padded};
+use crate::format::{BlockHead, Header, Row, Trailer, padded};
 use crate::manifest::Manifest;
 use crate::names::Role;
 
-/// Writes go to the file in pieces of this size.
-const PIECE_BYTES: usize = 1 << 20;
+/// Writes go to the file in pieces of this size, which a processor's cache holds.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A file to which chunks are appended.
 pub(crate) struct Draft {
@@ -115,7 +115,8 @@ impl Draft {
             bytes: bytes.len() as u32,
         };
         self.buffer.extend_from_slice(&row.encode_head());
-        self.put(bytes)?;
+        self.append(bytes)?;
+        self.pad();
         self.rows.push(row);
         Ok(row)
     }
@@ -123,30 +124,34 @@ impl Draft {
     /// Appends the manifest.
     pub(crate) fn put_manifest(&mut self, manifest: &Manifest) -> Result<()> {
         let offset = self.end();
-        let encoded = manifest.encode();
         let head = BlockHead {
-            bytes: encoded.len() as u64,
+            bytes: manifest.encoded_bytes(),
             hash: *manifest.name().as_bytes(),
         };
-        debug_assert_eq!(head.encode().len(), BLOCK_HEAD_BYTES);
         self.buffer.extend_from_slice(&head.encode());
-        self.put(&encoded)?;
+        for piece in manifest.pieces() {
+            self.append(&piece)?;
+        }
+        self.pad();
         self.manifest = Some(offset);
         Ok(())
     }
 
     /// Ends the file. Its bytes are durable on return; its name is not.
     pub(crate) fn end_file(&mut self) -> Result<()> {
-        let table: Vec<u8> = self.rows.iter().flat_map(Row::encode).collect();
-        debug_assert_eq!(table.len(), self.rows.len() * ROW_BYTES);
+        let (table, mut checksum) = (self.end(), crc32fast::Hasher::new());
+        for at in 0..self.rows.len() {
+            let row = self.rows[at].encode();
+            checksum.update(&row);
+            self.append(&row)?;
+        }
         let trailer = Trailer {
             owner: self.owner,
-            table: self.end(),
+            table,
             rows: self.rows.len() as u64,
-            table_checksum: crc32fast::hash(&table),
+            table_checksum: checksum.finalize(),
             manifest: self.manifest,
         };
-        self.put(&table)?;
         self.buffer.extend_from_slice(&trailer.encode());
         self.flush()?;
         // An install that was begun before a crash may have had a torn end.
@@ -164,15 +169,18 @@ impl Draft {
         self.file.sync_data().map_err(Error::io("sync", &self.path))
     }
 
-    /// Puts bytes, padded.
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.buffer.extend_from_slice(bytes);
-        let end = padded(self.buffer.len() as u64) as usize;
-        self.buffer.resize(end, 0); // What is in the file has a length that needs no padding.
         match self.buffer.len() >= PIECE_BYTES {
             true => self.flush(),
             false => Ok(()),
         }
+    }
+
+    /// What is next begins where it may.
+    fn pad(&mut self) {
+        let end = padded(self.end()) - self.start;
+        self.buffer.resize(end as usize, 0);
     }
 
     /// Gives the file everything that was put.
@@ -182,5 +190,41 @@ impl Draft {
         self.start += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use duramen_disk::SimDisk;
+
+    use super::*;
+    use crate::manifest::{ChunkRef, Meta};
+
+    /// A manifest that is longer than a piece is written in several, and its length need not be a multiple of 8.
+    #[test]
+    fn a_long_manifest_is_found_again() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+        let dir = Path::new("/store");
+        disk.create_dir_all(dir).unwrap();
+        for extra in 0..8 {
+            let chunk = |n: u32| ChunkRef {
+                name: ChunkName::of(&n.to_le_bytes()),
+                bytes: 4,
+            };
+            let chunks: Vec<ChunkRef> = (0..40_000).map(chunk).collect();
+            let mut meta = Meta::new(1, 1);
+            meta.extra = vec![7; extra as usize];
+            let manifest = Manifest::new(meta, 4096, chunks);
+            assert!(manifest.encode().len() > PIECE_BYTES);
+            let mut draft = Draft::create(&disk, dir, extra, 1).unwrap();
+            draft.put_chunk(chunk(1).name, &[1, 0, 0, 0]).unwrap();
+            draft.put_manifest(&manifest).unwrap();
+            draft.put_chunk(chunk(2).name, &[2, 0, 0, 0]).unwrap();
+            draft.end_file().unwrap();
+            let contents = draft.container().look(Role::Snapshot, 1).unwrap();
+            assert_eq!(contents.bad, []);
+            assert_eq!(contents.rows, draft.rows());
+            assert!(contents.manifest == Some(manifest));
+        }
     }
 }

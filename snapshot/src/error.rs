@@ -141,6 +141,17 @@ pub enum Error {
         name: ChunkName,
     },
 
+    /// A snapshot is too large to be found again, and is not written.
+    #[error(
+        "a snapshot has {chunks} chunks and {meta_bytes} bytes of metadata at the most: take larger chunks, or put less into its metadata"
+    )]
+    TooLarge {
+        /// No snapshot has more chunks.
+        chunks: usize,
+        /// Nor more metadata, as it is encoded.
+        meta_bytes: usize,
+    },
+
     /// These bytes are no manifest.
     #[error("this is no manifest: {reason}")]
     BadManifest {

@@ -88,6 +88,11 @@ pub(crate) const CHUNK_BYTES_MAX: u32 = 16 << 20;
 /// Neither a manifest nor a table is longer, whatever a file claims: enough for 2^24 chunks.
 pub(crate) const LIST_BYTES_MAX: u64 = 1 << 30;
 
+/// No snapshot has more chunks: its table would not be believed.
+pub(crate) const CHUNKS_MAX: usize = 1 << 24;
+
+const _: () = assert!(CHUNKS_MAX * ROW_BYTES <= LIST_BYTES_MAX as usize);
+
 /// The next multiple of [`ALIGN`].
 pub(crate) fn padded(bytes: u64) -> u64 {
     bytes.next_multiple_of(ALIGN)

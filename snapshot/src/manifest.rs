@@ -13,8 +13,8 @@
 //!     32  bytes               4
 //! ```
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, iter};
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 
@@ -82,7 +82,11 @@ const REF_BYTES: usize = 36;
 impl Manifest {
     pub(crate) fn new(meta: Meta, average: u32, chunks: Vec<ChunkRef>) -> Manifest {
         let bytes = chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum();
-        let name = ChunkName::of(&encode(&meta, average, &chunks, bytes));
+        let mut hash = blake3::Hasher::new();
+        for piece in encode(&meta, average, &chunks, bytes) {
+            hash.update(&piece);
+        }
+        let name = ChunkName::from_bytes(hash.finalize().into());
         let inner = Arc::new(Inner {
             meta,
             average,
@@ -126,6 +130,14 @@ impl Manifest {
 
     /// The manifest as it goes to a peer.
     pub fn encode(&self) -> Vec<u8> {
+        let mut buf = Vec::with_capacity(self.encoded_bytes() as usize);
+        self.pieces()
+            .for_each(|piece| buf.extend_from_slice(&piece));
+        buf
+    }
+
+    /// The encoding in pieces: that of a long manifest is not held in memory.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = Vec<u8>> {
         let Inner {
             meta,
             average,
@@ -181,23 +193,33 @@ impl Manifest {
     }
 }
 
-fn encode(meta: &Meta, average: u32, chunks: &[ChunkRef], bytes: u64) -> Vec<u8> {
+/// So many chunks are encoded at a time.
+const PIECE_CHUNKS: usize = 1024;
+
+fn encode(
+    meta: &Meta,
+    average: u32,
+    chunks: &[ChunkRef],
+    bytes: u64,
+) -> impl Iterator<Item = Vec<u8>> {
     let meta = codec::encode(meta);
-    let meta_bytes = meta.len().next_multiple_of(4);
-    let mut buf = Vec::with_capacity(HEAD_BYTES + meta_bytes + REF_BYTES * chunks.len());
-    buf.resize(HEAD_BYTES, 0);
-    LE::write_u32(&mut buf, VERSION);
-    LE::write_u32(&mut buf[4..], average);
-    LE::write_u64(&mut buf[8..], meta.len() as u64);
-    LE::write_u64(&mut buf[16..], chunks.len() as u64);
-    LE::write_u64(&mut buf[24..], bytes);
-    buf.extend_from_slice(&meta);
-    buf.resize(HEAD_BYTES + meta_bytes, 0);
-    for chunk in chunks {
-        buf.extend_from_slice(chunk.name.as_bytes());
-        buf.extend_from_slice(&chunk.bytes.to_le_bytes());
-    }
-    buf
+    let mut head = vec![0; HEAD_BYTES];
+    LE::write_u32(&mut head, VERSION);
+    LE::write_u32(&mut head[4..], average);
+    LE::write_u64(&mut head[8..], meta.len() as u64);
+    LE::write_u64(&mut head[16..], chunks.len() as u64);
+    LE::write_u64(&mut head[24..], bytes);
+    head.extend_from_slice(&meta);
+    head.resize(HEAD_BYTES + meta.len().next_multiple_of(4), 0);
+    let refs = chunks.chunks(PIECE_CHUNKS).map(|chunks| {
+        let mut piece = Vec::with_capacity(REF_BYTES * chunks.len());
+        for chunk in chunks {
+            piece.extend_from_slice(chunk.name.as_bytes());
+            piece.extend_from_slice(&chunk.bytes.to_le_bytes());
+        }
+        piece
+    });
+    iter::once(head).chain(refs)
 }
 
 impl fmt::Debug for Manifest {

@@ -2,12 +2,16 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::mem;
 use std::sync::Arc;
 
 use crate::SnapshotId;
+use crate::batch::{Batch, Namer};
 use crate::chunk::{ChunkName, Cutter};
+use crate::codec::{self, META_BYTES_MAX};
 use crate::draft::Draft;
 use crate::error::{Error, Result};
+use crate::format::CHUNKS_MAX;
 use crate::manifest::{ChunkRef, Manifest, Meta};
 use crate::names::Role;
 use crate::store::{Held, Pin, Store};
@@ -15,13 +19,16 @@ use crate::store::{Held, Pin, Store};
 /// A snapshot that is being written: the state machine's bytes go in with [`Write`], and are there when
 /// [`publish`](SnapshotWriter::publish) has returned. Dropped before that, it leaves nothing.
 ///
-/// Chunks that the store holds are pinned and referred to; the others go to a temporary file, in pieces of 1 MiB.
+/// Chunks that the store holds are pinned and referred to; the others go to a temporary file, in pieces of 256 KiB.
 pub struct SnapshotWriter {
     draft: Draft,
     meta: Meta,
     cutter: Cutter,
     /// What is not cut yet.
-    buffer: Vec<u8>,
+    batch: Batch,
+    /// An empty one, for its memory.
+    spare: Batch,
+    namer: Option<Namer>,
     chunks: Vec<ChunkRef>,
     /// What is in the draft.
     own: HashSet<ChunkName>,
@@ -57,17 +64,21 @@ pub struct Published {
     pub counts: Counts,
 }
 
-/// So many bytes are cut at a time.
-const CUT_BYTES: usize = 1 << 20;
-
 impl SnapshotWriter {
     pub(crate) fn begin(store: Arc<Store>, meta: Meta) -> Result<SnapshotWriter> {
+        if codec::encode(&meta).len() > META_BYTES_MAX {
+            return Err(TOO_LARGE);
+        }
         let cutter = Cutter::new(store.options.chunk_bytes);
+        let namer = store.options.hash_ahead.then(Namer::start).transpose();
+        let namer = namer.map_err(Error::io("start a thread for", &store.dir))?;
         Ok(SnapshotWriter {
             draft: store.draft()?,
             meta,
             cutter,
-            buffer: Vec::with_capacity(cutter.max() + CUT_BYTES),
+            batch: Batch::default(),
+            spare: Batch::default(),
+            namer,
             chunks: Vec::new(),
             own: HashSet::new(),
             counts: Counts::default(),
@@ -91,8 +102,11 @@ impl SnapshotWriter {
     /// [`Error::Full`], [`Error::Io`], [`Error::Poisoned`]; what an earlier write said.
     pub fn publish(mut self) -> Result<Published> {
         self.cut(0)?;
-        let chunks = std::mem::take(&mut self.chunks);
-        let meta = std::mem::take(&mut self.meta);
+        if let Some(last) = self.namer.as_mut().and_then(Namer::last) {
+            self.put_all(&last)?;
+        }
+        let chunks = mem::take(&mut self.chunks);
+        let meta = mem::take(&mut self.meta);
         let manifest = Manifest::new(meta, self.cutter.average(), chunks);
         self.draft.put_manifest(&manifest)?;
         self.draft.end_file()?;
@@ -113,28 +127,38 @@ impl SnapshotWriter {
         })
     }
 
-    /// Cuts chunks off what was written, as long as so much is left.
+    /// Cuts chunks off what was written, as long as more than `left` bytes follow, and sees to it that they get their names
+    /// and are put.
     fn cut(&mut self, left: usize) -> Result<()> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut from = 0;
-        while buffer.len() - from > left {
-            let len = self.cutter.cut(&buffer[from..]);
-            if let Err(error) = self.put(&buffer[from..from + len]) {
-                self.failed = Some(error.clone());
-                return Err(error);
+        let mut batch = mem::replace(&mut self.batch, mem::take(&mut self.spare));
+        batch.cut(self.cutter, left, &mut self.batch);
+        let named = match &mut self.namer {
+            Some(namer) => namer.swap(batch),
+            None => {
+                batch.name();
+                Some(batch)
             }
-            from += len;
+        };
+        if let Some(mut named) = named {
+            self.put_all(&named)?;
+            named.clear();
+            self.spare = named;
         }
-        buffer.drain(..from);
-        self.buffer = buffer;
         Ok(())
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let name = ChunkName::of(bytes);
+    fn put_all(&mut self, batch: &Batch) -> Result<()> {
+        for (name, bytes) in batch.chunks() {
+            let put = self.put(name, bytes);
+            put.inspect_err(|error| self.failed = Some(error.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, name: ChunkName, bytes: &[u8]) -> Result<()> {
         let len = bytes.len() as u32;
         if self.own.contains(&name) || self.share(name) {
             self.counts.bytes_shared += u64::from(len);
@@ -143,8 +167,7 @@ impl SnapshotWriter {
             self.own.insert(name);
             self.counts.bytes_written += u64::from(len);
         }
-        self.chunks.push(ChunkRef { name, bytes: len });
-        Ok(())
+        push(&mut self.chunks, ChunkRef { name, bytes: len }, CHUNKS_MAX)
     }
 
     /// Refers to a chunk that is there, if it is.
@@ -162,21 +185,60 @@ impl SnapshotWriter {
     }
 }
 
+const TOO_LARGE: Error = Error::TooLarge {
+    chunks: CHUNKS_MAX,
+    meta_bytes: META_BYTES_MAX,
+};
+
+fn push(chunks: &mut Vec<ChunkRef>, chunk: ChunkRef, max: usize) -> Result<()> {
+    if chunks.len() >= max {
+        return Err(TOO_LARGE);
+    }
+    chunks.push(chunk);
+    Ok(())
+}
+
 impl Write for SnapshotWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes
-            .len()
-            .min(self.cutter.max() + CUT_BYTES - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
-        self.counts.bytes_in += taken as u64;
-        if self.buffer.len() == self.cutter.max() + CUT_BYTES {
+        let mut taken = self.batch.fill(bytes, self.cutter);
+        if taken < bytes.len() {
             self.cut(self.cutter.max())?;
+            taken += self.batch.fill(&bytes[taken..], self.cutter);
         }
+        self.counts.bytes_in += taken as u64;
         Ok(taken)
     }
 
     /// Does nothing: there is nothing between before and after [`publish`](SnapshotWriter::publish).
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use duramen_disk::SimDisk;
+
+    use super::*;
+    use crate::{Options, SnapshotStore};
+
+    /// It was published, and no open found its manifest again.
+    #[test]
+    fn what_could_not_be_found_again_is_refused() {
+        let disk = Arc::new(SimDisk::new());
+        let store = SnapshotStore::open_on(disk, "/store", Options::default()).unwrap();
+        let mut meta = Meta::new(1, 1);
+        meta.extra = vec![0; META_BYTES_MAX - 8]; // The rest takes 8 bytes.
+        let fits = store.begin(meta.clone()).unwrap().publish().unwrap();
+        assert!(Manifest::decode(&fits.manifest.encode()).is_ok());
+        meta.extra.push(0);
+        assert!(matches!(store.begin(meta), Err(Error::TooLarge { .. })));
+
+        let name = ChunkName::of(b"x");
+        let mut chunks = Vec::new();
+        assert!(push(&mut chunks, ChunkRef { name, bytes: 1 }, 1).is_ok());
+        let second = push(&mut chunks, ChunkRef { name, bytes: 1 }, 1);
+        assert!(matches!(second, Err(Error::TooLarge { .. })));
+        assert_eq!(chunks.len(), 1);
     }
 }
