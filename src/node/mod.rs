@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use duramen_wal::{Entry, Index, NodeId, Term};
 
-use crate::raft::{Config, Envelope, Raft, Ready};
+use crate::raft::{Config, Envelope, Raft, Ready, is_command};
 use crate::storage::{self, Storage};
 use crate::transport::Network;
 
@@ -277,8 +277,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         );
         self.applied = entry.id.index;
         let leader = self.raft.leader();
-        let is_blank = entry.payload.is_empty();
-        let output = (!is_blank).then(|| self.state.apply(&entry.payload));
+        let output = is_command(entry).then(|| self.state.apply(&entry.payload));
         self.waiting.applied(entry.id, output, leader, &self.state);
     }
 }

@@ -1,5 +1,6 @@
 //! What nodes say to each other: the two RPCs of figure 2 and their replies.
 
+use super::membership::Membership;
 use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
 
 /// A message on its way.
@@ -78,7 +79,10 @@ impl Envelope {
         let mut before = *prev;
         entries.iter().all(|entry| {
             let follows = before.index.0.checked_add(1) == Some(entry.id.index.0);
-            let sane = follows && before.term <= entry.id.term && entry.id.term <= self.term;
+            let sane = follows
+                && before.term <= entry.id.term
+                && entry.id.term <= self.term
+                && Membership::of_entry(entry).is_ok();
             before = entry.id;
             sane
         })

@@ -42,13 +42,16 @@
 //! |---|---|
 //! | 5.2 leader election, 5.4.1 election restriction | `election.rs` |
 //! | 5.3 log replication, 5.4.2 committing entries from previous terms | `replication.rs`, `progress.rs`, `log.rs` |
+//! | 6 membership | `membership.rs`, `change.rs` |
 //! | 8 linearizable reads | `read.rs` |
 //! | figure 2, the messages | `message.rs` |
 //! | figure 2, persistent state | `durability.rs` |
 
+mod change;
 mod durability;
 mod election;
 mod log;
+mod membership;
 mod message;
 mod progress;
 mod read;
@@ -56,17 +59,20 @@ mod replication;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
+use duramen_wal::types::{Context, Entry, HardState, Index, LogId, NodeId, Term};
 
+pub use change::ChangeRefused;
 pub use durability::{Write, WriteId};
+pub use membership::{BadMembership, Member, Membership, is_command};
 pub use message::{AppendOutcome, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
 
 use durability::Durability;
 use log::Log;
+use membership::Memberships;
 use progress::Progress;
 use read::Reads;
 
@@ -76,8 +82,8 @@ use read::Reads;
 pub struct Config {
     /// The node itself.
     pub id: NodeId,
-    /// All nodes that vote, itself included.
-    pub voters: BTreeSet<NodeId>,
+    /// Who belongs to the cluster at the beginning of the log.
+    pub membership: Membership,
     /// A leader says that it is there after this many ticks. Default 5.
     pub heartbeat_ticks: u32,
     /// A follower that has heard nothing campaigns after this many ticks, or up to twice as many: the timeout is random
@@ -92,11 +98,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults, for node `id` of `voters`.
+    /// The defaults, for node `id` of a cluster that begins with `voters`.
     pub fn new(id: NodeId, voters: impl IntoIterator<Item = NodeId>) -> Config {
         Config {
             id,
-            voters: voters.into_iter().collect(),
+            membership: Membership::of_voters(voters),
             heartbeat_ticks: 5,
             election_ticks: 25,
             append_bytes_max: 1 << 20,
@@ -113,6 +119,7 @@ pub struct Raft {
     rng: fastrand::Rng,
     hard_state: HardState,
     log: Log,
+    memberships: Memberships,
     durability: Durability,
     /// Known to be committed up to here.
     commit: Index,
@@ -191,7 +198,7 @@ pub struct NotLeader {
 pub enum Ignored {
     /// It is for another node.
     NotForMe,
-    /// Its sender is not of this group.
+    /// Its sender is the node itself, or answers though nobody asked it.
     Stranger,
     /// It is of an earlier term, or answers a question that is no longer open.
     Stale,
@@ -206,17 +213,22 @@ impl Raft {
     /// A node with what it had made durable before: nothing at its first start.
     ///
     /// # Panics
-    /// If the node is not among the voters, or `log` is not consecutive from index 1 with terms that never go down.
+    /// If there is no voter, or `log` is not consecutive from index 1 with terms that never go down, or holds a membership
+    /// that is none.
     pub fn new(config: Config, hard_state: HardState, log: Vec<Entry>) -> Raft {
-        assert!(
-            config.voters.contains(&config.id),
-            "node {} is not among the voters",
-            config.id
-        );
+        let bad = config.membership.check();
+        assert!(bad.is_ok(), "{bad:?}");
         assert!(
             config.election_ticks > config.heartbeat_ticks,
             "an election waits for more than one heartbeat"
         );
+        let mut memberships = Memberships::new(Index(0), config.membership.clone());
+        for entry in &log {
+            let membership = Membership::of_entry(entry).expect("a membership that was appended");
+            membership
+                .into_iter()
+                .for_each(|membership| memberships.push(entry.id.index, membership));
+        }
         let log = Log::new(log);
         let mut raft = Raft {
             rng: fastrand::Rng::with_seed(config.seed),
@@ -224,6 +236,7 @@ impl Raft {
             config,
             hard_state,
             log,
+            memberships,
             commit: Index(0),
             handed_out: Index(0),
             role: Role::Follower,
@@ -268,6 +281,11 @@ impl Raft {
         self.log.last()
     }
 
+    /// Who belongs to the cluster, as of the last entry of the log.
+    pub fn membership(&self) -> &Membership {
+        self.memberships.current()
+    }
+
     /// One unit of time has passed.
     pub fn tick(&mut self) {
         if let Role::Leader(leadership) = &mut self.role {
@@ -279,7 +297,9 @@ impl Raft {
             return;
         }
         self.election_elapsed += 1;
-        if self.election_elapsed >= self.election_timeout {
+        if self.election_elapsed >= self.election_timeout
+            && self.membership().is_voter(self.config.id)
+        {
             self.campaign();
         }
     }
@@ -289,7 +309,7 @@ impl Raft {
         if envelope.to != self.config.id {
             return Err(Ignored::NotForMe);
         }
-        if envelope.from == self.config.id || !self.config.voters.contains(&envelope.from) {
+        if envelope.from == self.config.id {
             return Err(Ignored::Stranger);
         }
         if !envelope.is_sane() {
@@ -328,7 +348,7 @@ impl Raft {
     pub fn propose(&mut self, command: Bytes) -> Result<LogId, NotLeader> {
         assert!(!command.is_empty(), "a command is not empty");
         match self.role {
-            Role::Leader(_) => Ok(self.append_own(command)),
+            Role::Leader(_) => Ok(self.append_own(command, Context::EMPTY)),
             _ => Err(NotLeader {
                 leader: self.leader,
             }),
@@ -398,25 +418,5 @@ impl Raft {
             term: self.hard_state.term,
             message,
         }
-    }
-
-    fn peers(&self) -> Vec<NodeId> {
-        let voters = self.config.voters.iter().copied();
-        voters.filter(|&id| id != self.config.id).collect()
-    }
-
-    /// How many voters are a majority.
-    fn majority(&self) -> usize {
-        self.config.voters.len() / 2 + 1
-    }
-
-    /// The largest value that a majority has reached.
-    fn reached_by_majority<T: Ord + Copy>(&self, mut values: Vec<T>) -> T {
-        assert!(
-            values.len() == self.config.voters.len(),
-            "one value for each voter"
-        );
-        values.sort_unstable();
-        values[values.len() - self.majority()]
     }
 }

@@ -1,9 +1,10 @@
 //! Log replication (section 5.3) and the commit rule (section 5.4.2).
 
 use bytes::Bytes;
-use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
+use duramen_wal::types::{Context, Entry, Index, LogId, NodeId, Term};
 
 use super::log::Log;
+use super::membership::Membership;
 use super::message::{AppendOutcome, Envelope, Message, Round};
 use super::progress::{Mode, Progress};
 use super::{Config, Ignored, Raft, Role};
@@ -59,10 +60,11 @@ impl Raft {
         if first <= self.log.last().index {
             assert!(first > self.commit, "{first} is committed");
             self.log.truncate(first);
+            self.memberships.truncated(first);
             self.durability.truncated(first);
         }
         for entry in entries.into_iter().skip(at) {
-            self.log.push(entry);
+            self.push(entry);
         }
     }
 
@@ -86,17 +88,28 @@ impl Raft {
 /// The leader's side.
 impl Raft {
     /// Appends an entry of the leader's own term.
-    pub(super) fn append_own(&mut self, payload: Bytes) -> LogId {
+    pub(super) fn append_own(&mut self, payload: Bytes, context: Context) -> LogId {
         let id = LogId {
             term: self.hard_state.term,
             index: self.log.last().index.next(),
         };
-        self.log.push(Entry {
+        self.push(Entry {
             id,
+            context,
             payload,
-            ..Entry::default()
         });
         id
+    }
+
+    /// Puts an entry at the end of the log. A membership is in force from then on (section 6).
+    fn push(&mut self, entry: Entry) {
+        let membership = Membership::of_entry(&entry).expect("what makes no sense was refused");
+        let index = entry.id.index;
+        self.log.push(entry);
+        if let Some(membership) = membership {
+            self.memberships.push(index, membership);
+            self.follow_membership();
+        }
     }
 
     /// Sends each follower what it lacks, or a heartbeat if one is due. Entries leave before they are durable here.
@@ -163,16 +176,14 @@ impl Raft {
         let Role::Leader(leadership) = &self.role else {
             return;
         };
-        let mut matched = vec![self.durability.last()];
-        matched.extend(
-            leadership
-                .followers
-                .values()
-                .map(|follower| follower.match_index),
-        );
-        let index = self.reached_by_majority(matched);
+        let matched = |id| match leadership.followers.get(&id) {
+            Some(follower) => follower.match_index,
+            None => self.durability.last(), // The leader itself, if it votes.
+        };
+        let index = self.membership().reached_by_majority(matched);
         if index > self.commit && self.log.term_at(index) == Some(self.hard_state.term) {
             self.commit = index;
+            self.go_on_with_change();
         }
     }
 }

@@ -14,7 +14,7 @@
 //!  25  RequestVote  last term 8, last index 8
 //!      Vote         granted 1
 //!      Append       prev term 8, prev index 8, commit 8, round 8, number of entries 4,
-//!                   then for each: term 8, payload length 4, payload
+//!                   then for each: term 8, context length 1, context, payload length 4, payload
 //!      AppendReply  round 8, outcome 1: 0 matched, index 8
 //!                                       1 conflict, prev 8, term 8, first 8
 //! ```
@@ -29,12 +29,12 @@ use std::io;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use duramen_wal::{Entry, Index, LogId, NodeId, Term};
+use duramen_wal::{Context, Entry, Index, LogId, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::{AppendOutcome, Envelope, Message, Round};
 
-pub(super) const VERSION: u16 = 0;
+pub(super) const VERSION: u16 = 1;
 
 /// The largest body. An `Append` is limited by `Config::append_bytes_max`, but always takes one entry.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 20;
@@ -146,6 +146,9 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
                 buf.put_u32_le(entries.len() as u32);
                 for entry in entries {
                     buf.put_u64_le(entry.id.term.0);
+                    let context = entry.context.as_bytes();
+                    buf.put_u8(context.len() as u8);
+                    buf.put_slice(context);
                     buf.put_u32_le(entry.payload.len() as u32);
                     buf.put_slice(&entry.payload);
                 }
@@ -224,16 +227,15 @@ fn get_append(body: &mut Bytes) -> Option<Message> {
     for n in 1..=u64::from(count) {
         let term = Term(get_u64(body)?);
         let index = Index(prev.index.0.checked_add(n)?);
-        let len = body.try_get_u32_le().ok()? as usize;
-        if len > body.len() {
-            return None;
-        }
-        let payload = body.split_to(len);
+        let len = body.try_get_u8().ok()?;
+        let context = Context::new(&get_bytes(body, len.into())?)?;
+        let len = body.try_get_u32_le().ok()?;
+        let payload = get_bytes(body, len as usize)?;
         let id = LogId { term, index };
         entries.push(Entry {
             id,
+            context,
             payload,
-            ..Entry::default()
         });
     }
     Some(Message::Append {
@@ -242,6 +244,11 @@ fn get_append(body: &mut Bytes) -> Option<Message> {
         commit,
         round,
     })
+}
+
+/// So many bytes, if they are there.
+fn get_bytes(body: &mut Bytes, len: usize) -> Option<Bytes> {
+    (len <= body.len()).then(|| body.split_to(len))
 }
 
 fn get_outcome(body: &mut Bytes) -> Option<AppendOutcome> {
@@ -294,17 +301,18 @@ mod tests {
     }
 
     fn append() -> impl Strategy<Value = Message> {
-        let entries = vec((any::<u64>(), vec(any::<u8>(), 0..40)), 0..8);
+        let context = vec(any::<u8>(), 0..Context::BYTES_MAX);
+        let entries = vec((any::<u64>(), context, vec(any::<u8>(), 0..40)), 0..8);
         (log_id(), entries, any::<u64>(), any::<u64>()).prop_map(
             |(prev, entries, commit, round)| {
                 let numbered = (prev.index.0 + 1..).zip(entries);
-                let entries = numbered.map(|(index, (term, payload))| Entry {
+                let entries = numbered.map(|(index, (term, context, payload))| Entry {
                     id: LogId {
                         term: Term(term),
                         index: Index(index),
                     },
+                    context: Context::new(&context).unwrap(),
                     payload: payload.into(),
-                    ..Entry::default()
                 });
                 Message::Append {
                     prev,
@@ -408,6 +416,6 @@ mod tests {
         };
         let mut buf = BytesMut::new();
         put_handshake(&mut buf, &hello);
-        assert_eq!(&buf[8..], b"\x00\x01c\x01\x02\x03a:1");
+        assert_eq!(&buf[8..], b"\x01\x01c\x01\x02\x03a:1");
     }
 }

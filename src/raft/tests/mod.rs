@@ -2,6 +2,7 @@
 
 mod election;
 mod figure8;
+mod membership;
 mod random;
 mod reads;
 mod replication;
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 
-use super::{Config, Envelope, Raft, ReadReply, Ready, Write};
+use super::{Config, Envelope, Membership, Raft, ReadReply, Ready, Write, is_command};
 
 pub(super) fn id(term: u64, index: u64) -> LogId {
     LogId {
@@ -38,6 +39,22 @@ struct TestNode {
 }
 
 impl TestNode {
+    /// In the term of its last entry.
+    fn new(log: Vec<Entry>) -> TestNode {
+        let term = log.last().map_or(Term(0), |entry| entry.id.term);
+        TestNode {
+            raft: None,
+            hard_state: HardState {
+                term,
+                voted_for: None,
+                ..HardState::default()
+            },
+            log,
+            applied: Vec::new(),
+            reads: Vec::new(),
+        }
+    }
+
     fn raft(&mut self) -> &mut Raft {
         self.raft.as_mut().expect("the node is up")
     }
@@ -53,9 +70,11 @@ impl TestNode {
     }
 }
 
-/// Nodes 1 to n. A node that is down, and a link that is cut, loses its messages.
+/// Nodes 1 to n, which begin as voters, and those that join. A node that is down, and a link that is cut, loses its messages.
 pub(super) struct Cluster {
     nodes: BTreeMap<u64, TestNode>,
+    /// Who belongs to the cluster at the beginning of the log.
+    membership: Membership,
     down: BTreeSet<u64>,
     /// Links that are cut, as (from, to).
     cut: BTreeSet<(u64, u64)>,
@@ -72,23 +91,13 @@ impl Cluster {
 
     /// Nodes that start with these logs, each in the term of its last entry.
     pub(super) fn with_logs(logs: impl IntoIterator<Item = (u64, Vec<Entry>)>) -> Cluster {
-        let nodes = logs.into_iter().map(|(node, log)| {
-            let term = log.last().map_or(Term(0), |entry: &Entry| entry.id.term);
-            let node_state = TestNode {
-                raft: None,
-                hard_state: HardState {
-                    term,
-                    voted_for: None,
-                    ..HardState::default()
-                },
-                log,
-                applied: Vec::new(),
-                reads: Vec::new(),
-            };
-            (node, node_state)
-        });
+        let nodes = logs
+            .into_iter()
+            .map(|(node, log)| (node, TestNode::new(log)));
+        let nodes: BTreeMap<_, _> = nodes.collect();
         let mut cluster = Cluster {
-            nodes: nodes.collect(),
+            membership: Membership::of_voters(nodes.keys().copied().map(NodeId)),
+            nodes,
             down: BTreeSet::new(),
             cut: BTreeSet::new(),
             queue: VecDeque::new(),
@@ -105,11 +114,18 @@ impl Cluster {
     }
 
     pub(super) fn start(&mut self, node: u64) {
-        let config = Config::new(NodeId(node), self.ids().into_iter().map(NodeId));
+        let mut config = Config::new(NodeId(node), []);
+        config.membership = self.membership.clone();
         let state = self.nodes.get_mut(&node).unwrap();
         state.applied.clear();
         state.raft = Some(Raft::new(config, state.hard_state, state.log.clone()));
         self.down.remove(&node);
+    }
+
+    /// Starts a node that belongs to nobody yet.
+    pub(super) fn join(&mut self, node: u64) {
+        self.nodes.insert(node, TestNode::new(Vec::new()));
+        self.start(node);
     }
 
     /// Everything in memory is gone; what was durable stays.
@@ -140,8 +156,10 @@ impl Cluster {
 
     pub(super) fn applied(&self, node: u64) -> Vec<&str> {
         let applied = self.nodes[&node].applied.iter();
-        let payloads = applied.map(|entry| std::str::from_utf8(&entry.payload).unwrap());
-        payloads.filter(|payload| !payload.is_empty()).collect()
+        let commands = applied.filter(|entry| is_command(entry));
+        commands
+            .map(|entry| std::str::from_utf8(&entry.payload).unwrap())
+            .collect()
     }
 
     pub(super) fn reads(&self, node: u64) -> &[ReadReply] {
