@@ -71,8 +71,8 @@ impl Raft {
             self.append_membership(&settled);
         } else if !self.membership().is_voter(self.config.id) {
             // It has led until here without counting itself.
-            self.become_follower(self.hard_state.term);
             self.leader = None;
+            self.become_follower(self.hard_state.term);
         }
     }
 

@@ -40,7 +40,7 @@ impl Raft {
 
     /// Starts an election: a new term, a vote for itself, and a request to everybody else. The requests leave when the
     /// vote is durable, and the vote counts only then.
-    pub(super) fn campaign(&mut self) {
+    pub(super) fn campaign(&mut self, is_transfer: bool) {
         let Some(term) = self.hard_state.term.0.checked_add(1) else {
             return; // A hostile peer can bring us to the last term. There is no election after it.
         };
@@ -55,10 +55,15 @@ impl Raft {
         self.leader = None;
         self.reset_election_timer();
         let last = self.log.last();
+        self.ask_voters(&Message::RequestVote { last, is_transfer });
+    }
+
+    /// Asks all voters but itself, when what was decided before is durable.
+    pub(super) fn ask_voters(&mut self, message: &Message) {
         let mut voters = self.membership().all_voters();
         voters.remove(&self.config.id);
         for voter in voters {
-            self.reply(voter, Message::RequestVote { last });
+            self.reply(voter, message.clone());
         }
     }
 
@@ -120,6 +125,8 @@ impl Raft {
             followers: BTreeMap::new(),
             term_start: last.next(),
             heartbeat_elapsed: 0,
+            quorum_elapsed: 0,
+            transfer: None,
             heartbeat_due: true,
             reads: Reads::default(),
         });

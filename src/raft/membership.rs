@@ -237,6 +237,16 @@ impl Memberships {
         self.latest().0
     }
 
+    /// Whether a node votes in the membership that is known to be committed, or in a later one. It may hold the only entry
+    /// that removes it: then nobody else can be elected (thesis, 4.2.2).
+    pub(super) fn may_campaign(&self, id: NodeId, commit: Index) -> bool {
+        let later = self.list.partition_point(|(index, _)| *index <= commit);
+        let from_committed = &self.list[later.saturating_sub(1)..];
+        from_committed
+            .iter()
+            .any(|(_, membership)| membership.is_voter(id))
+    }
+
     pub(super) fn push(&mut self, index: Index, membership: Membership) {
         assert!(index > self.index(), "{} then {index}", self.index());
         self.list.push((index, membership));

@@ -19,16 +19,30 @@ pub struct Envelope {
 /// What a message says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
+    /// Whether the receiver would vote for the sender in a next term (thesis, 9.6). Binds nobody.
+    PreVote {
+        /// The sender's last entry.
+        last: LogId,
+    },
+    /// The reply to `PreVote`.
+    PreVoted {
+        /// Whether it would.
+        granted: bool,
+    },
     /// RequestVote (section 5.2).
     RequestVote {
         /// The candidate's last entry (section 5.4.1).
         last: LogId,
+        /// The leader asked for this election: it is answered also by those who hear the leader.
+        is_transfer: bool,
     },
     /// The reply to `RequestVote`.
     Vote {
         /// Whether the sender voted for the candidate.
         granted: bool,
     },
+    /// From the leader: the receiver is to campaign at once, its log is complete (thesis, 3.10).
+    TimeoutNow,
     /// AppendEntries (section 5.3). Without entries it is a heartbeat.
     Append {
         /// The entry right before `entries`.
@@ -71,6 +85,18 @@ pub enum AppendOutcome {
 pub struct Round(pub u64);
 
 impl Envelope {
+    /// Whether it asks for a vote without the leader's wish.
+    pub(super) fn asks_for_vote(&self) -> bool {
+        matches!(
+            self.message,
+            Message::PreVote { .. }
+                | Message::RequestVote {
+                    is_transfer: false,
+                    ..
+                }
+        )
+    }
+
     /// Whether the numbers in it agree with each other. Peers are not trusted to.
     pub(super) fn is_sane(&self) -> bool {
         let Message::Append { prev, entries, .. } = &self.message else {

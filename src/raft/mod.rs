@@ -41,6 +41,8 @@
 //! | paper | here |
 //! |---|---|
 //! | 5.2 leader election, 5.4.1 election restriction | `election.rs` |
+//! | thesis 9.6 pre-vote, 6.2 and 4.2.3 who hears a leader | `quorum.rs` |
+//! | thesis 3.10 leadership transfer | `transfer.rs` |
 //! | 5.3 log replication, 5.4.2 committing entries from previous terms | `replication.rs`, `progress.rs`, `log.rs` |
 //! | 6 membership | `membership.rs`, `change.rs` |
 //! | 8 linearizable reads | `read.rs` |
@@ -54,10 +56,12 @@ mod log;
 mod membership;
 mod message;
 mod progress;
+mod quorum;
 mod read;
 mod replication;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::collections::BTreeMap;
 
@@ -69,12 +73,14 @@ pub use durability::{Write, WriteId};
 pub use membership::{BadMembership, Member, Membership, is_command};
 pub use message::{AppendOutcome, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
+pub use transfer::TransferRefused;
 
 use durability::Durability;
 use log::Log;
 use membership::Memberships;
 use progress::Progress;
 use read::Reads;
+use transfer::Transfer;
 
 /// What a node must know before it starts.
 #[derive(Debug, Clone)]
@@ -89,6 +95,12 @@ pub struct Config {
     /// A follower that has heard nothing campaigns after this many ticks, or up to twice as many: the timeout is random
     /// (section 5.2). Default 25.
     pub election_ticks: u32,
+    /// Before a node campaigns it asks whether it would be elected, so that one that was cut off does not depose a leader when
+    /// it comes back (thesis, 9.6). Default true.
+    pub pre_vote: bool,
+    /// A leader that hears no majority for `election_ticks` steps down, and who has heard a leader within that time votes for
+    /// nobody else (thesis, 6.2 and 4.2.3). Default true.
+    pub check_quorum: bool,
     /// The payload of one `Append`, in bytes, is at most this, or one entry. Default 1 MiB.
     pub append_bytes_max: usize,
     /// How many entries may be under way to a follower. Default 4096.
@@ -105,6 +117,8 @@ impl Config {
             membership: Membership::of_voters(voters),
             heartbeat_ticks: 5,
             election_ticks: 25,
+            pre_vote: true,
+            check_quorum: true,
             append_bytes_max: 1 << 20,
             window_entries: 4096,
             seed: id.0,
@@ -139,6 +153,11 @@ pub struct Raft {
 #[derive(Debug)]
 enum Role {
     Follower,
+    /// About to campaign, if a majority would vote for it.
+    PreCandidate {
+        /// What each node that answered said.
+        votes: BTreeMap<NodeId, bool>,
+    },
     Candidate {
         /// What each node that answered said.
         votes: BTreeMap<NodeId, bool>,
@@ -153,6 +172,10 @@ struct Leadership {
     /// The blank entry of the term (section 8).
     term_start: Index,
     heartbeat_elapsed: u32,
+    /// Ticks since it was looked who answers.
+    quorum_elapsed: u32,
+    /// To whom the leadership is being handed over.
+    transfer: Option<Transfer>,
     /// Whether each follower is to be sent something, be it empty.
     heartbeat_due: bool,
     reads: Reads,
@@ -200,6 +223,8 @@ pub enum Ignored {
     NotForMe,
     /// Its sender is the node itself, or answers though nobody asked it.
     Stranger,
+    /// It asks for a vote, and this node hears a leader.
+    HasLeader,
     /// It is of an earlier term, or answers a question that is no longer open.
     Stale,
     /// Its numbers contradict each other, or what a correct node can say.
@@ -288,19 +313,9 @@ impl Raft {
 
     /// One unit of time has passed.
     pub fn tick(&mut self) {
-        if let Role::Leader(leadership) = &mut self.role {
-            leadership.heartbeat_elapsed += 1;
-            if leadership.heartbeat_elapsed >= self.config.heartbeat_ticks {
-                leadership.heartbeat_elapsed = 0;
-                leadership.heartbeat_due = true;
-            }
-            return;
-        }
-        self.election_elapsed += 1;
-        if self.election_elapsed >= self.election_timeout
-            && self.membership().is_voter(self.config.id)
-        {
-            self.campaign();
+        match &self.role {
+            Role::Leader(_) => self.tick_leader(),
+            _ => self.tick_election(),
         }
     }
 
@@ -315,6 +330,9 @@ impl Raft {
         if !envelope.is_sane() {
             return Err(Ignored::Nonsense);
         }
+        if envelope.asks_for_vote() && self.hears_leader() {
+            return Err(Ignored::HasLeader); // Its term too is let be.
+        }
         if envelope.term > self.hard_state.term {
             self.become_follower(envelope.term); // figure 2, "All servers"
         }
@@ -328,8 +346,11 @@ impl Raft {
             return self.answer_stale(from, message);
         }
         match message {
-            Message::RequestVote { last } => self.on_request_vote(from, last),
+            Message::PreVote { last } => self.on_pre_vote(from, last),
+            Message::PreVoted { granted } => self.on_pre_voted(from, granted),
+            Message::RequestVote { last, .. } => self.on_request_vote(from, last),
             Message::Vote { granted } => self.on_vote(from, granted),
+            Message::TimeoutNow => self.on_timeout_now(from),
             Message::Append {
                 prev,
                 entries,
@@ -347,8 +368,12 @@ impl Raft {
     /// If `command` is empty: that is the mark of a blank entry.
     pub fn propose(&mut self, command: Bytes) -> Result<LogId, NotLeader> {
         assert!(!command.is_empty(), "a command is not empty");
-        match self.role {
-            Role::Leader(_) => Ok(self.append_own(command, Context::EMPTY)),
+        match &self.role {
+            Role::Leader(leadership) if leadership.transfer.is_none() => {
+                Ok(self.append_own(command, Context::EMPTY))
+            }
+            // It is not known yet who will be.
+            Role::Leader(_) => Err(NotLeader { leader: None }),
             _ => Err(NotLeader {
                 leader: self.leader,
             }),
@@ -368,6 +393,7 @@ impl Raft {
     /// What is to be done now. Call it after any of the other calls, until it is empty.
     pub fn ready(&mut self) -> Ready {
         self.send_appends();
+        self.go_on_with_transfer();
         self.decide_reads();
         Ready {
             send_now: std::mem::take(&mut self.send_now),
@@ -392,6 +418,7 @@ impl Raft {
     /// A message of an earlier term: its sender is told the present one. Replies are not answered.
     fn answer_stale(&mut self, from: NodeId, message: Message) -> Result<(), Ignored> {
         match message {
+            Message::PreVote { .. } => self.reply(from, Message::PreVoted { granted: false }),
             Message::RequestVote { .. } => self.reply(from, Message::Vote { granted: false }),
             Message::Append { prev, .. } => {
                 let outcome = self.conflict(prev.index);
@@ -400,7 +427,10 @@ impl Raft {
                 let round = Round::default();
                 self.reply(from, Message::AppendReply { outcome, round });
             }
-            Message::Vote { .. } | Message::AppendReply { .. } => {}
+            Message::PreVoted { .. }
+            | Message::Vote { .. }
+            | Message::TimeoutNow
+            | Message::AppendReply { .. } => {}
         }
         Err(Ignored::Stale)
     }

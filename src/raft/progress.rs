@@ -14,6 +14,8 @@ pub(super) struct Progress {
     pub(super) mode: Mode,
     /// The latest round of reads the follower has answered.
     pub(super) round: Round,
+    /// It has answered since the leader last looked.
+    pub(super) is_active: bool,
 }
 
 /// How entries are sent.
@@ -36,6 +38,7 @@ impl Progress {
             next_index: last.next(),
             mode: Mode::Probe { sent: false },
             round: Round(0),
+            is_active: true,
         }
     }
 

@@ -152,6 +152,7 @@ impl Raft {
             return Err(Ignored::Nonsense);
         };
         // Also a rejection says that its sender took us for the leader of this term.
+        follower.is_active = true;
         follower.round = follower.round.max(round);
         match outcome {
             AppendOutcome::Matched(index) => {

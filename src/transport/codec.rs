@@ -7,12 +7,13 @@
 //!   8  body
 //!
 //! message (the body)
-//!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply
+//!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply, 5 PreVote, 6 PreVoted, 7 TimeoutNow
 //!   1  from  8
 //!   9  to    8
 //!  17  term  8
-//!  25  RequestVote  last term 8, last index 8
-//!      Vote         granted 1
+//!  25  RequestVote  last term 8, last index 8, transfer 1
+//!      PreVote      last term 8, last index 8
+//!      Vote, PreVoted  granted 1
 //!      Append       prev term 8, prev index 8, commit 8, round 8, number of entries 4,
 //!                   then for each: term 8, context length 1, context, payload length 4, payload
 //!      AppendReply  round 8, outcome 1: 0 matched, index 8
@@ -47,6 +48,9 @@ const KIND_REQUEST_VOTE: u8 = 1;
 const KIND_VOTE: u8 = 2;
 const KIND_APPEND: u8 = 3;
 const KIND_APPEND_REPLY: u8 = 4;
+const KIND_PRE_VOTE: u8 = 5;
+const KIND_PRE_VOTED: u8 = 6;
+const KIND_TIMEOUT_NOW: u8 = 7;
 const OUTCOME_MATCHED: u8 = 0;
 const OUTCOME_CONFLICT: u8 = 1;
 
@@ -126,14 +130,24 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
             Message::Vote { .. } => KIND_VOTE,
             Message::Append { .. } => KIND_APPEND,
             Message::AppendReply { .. } => KIND_APPEND_REPLY,
+            Message::PreVote { .. } => KIND_PRE_VOTE,
+            Message::PreVoted { .. } => KIND_PRE_VOTED,
+            Message::TimeoutNow => KIND_TIMEOUT_NOW,
         };
         buf.put_u8(kind);
         buf.put_u64_le(envelope.from.0);
         buf.put_u64_le(envelope.to.0);
         buf.put_u64_le(envelope.term.0);
         match &envelope.message {
-            Message::RequestVote { last } => put_log_id(buf, *last),
-            Message::Vote { granted } => buf.put_u8(u8::from(*granted)),
+            Message::PreVote { last } => put_log_id(buf, *last),
+            Message::RequestVote { last, is_transfer } => {
+                put_log_id(buf, *last);
+                buf.put_u8(u8::from(*is_transfer));
+            }
+            Message::Vote { granted } | Message::PreVoted { granted } => {
+                buf.put_u8(u8::from(*granted));
+            }
+            Message::TimeoutNow => {}
             Message::Append {
                 prev,
                 entries,
@@ -199,7 +213,15 @@ fn decode(body: &mut Bytes) -> Option<Envelope> {
     let message = match kind {
         KIND_REQUEST_VOTE => Message::RequestVote {
             last: get_log_id(body)?,
+            is_transfer: get_bool(body)?,
         },
+        KIND_PRE_VOTE => Message::PreVote {
+            last: get_log_id(body)?,
+        },
+        KIND_PRE_VOTED => Message::PreVoted {
+            granted: get_bool(body)?,
+        },
+        KIND_TIMEOUT_NOW => Message::TimeoutNow,
         KIND_VOTE => Message::Vote {
             granted: get_bool(body)?,
         },
@@ -342,8 +364,12 @@ mod tests {
 
     fn envelope() -> impl Strategy<Value = Envelope> {
         let message = prop_oneof![
-            log_id().prop_map(|last| Message::RequestVote { last }),
+            (log_id(), any::<bool>())
+                .prop_map(|(last, is_transfer)| Message::RequestVote { last, is_transfer }),
             any::<bool>().prop_map(|granted| Message::Vote { granted }),
+            log_id().prop_map(|last| Message::PreVote { last }),
+            any::<bool>().prop_map(|granted| Message::PreVoted { granted }),
+            Just(Message::TimeoutNow),
             append(),
             append_reply(),
         ];

@@ -129,6 +129,37 @@ fn a_new_leader_ends_a_change_that_the_old_one_began() {
     assert!(is_settled(&mut cluster, 2, &[1, 2, 4]));
 }
 
+/// Thesis, 4.2.2: the old leader holds the only copy of the entry that removes it. Its log is longer than those of the others,
+/// who need its vote; so it must be elected once more.
+#[test]
+fn a_node_that_its_own_log_removes_campaigns_as_long_as_that_may_not_be_committed() {
+    let mut cluster = Cluster::new(2);
+    cluster.join(3);
+    cluster.elect(1);
+    cluster.raft(1).change_membership(voters(&[3])).unwrap();
+    // The joint entry is committed, and what follows it is lost.
+    for _ in 0..20 {
+        cluster.settle(1);
+        if !cluster.raft(1).membership().is_joint() {
+            break;
+        }
+        for envelope in cluster.take_messages() {
+            cluster.deliver_one(envelope);
+        }
+    }
+    assert!(is_settled(&mut cluster, 1, &[3]));
+    cluster.take_messages();
+    cluster.crash(1);
+    cluster.start(1);
+    assert!(cluster.raft(2).membership().is_joint() && cluster.raft(3).membership().is_joint());
+    let mut ticks = 0;
+    while !(cluster.raft(3).is_leader() && is_settled(&mut cluster, 3, &[3])) {
+        cluster.tick();
+        ticks += 1;
+        assert!(ticks < 1000, "no leader");
+    }
+}
+
 #[test]
 fn a_membership_is_taken_back_with_its_entry() {
     let mut cluster = led_by_1(&[4, 5]);

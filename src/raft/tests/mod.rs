@@ -1,5 +1,6 @@
 //! Tests of the core: a few nodes in memory, with messages that the test delivers, drops or holds back.
 
+mod disturbance;
 mod election;
 mod figure8;
 mod membership;
@@ -27,6 +28,14 @@ pub(super) fn entry(term: u64, index: u64, payload: &'static str) -> Entry {
         payload: Bytes::from_static(payload.as_bytes()),
         ..Entry::default()
     }
+}
+
+/// Node `node` of nodes 1 to n, with the elections of the paper alone.
+pub(super) fn as_in_the_paper(node: u64, nodes: u64) -> Config {
+    let mut config = Config::new(NodeId(node), (1..=nodes).map(NodeId));
+    config.pre_vote = false;
+    config.check_quorum = false;
+    config
 }
 
 /// A node with what is on its disk and what it applied.
@@ -75,6 +84,8 @@ pub(super) struct Cluster {
     nodes: BTreeMap<u64, TestNode>,
     /// Who belongs to the cluster at the beginning of the log.
     membership: Membership,
+    /// With pre-votes and a leader that checks its quorum: what practice has added to elections.
+    is_disturbed_by_nobody: bool,
     down: BTreeSet<u64>,
     /// Links that are cut, as (from, to).
     cut: BTreeSet<(u64, u64)>,
@@ -89,6 +100,15 @@ impl Cluster {
         Cluster::with_logs(logs)
     }
 
+    /// The same, with what practice has added to elections.
+    pub(super) fn undisturbed(nodes: u64) -> Cluster {
+        let mut cluster = Cluster::new(0);
+        cluster.membership = Membership::of_voters((1..=nodes).map(NodeId));
+        cluster.is_disturbed_by_nobody = true;
+        (1..=nodes).for_each(|node| cluster.join(node));
+        cluster
+    }
+
     /// Nodes that start with these logs, each in the term of its last entry.
     pub(super) fn with_logs(logs: impl IntoIterator<Item = (u64, Vec<Entry>)>) -> Cluster {
         let nodes = logs
@@ -97,6 +117,7 @@ impl Cluster {
         let nodes: BTreeMap<_, _> = nodes.collect();
         let mut cluster = Cluster {
             membership: Membership::of_voters(nodes.keys().copied().map(NodeId)),
+            is_disturbed_by_nobody: false,
             nodes,
             down: BTreeSet::new(),
             cut: BTreeSet::new(),
@@ -114,8 +135,10 @@ impl Cluster {
     }
 
     pub(super) fn start(&mut self, node: u64) {
-        let mut config = Config::new(NodeId(node), []);
+        let mut config = as_in_the_paper(node, 0);
         config.membership = self.membership.clone();
+        config.pre_vote = self.is_disturbed_by_nobody;
+        config.check_quorum = self.is_disturbed_by_nobody;
         let state = self.nodes.get_mut(&node).unwrap();
         state.applied.clear();
         state.raft = Some(Raft::new(config, state.hard_state, state.log.clone()));

@@ -1,8 +1,9 @@
 //! Random schedules: everything that Raft must bear, drawn from a seed, with the promises checked after every step.
 //!
 //! Messages are dropped, doubled, delayed and reordered, links are cut one way, writes become durable late and several at
-//! once, nodes crash with what was not reported durable, in part or whole, and start again. At the end all is mended, and
-//! all nodes must agree soon.
+//! once, nodes crash with what was not reported durable, in part or whole, and start again. Half of the seeds have the
+//! elections of the paper alone; the others pre-votes and leaders that check their quorum, and of these half change the
+//! membership, with two more nodes that join and leave. At the end all is mended, and all members must agree soon.
 //!
 //! `RAFT_SEED=7` replays one seed, `RAFT_SEEDS=100000` runs more of them.
 
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 
-use crate::raft::{Config, Envelope, Message, Raft, ReadId, Ready, Write};
+use crate::raft::{Config, Envelope, Membership, Message, Raft, ReadId, Ready, Write, is_command};
 
 #[test]
 fn random_schedules_break_no_promise() {
@@ -30,6 +31,8 @@ fn random_schedules_break_no_promise() {
         seen.commits += sim.history.len();
         seen.truncations += sim.seen.truncations;
         seen.reads += sim.seen.reads;
+        seen.changes += sim.seen.changes;
+        seen.transfers += sim.seen.transfers;
     }
     // A schedule in which nothing happens breaks nothing.
     assert!(
@@ -38,8 +41,12 @@ fn random_schedules_break_no_promise() {
     );
 }
 
+fn is_membership(entry: &Entry) -> bool {
+    !entry.payload.is_empty() && !is_command(entry)
+}
+
 const SEEDS: u64 = 1000;
-const STEPS: usize = 3000;
+const STEPS: usize = 4000;
 /// In a cluster without faults: an election, perhaps a split vote or two, and a few heartbeats.
 const MEND_TICKS: usize = 500;
 const IN_FLIGHT_MAX: usize = 100;
@@ -50,11 +57,21 @@ struct Seen {
     commits: usize,
     truncations: usize,
     reads: usize,
+    /// Changes of the voters that were committed, and nodes that were told to campaign.
+    changes: usize,
+    transfers: usize,
 }
 
 impl Seen {
     fn each_at_least(&self, least: usize) -> bool {
-        let all = [self.elections, self.commits, self.truncations, self.reads];
+        let all = [
+            self.elections,
+            self.commits,
+            self.truncations,
+            self.reads,
+            self.changes,
+            self.transfers,
+        ];
         all.iter().all(|&count| count >= least)
     }
 }
@@ -102,6 +119,10 @@ struct Sim {
     reorder: u32,
     slow_disk: u32,
     crash: u32,
+    is_undisturbed: bool,
+    changes: bool,
+    /// Who belongs to the cluster at the beginning of the log.
+    membership: Membership,
     leaders: BTreeMap<Term, NodeId>,
     /// What was ever known to be committed, by anybody.
     history: Vec<Entry>,
@@ -124,8 +145,13 @@ impl Sim {
     fn new(seed: u64) -> Sim {
         let mut rng = fastrand::Rng::with_seed(seed);
         let nodes = if rng.bool() { 3 } else { 5 };
-        let ids = (1..=nodes).map(NodeId);
+        let is_undisturbed = rng.bool();
+        let changes = is_undisturbed && rng.bool();
+        let ids = (1..=nodes + 2 * u64::from(changes)).map(NodeId);
         let mut sim = Sim {
+            is_undisturbed,
+            changes,
+            membership: Membership::of_voters((1..=nodes).map(NodeId)),
             nodes: ids.map(|id| (id, SimNode::default())).collect(),
             network: Vec::new(),
             cut: BTreeSet::new(),
@@ -164,7 +190,10 @@ impl Sim {
     }
 
     fn start(&mut self, id: NodeId) {
-        let mut config = Config::new(id, self.ids());
+        let mut config = Config::new(id, []);
+        config.membership = self.membership.clone();
+        config.pre_vote = self.is_undisturbed;
+        config.check_quorum = self.is_undisturbed;
         (config.heartbeat_ticks, config.election_ticks) = (2, 8);
         (config.append_bytes_max, config.window_entries) = (30, 6);
         config.seed = self.rng.u64(..);
@@ -197,9 +226,11 @@ impl Sim {
         match self.rng.u32(..100) {
             0 if self.crash > self.rng.u32(..3) => self.crash(id),
             1 if self.drop > 0 => self.cut_or_heal(id),
-            2..=24 => self.node(id).raft.as_mut().unwrap().tick(),
-            25..=30 => self.propose(id),
-            31..=35 => self.read(id),
+            2 if self.changes => self.change_membership(id),
+            3 if self.is_undisturbed => self.transfer(id),
+            4..=26 => self.node(id).raft.as_mut().unwrap().tick(),
+            27..=31 => self.propose(id),
+            32..=35 => self.read(id),
             36..=48 if !self.chance(self.slow_disk) => {
                 let some = self.some_writes(id);
                 self.complete(id, some);
@@ -231,6 +262,30 @@ impl Sim {
         self.proposals += 1;
         let command = Bytes::from(format!("command {}", self.proposals));
         let _ = self.node(id).raft.as_mut().unwrap().propose(command);
+    }
+
+    /// Proposes other voters, and perhaps a learner.
+    fn change_membership(&mut self, id: NodeId) {
+        let mut ids = self.ids();
+        self.rng.shuffle(&mut ids);
+        let voters = self.rng.usize(1..=ids.len());
+        let (voters, others) = ids.split_at(voters);
+        let mut target = Membership::of_voters(voters.iter().copied());
+        if let Some(learner) = others.first().filter(|_| self.rng.bool()) {
+            target = target.with_learner(*learner);
+        }
+        let _ = self
+            .node(id)
+            .raft
+            .as_mut()
+            .unwrap()
+            .change_membership(target);
+    }
+
+    fn transfer(&mut self, id: NodeId) {
+        let ids = self.ids();
+        let to = ids[self.rng.usize(..ids.len())];
+        let _ = self.node(id).raft.as_mut().unwrap().transfer_leadership(to);
     }
 
     fn read(&mut self, id: NodeId) {
@@ -331,6 +386,7 @@ impl Sim {
     fn send(&mut self, id: NodeId, messages: Vec<Envelope>) {
         let disk = self.node(id).hard_state;
         for envelope in messages {
+            self.seen.transfers += usize::from(envelope.message == Message::TimeoutNow);
             let vote = match envelope.message {
                 Message::RequestVote { .. } => Some(id),
                 Message::Vote { granted: true } => Some(envelope.to),
@@ -374,18 +430,21 @@ impl Sim {
         for entry in raft.log.range(before.next(), commit) {
             match self.history.get(entry.id.index.0 as usize - 1) {
                 Some(known) => assert_eq!(known, entry, "State Machine Safety, at {id}"),
-                None => self.history.push(entry.clone()),
+                None => {
+                    self.history.push(entry.clone());
+                    self.seen.changes += usize::from(is_membership(entry));
+                }
             }
         }
         if commit > before {
             let last = self.history[commit.0 as usize - 1].id;
             let own_term = !raft.is_leader() || last.term == raft.term();
             assert!(own_term, "{id} counts an entry of an earlier term: {last}");
-            let holders = self.nodes.values().filter(|node| node.holds(last));
-            let holders = holders.count();
+            let holds = |id| self.nodes[&id].holds(last);
             assert!(
-                2 * holders > self.nodes.len(),
-                "{id} commits {last}, {holders} have it on disk"
+                !raft.is_leader() || raft.membership().is_majority(holds),
+                "{id} commits {last}, which no majority of {:?} has on disk",
+                raft.membership()
             );
         }
         if raft.is_leader() {
@@ -425,25 +484,37 @@ impl Sim {
                 self.read(leader);
             }
         }
-        let states = self.nodes.values().map(|node| &node.raft);
-        panic!(
-            "no agreement after {MEND_TICKS} ticks: {:#?}",
-            states.collect::<Vec<_>>()
-        );
+        for (id, node) in &self.nodes {
+            let raft = node.raft.as_ref().unwrap();
+            let (term, last, leader) = (raft.term(), raft.last(), raft.leader());
+            let (commit, applied, reads) = (raft.commit(), node.applied, node.reads.len());
+            eprintln!(
+                "{id}: term {term}, leader {leader:?}, last {last}, commit {commit}, applied {applied}, {reads} reads, {:?}",
+                raft.membership()
+            );
+        }
+        panic!("no agreement after {MEND_TICKS} ticks");
     }
 
     fn leads(&self, id: NodeId) -> bool {
         self.nodes[&id].raft.as_ref().is_some_and(Raft::is_leader)
     }
 
-    /// All have applied the same, with a leader's own entry, and no read is open.
+    /// All members have applied the same, with a leader's own entry, and no read is open.
     fn agrees(&self) -> bool {
+        let Some(leader) = self.ids().into_iter().find(|id| self.leads(*id)) else {
+            return false;
+        };
+        let membership = self.nodes[&leader].raft.as_ref().unwrap().membership();
+        let members = membership.all();
         let all = Index(self.history.len() as u64);
         let last = self.history.last().map_or(Term(0), |entry| entry.id.term);
-        self.nodes.values().all(|node| {
-            let raft = node.raft.as_ref().unwrap();
-            let done = node.applied == all && node.log.len() as u64 == all.0;
-            done && raft.term() == last && raft.leader().is_some() && node.reads.is_empty()
-        })
+        !membership.is_joint()
+            && members.iter().all(|id| {
+                let node = &self.nodes[id];
+                let raft = node.raft.as_ref().unwrap();
+                let done = node.applied == all && node.log.len() as u64 == all.0;
+                done && raft.term() == last && raft.leader().is_some() && node.reads.is_empty()
+            })
     }
 }
