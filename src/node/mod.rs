@@ -262,6 +262,10 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         for entry in &ready.committed {
             self.apply(entry);
         }
+        if let Some(offer) = ready.offer {
+            // Nodes take no snapshots yet, so this one is of a newer program.
+            tracing::warn!(from = %offer.from, last = %offer.last, "cannot install a snapshot");
+        }
         for read in ready.reads {
             self.waiting.read_decided(read, &self.state, self.applied);
         }

@@ -57,8 +57,7 @@ impl Raft {
     }
 
     fn append_membership(&mut self, membership: &Membership) -> LogId {
-        let (payload, context) = membership.encode();
-        self.append_own(payload.into(), context)
+        self.append_own(membership.encode().into(), Membership::mark())
     }
 
     /// The commit index has advanced: takes the next step of a change.

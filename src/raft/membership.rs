@@ -175,19 +175,23 @@ impl Membership {
         }
     }
 
-    /// The entry's payload and mark.
-    pub(super) fn encode(&self) -> (Vec<u8>, Context) {
-        let config = bincode::config::standard();
-        let payload = bincode::serde::encode_to_vec(self, config);
-        let mark = Context::new(MARK).expect("the mark is short");
-        (payload.expect("sets and strings can be encoded"), mark)
+    /// The membership as bytes, in bincode's standard form.
+    pub fn encode(&self) -> Vec<u8> {
+        let encoded = bincode::serde::encode_to_vec(self, bincode::config::standard());
+        encoded.expect("sets and strings can be encoded")
     }
 
-    fn decode(payload: &[u8]) -> Option<Membership> {
+    /// What [`encode`](Membership::encode) gave; `None` for anything else, and if nobody votes.
+    pub fn decode(payload: &[u8]) -> Option<Membership> {
         let config = bincode::config::standard().with_limit::<ENCODED_BYTES_MAX>();
         let decoded = bincode::serde::decode_from_slice(payload, config);
         let (membership, read): (Membership, usize) = decoded.ok()?;
         (read == payload.len() && membership.check().is_ok()).then_some(membership)
+    }
+
+    /// The mark of an entry that sets a membership.
+    pub(super) fn mark() -> Context {
+        Context::new(MARK).expect("the mark is short")
     }
 
     /// The membership that an entry sets. `Err`: it says that it does, and makes no sense.
@@ -250,6 +254,18 @@ impl Memberships {
     pub(super) fn push(&mut self, index: Index, membership: Membership) {
         assert!(index > self.index(), "{} then {index}", self.index());
         self.list.push((index, membership));
+    }
+
+    /// A snapshot stands for the log up to `base`: what came before the membership that was in force there is not needed.
+    pub(super) fn compacted(&mut self, base: Index) {
+        let later = self.list.partition_point(|(index, _)| *index <= base);
+        self.list.drain(..later.saturating_sub(1));
+    }
+
+    /// The membership that was in force at `index`, which is not before the first one.
+    pub(super) fn at(&self, index: Index) -> &Membership {
+        let later = self.list.partition_point(|(set, _)| *set <= index);
+        &self.list[later.saturating_sub(1)].1
     }
 
     /// The log was cut off before `from`.
@@ -332,7 +348,7 @@ mod tests {
                 client_address: String::new(),
             },
         );
-        let (payload, context) = joint.encode();
+        let (payload, context) = (joint.encode(), Membership::mark());
         let entry = |payload: &[u8], context| Entry {
             payload: payload.to_vec().into(),
             context,
@@ -342,7 +358,7 @@ mod tests {
         assert_eq!(of(&payload), Ok(Some(joint)));
         assert_eq!(of(&payload[..payload.len() - 1]), Err(BadEntry));
         assert_eq!(of(b""), Err(BadEntry));
-        assert_eq!(of(&membership(&[], &[1]).encode().0), Err(BadEntry));
+        assert_eq!(of(&membership(&[], &[1]).encode()), Err(BadEntry));
         assert_eq!(
             Membership::of_entry(&entry(&payload, Context::EMPTY)),
             Ok(None)

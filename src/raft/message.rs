@@ -1,6 +1,7 @@
 //! What nodes say to each other: the two RPCs of figure 2 and their replies.
 
 use super::membership::Membership;
+use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
 
 /// A message on its way.
@@ -40,6 +41,16 @@ pub enum Message {
     Vote {
         /// Whether the sender voted for the candidate.
         granted: bool,
+    },
+    /// InstallSnapshot (section 7): the follower lacks entries that the leader has no more. The snapshot's bytes do not come
+    /// with it; how the receiver gets them is between the drivers.
+    InstallSnapshot {
+        /// The last entry that the snapshot stands for.
+        last: LogId,
+        /// The membership as of that entry.
+        membership: Membership,
+        /// What the drivers need to find the snapshot.
+        manifest: Bytes,
     },
     /// From the leader: the receiver is to campaign at once, its log is complete (thesis, 3.10).
     TimeoutNow,
@@ -99,8 +110,15 @@ impl Envelope {
 
     /// Whether the numbers in it agree with each other. Peers are not trusted to.
     pub(super) fn is_sane(&self) -> bool {
-        let Message::Append { prev, entries, .. } = &self.message else {
-            return true;
+        let (prev, entries) = match &self.message {
+            Message::Append { prev, entries, .. } => (prev, entries),
+            Message::InstallSnapshot {
+                last, membership, ..
+            } => {
+                let follows = last.index > Index(0) && last.index.0 < u64::MAX;
+                return follows && last.term <= self.term && membership.check().is_ok();
+            }
+            _ => return true,
         };
         let mut before = *prev;
         entries.iter().all(|entry| {

@@ -44,6 +44,7 @@
 //! | thesis 9.6 pre-vote, 6.2 and 4.2.3 who hears a leader | `quorum.rs` |
 //! | thesis 3.10 leadership transfer | `transfer.rs` |
 //! | 5.3 log replication, 5.4.2 committing entries from previous terms | `replication.rs`, `progress.rs`, `log.rs` |
+//! | 7 log compaction | `snapshot.rs`, `log.rs` |
 //! | 6 membership | `membership.rs`, `change.rs` |
 //! | 8 linearizable reads | `read.rs` |
 //! | figure 2, the messages | `message.rs` |
@@ -59,6 +60,7 @@ mod progress;
 mod quorum;
 mod read;
 mod replication;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -73,6 +75,7 @@ pub use durability::{Write, WriteId};
 pub use membership::{BadMembership, Member, Membership, is_command};
 pub use message::{AppendOutcome, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
+pub use snapshot::Offer;
 pub use transfer::TransferRefused;
 
 use durability::Durability;
@@ -80,6 +83,7 @@ use log::Log;
 use membership::Memberships;
 use progress::Progress;
 use read::Reads;
+use snapshot::Own;
 use transfer::Transfer;
 
 /// What a node must know before it starts.
@@ -105,6 +109,8 @@ pub struct Config {
     pub append_bytes_max: usize,
     /// How many entries may be under way to a follower. Default 4096.
     pub window_entries: u64,
+    /// A follower that needs a snapshot is offered it again after this many ticks. Default 100.
+    pub offer_ticks: u32,
     /// Of the random timeouts. Nodes should not share it.
     pub seed: u64,
 }
@@ -121,6 +127,7 @@ impl Config {
             check_quorum: true,
             append_bytes_max: 1 << 20,
             window_entries: 4096,
+            offer_ticks: 100,
             seed: id.0,
         }
     }
@@ -134,6 +141,10 @@ pub struct Raft {
     hard_state: HardState,
     log: Log,
     memberships: Memberships,
+    /// The newest snapshot of this node.
+    snapshot: Option<Own>,
+    /// The leader's, which this node needs.
+    offer: Option<Offer>,
     durability: Durability,
     /// Known to be committed up to here.
     commit: Index,
@@ -195,6 +206,9 @@ pub struct Ready {
     pub committed: Vec<Entry>,
     /// Decided reads.
     pub reads: Vec<ReadReply>,
+    /// The leader has no more the entries that this node lacks: fetch this snapshot, make it durable, and then call
+    /// [`Raft::snapshot_installed`]. It is offered again as long as it is needed, perhaps a newer one.
+    pub offer: Option<Offer>,
 }
 
 impl Ready {
@@ -205,6 +219,7 @@ impl Ready {
             && self.send_when_durable.is_empty()
             && self.committed.is_empty()
             && self.reads.is_empty()
+            && self.offer.is_none()
     }
 }
 
@@ -241,20 +256,34 @@ impl Raft {
     /// If there is no voter, or `log` is not consecutive from index 1 with terms that never go down, or holds a membership
     /// that is none.
     pub fn new(config: Config, hard_state: HardState, log: Vec<Entry>) -> Raft {
+        Raft::after_snapshot(config, hard_state, LogId::default(), log)
+    }
+
+    /// The same where a snapshot stands for the log up to `base`, and the state machine holds it. `config` has the membership
+    /// as of that entry.
+    ///
+    /// # Panics
+    /// See [`new`](Raft::new).
+    pub fn after_snapshot(
+        config: Config,
+        hard_state: HardState,
+        base: LogId,
+        log: Vec<Entry>,
+    ) -> Raft {
         let bad = config.membership.check();
         assert!(bad.is_ok(), "{bad:?}");
         assert!(
             config.election_ticks > config.heartbeat_ticks,
             "an election waits for more than one heartbeat"
         );
-        let mut memberships = Memberships::new(Index(0), config.membership.clone());
+        let mut memberships = Memberships::new(base.index, config.membership.clone());
         for entry in &log {
             let membership = Membership::of_entry(entry).expect("a membership that was appended");
             membership
                 .into_iter()
                 .for_each(|membership| memberships.push(entry.id.index, membership));
         }
-        let log = Log::new(log);
+        let log = Log::new(base, log);
         let mut raft = Raft {
             rng: fastrand::Rng::with_seed(config.seed),
             durability: Durability::new(hard_state, log.last().index),
@@ -262,8 +291,10 @@ impl Raft {
             hard_state,
             log,
             memberships,
-            commit: Index(0),
-            handed_out: Index(0),
+            snapshot: None,
+            offer: None,
+            commit: base.index,
+            handed_out: base.index,
             role: Role::Follower,
             leader: None,
             election_elapsed: 0,
@@ -351,6 +382,16 @@ impl Raft {
             Message::RequestVote { last, .. } => self.on_request_vote(from, last),
             Message::Vote { granted } => self.on_vote(from, granted),
             Message::TimeoutNow => self.on_timeout_now(from),
+            Message::InstallSnapshot {
+                last,
+                membership,
+                manifest,
+            } => self.on_install_snapshot(Offer {
+                from,
+                last,
+                membership,
+                manifest,
+            }),
             Message::Append {
                 prev,
                 entries,
@@ -393,6 +434,7 @@ impl Raft {
     /// What is to be done now. Call it after any of the other calls, until it is empty.
     pub fn ready(&mut self) -> Ready {
         self.send_appends();
+        self.offer_snapshots();
         self.go_on_with_transfer();
         self.decide_reads();
         Ready {
@@ -401,6 +443,7 @@ impl Raft {
             send_when_durable: std::mem::take(&mut self.send_when_durable),
             committed: self.hand_out_committed(),
             reads: std::mem::take(&mut self.read_replies),
+            offer: self.offer.take(),
         }
     }
 
@@ -420,8 +463,15 @@ impl Raft {
         match message {
             Message::PreVote { .. } => self.reply(from, Message::PreVoted { granted: false }),
             Message::RequestVote { .. } => self.reply(from, Message::Vote { granted: false }),
-            Message::Append { prev, .. } => {
-                let outcome = self.conflict(prev.index);
+            Message::Append {
+                prev: LogId { index, .. },
+                ..
+            }
+            | Message::InstallSnapshot {
+                last: LogId { index, .. },
+                ..
+            } => {
+                let outcome = self.conflict(index);
                 // The round is of the earlier term, and the reply of the present one: repeated, it would confirm reads
                 // that its receiver, elected meanwhile, asked about later.
                 let round = Round::default();

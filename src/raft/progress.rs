@@ -26,6 +26,11 @@ pub(super) enum Mode {
         /// Whether that message is under way.
         sent: bool,
     },
+    /// It lacks entries that are in a snapshot only, which was offered so many ticks ago.
+    Snapshot {
+        /// 0: it is to be offered.
+        offered: u32,
+    },
     /// The logs agree up to `match_index`: messages follow each other without waiting for the replies.
     Replicate,
 }
@@ -55,6 +60,7 @@ impl Progress {
         let expected = match self.mode {
             Mode::Probe { .. } => prev == self.next_index.prev(),
             Mode::Replicate => prev < self.next_index,
+            Mode::Snapshot { .. } => false,
         };
         prev > self.match_index && expected
     }

@@ -35,6 +35,7 @@ impl Raft {
             leadership.heartbeat_due = true;
         }
         leadership.tick_transfer(self.config.election_ticks);
+        leadership.tick_offers(self.config.offer_ticks);
         leadership.quorum_elapsed += 1;
         if self.config.check_quorum && leadership.quorum_elapsed >= self.config.election_ticks {
             self.check_quorum();

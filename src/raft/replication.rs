@@ -22,6 +22,13 @@ impl Raft {
         if self.is_leader() {
             return Err(Ignored::Nonsense); // Two leaders in one term.
         }
+        let matched = Index(prev.index.0 + entries.len() as u64);
+        let Some((prev, entries)) = self.after_base(prev, entries) else {
+            self.follow(from);
+            let outcome = AppendOutcome::Matched(matched); // A snapshot stands for all of it.
+            self.reply(from, Message::AppendReply { outcome, round });
+            return Ok(());
+        };
         if !self.log.holds(prev) {
             self.follow(from);
             let outcome = self.conflict(prev.index);
@@ -35,7 +42,6 @@ impl Raft {
             return Err(Ignored::Nonsense); // It would take back what is committed.
         }
         self.follow(from);
-        let matched = Index(prev.index.0 + entries.len() as u64);
         if let Some(at) = new_from {
             self.store(entries, at);
         }
@@ -46,8 +52,19 @@ impl Raft {
         Ok(())
     }
 
+    /// What of an `Append` is after the base of the log: what is before it is committed, and so the same here as there.
+    fn after_base(&self, prev: LogId, mut entries: Vec<Entry>) -> Option<(LogId, Vec<Entry>)> {
+        let before = self.log.base().index.0.saturating_sub(prev.index.0) as usize;
+        let prev = match before.checked_sub(1) {
+            None => prev,
+            Some(at) => entries.get(at)?.id,
+        };
+        entries.drain(..before);
+        Some((prev, entries))
+    }
+
     /// Whoever sends a valid `Append` in the current term is its leader.
-    fn follow(&mut self, leader: NodeId) {
+    pub(super) fn follow(&mut self, leader: NodeId) {
         self.become_follower(self.hard_state.term);
         self.leader = Some(leader);
         self.reset_election_timer();
@@ -202,8 +219,13 @@ struct Sender<'a> {
 impl Sender<'_> {
     fn send(&mut self, to: NodeId, follower: &mut Progress, mut heartbeat: bool) {
         loop {
+            if follower.next_index.prev() < self.log.base().index {
+                // It lacks entries that are gone. Its heartbeats say how far the snapshot reaches at least.
+                follower.next_index = self.log.base().index.next();
+                follower.mode = Mode::Snapshot { offered: 0 };
+            }
             let entries = match follower.mode {
-                Mode::Probe { sent: true } => Vec::new(),
+                Mode::Probe { sent: true } | Mode::Snapshot { .. } => Vec::new(),
                 Mode::Probe { sent: false } | Mode::Replicate => self.entries(follower),
             };
             let probe = follower.mode == Mode::Probe { sent: false };
@@ -221,6 +243,7 @@ impl Sender<'_> {
             };
             match follower.mode {
                 Mode::Probe { .. } => follower.mode = Mode::Probe { sent: true },
+                Mode::Snapshot { .. } => {}
                 Mode::Replicate => {
                     follower.next_index = Index(follower.next_index.0 + entries.len() as u64)
                 }
@@ -244,7 +267,7 @@ impl Sender<'_> {
         let under_way = follower.next_index.0 - follower.match_index.next().0;
         let room = match follower.mode {
             Mode::Replicate => self.config.window_entries.saturating_sub(under_way),
-            Mode::Probe { .. } => self.config.window_entries,
+            Mode::Probe { .. } | Mode::Snapshot { .. } => self.config.window_entries,
         };
         self.log.slice(
             follower.next_index,

@@ -7,7 +7,8 @@
 //!   8  body
 //!
 //! message (the body)
-//!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply, 5 PreVote, 6 PreVoted, 7 TimeoutNow
+//!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply, 5 PreVote, 6 PreVoted, 7 TimeoutNow,
+//!                8 InstallSnapshot
 //!   1  from  8
 //!   9  to    8
 //!  17  term  8
@@ -16,6 +17,7 @@
 //!      Vote, PreVoted  granted 1
 //!      Append       prev term 8, prev index 8, commit 8, round 8, number of entries 4,
 //!                   then for each: term 8, context length 1, context, payload length 4, payload
+//!      InstallSnapshot  last term 8, last index 8, membership length 4, membership, manifest length 4, manifest
 //!      AppendReply  round 8, outcome 1: 0 matched, index 8
 //!                                       1 conflict, prev 8, term 8, first 8
 //! ```
@@ -33,7 +35,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use duramen_wal::{Context, Entry, Index, LogId, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::{AppendOutcome, Envelope, Message, Round};
+use crate::raft::{AppendOutcome, Envelope, Membership, Message, Round};
 
 pub(super) const VERSION: u16 = 1;
 
@@ -51,6 +53,7 @@ const KIND_APPEND_REPLY: u8 = 4;
 const KIND_PRE_VOTE: u8 = 5;
 const KIND_PRE_VOTED: u8 = 6;
 const KIND_TIMEOUT_NOW: u8 = 7;
+const KIND_INSTALL_SNAPSHOT: u8 = 8;
 const OUTCOME_MATCHED: u8 = 0;
 const OUTCOME_CONFLICT: u8 = 1;
 
@@ -133,6 +136,7 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
             Message::PreVote { .. } => KIND_PRE_VOTE,
             Message::PreVoted { .. } => KIND_PRE_VOTED,
             Message::TimeoutNow => KIND_TIMEOUT_NOW,
+            Message::InstallSnapshot { .. } => KIND_INSTALL_SNAPSHOT,
         };
         buf.put_u8(kind);
         buf.put_u64_le(envelope.from.0);
@@ -148,6 +152,15 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
                 buf.put_u8(u8::from(*granted));
             }
             Message::TimeoutNow => {}
+            Message::InstallSnapshot {
+                last,
+                membership,
+                manifest,
+            } => {
+                put_log_id(buf, *last);
+                put_bytes(buf, &membership.encode());
+                put_bytes(buf, manifest);
+            }
             Message::Append {
                 prev,
                 entries,
@@ -163,8 +176,7 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
                     let context = entry.context.as_bytes();
                     buf.put_u8(context.len() as u8);
                     buf.put_slice(context);
-                    buf.put_u32_le(entry.payload.len() as u32);
-                    buf.put_slice(&entry.payload);
+                    put_bytes(buf, &entry.payload);
                 }
             }
             Message::AppendReply { outcome, round } => {
@@ -173,6 +185,12 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
             }
         }
     });
+}
+
+/// Bytes with their length before them.
+fn put_bytes(buf: &mut BytesMut, bytes: &[u8]) {
+    buf.put_u32_le(bytes.len() as u32);
+    buf.put_slice(bytes);
 }
 
 fn put_log_id(buf: &mut BytesMut, id: LogId) {
@@ -222,6 +240,11 @@ fn decode(body: &mut Bytes) -> Option<Envelope> {
             granted: get_bool(body)?,
         },
         KIND_TIMEOUT_NOW => Message::TimeoutNow,
+        KIND_INSTALL_SNAPSHOT => Message::InstallSnapshot {
+            last: get_log_id(body)?,
+            membership: Membership::decode(&get_long_bytes(body)?)?,
+            manifest: get_long_bytes(body)?,
+        },
         KIND_VOTE => Message::Vote {
             granted: get_bool(body)?,
         },
@@ -251,8 +274,7 @@ fn get_append(body: &mut Bytes) -> Option<Message> {
         let index = Index(prev.index.0.checked_add(n)?);
         let len = body.try_get_u8().ok()?;
         let context = Context::new(&get_bytes(body, len.into())?)?;
-        let len = body.try_get_u32_le().ok()?;
-        let payload = get_bytes(body, len as usize)?;
+        let payload = get_long_bytes(body)?;
         let id = LogId { term, index };
         entries.push(Entry {
             id,
@@ -266,6 +288,11 @@ fn get_append(body: &mut Bytes) -> Option<Message> {
         commit,
         round,
     })
+}
+
+fn get_long_bytes(body: &mut Bytes) -> Option<Bytes> {
+    let len = body.try_get_u32_le().ok()?;
+    get_bytes(body, len as usize)
 }
 
 /// So many bytes, if they are there.
@@ -362,6 +389,17 @@ mod tests {
         })
     }
 
+    fn install_snapshot() -> impl Strategy<Value = Message> {
+        let voters = vec(any::<u64>(), 1..5);
+        (log_id(), voters, vec(any::<u8>(), 0..40)).prop_map(|(last, voters, manifest)| {
+            Message::InstallSnapshot {
+                last,
+                membership: Membership::of_voters(voters.into_iter().map(NodeId)),
+                manifest: manifest.into(),
+            }
+        })
+    }
+
     fn envelope() -> impl Strategy<Value = Envelope> {
         let message = prop_oneof![
             (log_id(), any::<bool>())
@@ -370,6 +408,7 @@ mod tests {
             log_id().prop_map(|last| Message::PreVote { last }),
             any::<bool>().prop_map(|granted| Message::PreVoted { granted }),
             Just(Message::TimeoutNow),
+            install_snapshot(),
             append(),
             append_reply(),
         ];

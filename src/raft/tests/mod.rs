@@ -5,8 +5,10 @@ mod election;
 mod figure8;
 mod membership;
 mod random;
+mod random_node;
 mod reads;
 mod replication;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
