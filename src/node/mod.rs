@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use duramen_wal::{Entry, Index, NodeId, Term};
 
-use crate::raft::{Config, Envelope, Raft, Ready};
+use crate::raft::{Config, Envelope, Raft, Ready, is_command};
 use crate::storage::{self, Storage};
 use crate::transport::Network;
 
@@ -262,6 +262,10 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         for entry in &ready.committed {
             self.apply(entry);
         }
+        if let Some(offer) = ready.offer {
+            // Nodes take no snapshots yet, so this one is of a newer program.
+            tracing::warn!(from = %offer.from, last = %offer.last, "cannot install a snapshot");
+        }
         for read in ready.reads {
             self.waiting.read_decided(read, &self.state, self.applied);
         }
@@ -277,8 +281,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         );
         self.applied = entry.id.index;
         let leader = self.raft.leader();
-        let is_blank = entry.payload.is_empty();
-        let output = (!is_blank).then(|| self.state.apply(&entry.payload));
+        let output = is_command(entry).then(|| self.state.apply(&entry.payload));
         self.waiting.applied(entry.id, output, leader, &self.state);
     }
 }

@@ -152,7 +152,9 @@ impl Fixture {
             voters: [NodeId(1)].into(),
         };
         let storage = Storage::open(Arc::new(world.clone()), dir.path(), &identity).unwrap();
-        let config = Config::new(NodeId(1), [1, 2, 3].map(NodeId));
+        let mut config = Config::new(NodeId(1), [1, 2, 3].map(NodeId));
+        config.pre_vote = false;
+        config.check_quorum = false;
         let (network, clock) = (world.clone(), world.clone());
         Fixture {
             node: Node::new(config, storage, Counter::default(), network, clock).unwrap(),
@@ -230,7 +232,13 @@ fn said(term: Term, message: Message) -> Input<Counter> {
 
 fn request_vote() -> Input<Counter> {
     let last = LogId::default();
-    said(Term(7), Message::RequestVote { last })
+    said(
+        Term(7),
+        Message::RequestVote {
+            last,
+            is_transfer: false,
+        },
+    )
 }
 
 #[test]

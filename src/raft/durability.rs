@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use duramen_wal::types::{Entry, HardState, Index};
+use duramen_wal::types::{Entry, HardState, Index, LogId};
 
 use super::log::Log;
 
@@ -25,6 +25,8 @@ pub struct Write {
     pub id: WriteId,
     /// The term and vote, if they changed.
     pub hard_state: Option<HardState>,
+    /// A snapshot that was installed stands for all entries so far, up to this one: they go, and the log goes on after it.
+    pub reset: Option<LogId>,
     /// Entries, consecutive.
     pub entries: Vec<Entry>,
 }
@@ -34,6 +36,8 @@ pub(super) struct Durability {
     latest: WriteId,
     issued_hard_state: HardState,
     issued: Index,
+    /// To be issued with the next write.
+    reset: Option<LogId>,
     under_way: VecDeque<UnderWay>,
     hard_state: HardState,
     last: Index,
@@ -53,6 +57,7 @@ impl Durability {
             latest: WriteId(0),
             issued_hard_state: hard_state,
             issued: last,
+            reset: None,
             under_way: VecDeque::new(),
             hard_state,
             last,
@@ -78,11 +83,18 @@ impl Durability {
         }
     }
 
+    /// A durable snapshot stands for the whole log.
+    pub(super) fn reset(&mut self, base: LogId) {
+        self.truncated(Index(1));
+        self.reset = Some(base);
+        (self.issued, self.last) = (base.index, base.index);
+    }
+
     /// What is to be written next, if anything.
     pub(super) fn issue(&mut self, hard_state: HardState, log: &Log) -> Option<Write> {
         let last = log.last().index;
         let hard_state_changed = hard_state != self.issued_hard_state;
-        if !hard_state_changed && last == self.issued {
+        if !hard_state_changed && last == self.issued && self.reset.is_none() {
             return None;
         }
         let entries = log.range(self.issued.next(), last).to_vec();
@@ -97,6 +109,7 @@ impl Durability {
         Some(Write {
             id: self.latest,
             hard_state: hard_state_changed.then_some(hard_state),
+            reset: self.reset.take(),
             entries,
         })
     }
@@ -119,7 +132,7 @@ impl Durability {
 
 #[cfg(test)]
 mod tests {
-    use duramen_wal::types::{LogId, Term};
+    use duramen_wal::types::Term;
 
     use super::*;
 
@@ -143,7 +156,7 @@ mod tests {
             ..HardState::default()
         };
         let mut durability = Durability::new(hard_state, Index(0));
-        let mut log = Log::new(vec![entry(1, 1), entry(2, 1)]);
+        let mut log = Log::new(LogId::default(), vec![entry(1, 1), entry(2, 1)]);
         let first = durability.issue(hard_state, &log).unwrap();
         assert_eq!(first.entries.len(), 2);
         log.truncate(Index(2));
@@ -161,7 +174,7 @@ mod tests {
     #[test]
     fn nothing_new_is_no_write() {
         let mut durability = Durability::new(HardState::default(), Index(1));
-        let log = Log::new(vec![entry(1, 1)]);
+        let log = Log::new(LogId::default(), vec![entry(1, 1)]);
         assert_eq!(durability.issue(HardState::default(), &log), None);
     }
 }

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use duramen_wal::types::{HardState, LogId, NodeId, Term};
+use duramen_wal::types::{Context, HardState, LogId, NodeId, Term};
 
 use super::message::Message;
-use super::progress::Progress;
 use super::read::Reads;
 use super::{Ignored, Leadership, Raft, Role};
 
@@ -41,7 +40,7 @@ impl Raft {
 
     /// Starts an election: a new term, a vote for itself, and a request to everybody else. The requests leave when the
     /// vote is durable, and the vote counts only then.
-    pub(super) fn campaign(&mut self) {
+    pub(super) fn campaign(&mut self, is_transfer: bool) {
         let Some(term) = self.hard_state.term.0.checked_add(1) else {
             return; // A hostile peer can bring us to the last term. There is no election after it.
         };
@@ -56,8 +55,15 @@ impl Raft {
         self.leader = None;
         self.reset_election_timer();
         let last = self.log.last();
-        for peer in self.peers() {
-            self.reply(peer, Message::RequestVote { last });
+        self.ask_voters(&Message::RequestVote { last, is_transfer });
+    }
+
+    /// Asks all voters but itself, when what was decided before is durable.
+    pub(super) fn ask_voters(&mut self, message: &Message) {
+        let mut voters = self.membership().all_voters();
+        voters.remove(&self.config.id);
+        for voter in voters {
+            self.reply(voter, message.clone());
         }
     }
 
@@ -76,9 +82,13 @@ impl Raft {
     }
 
     pub(super) fn on_vote(&mut self, from: NodeId, granted: bool) -> Result<(), Ignored> {
+        let is_voter = self.membership().is_voter(from);
         let Role::Candidate { votes } = &mut self.role else {
             return Err(Ignored::Stale);
         };
+        if !is_voter {
+            return Err(Ignored::Stranger);
+        }
         votes.insert(from, granted);
         self.count_votes();
         Ok(())
@@ -100,8 +110,8 @@ impl Raft {
         };
         // Without its own vote a candidate is not elected, whoever else voted for it.
         let own = votes.contains_key(&self.config.id);
-        let granted = votes.values().filter(|&&granted| granted).count();
-        if own && granted >= self.majority() {
+        let granted = |id| votes.get(&id).is_some_and(|granted| *granted);
+        if own && self.membership().is_majority(granted) {
             self.become_leader();
         }
     }
@@ -110,18 +120,17 @@ impl Raft {
     /// it know which entries are committed (section 8).
     fn become_leader(&mut self) {
         let last = self.log.last().index;
-        let peers = self.peers();
         self.leader = Some(self.config.id);
         self.role = Role::Leader(Leadership {
-            followers: peers
-                .into_iter()
-                .map(|peer| (peer, Progress::new(last)))
-                .collect(),
+            followers: BTreeMap::new(),
             term_start: last.next(),
             heartbeat_elapsed: 0,
+            quorum_elapsed: 0,
+            transfer: None,
             heartbeat_due: true,
             reads: Reads::default(),
         });
-        self.append_own(Bytes::new());
+        self.follow_membership();
+        self.append_own(Bytes::new(), Context::EMPTY);
     }
 }

@@ -1,5 +1,7 @@
 //! What nodes say to each other: the two RPCs of figure 2 and their replies.
 
+use super::membership::Membership;
+use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
 
 /// A message on its way.
@@ -18,16 +20,40 @@ pub struct Envelope {
 /// What a message says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
+    /// Whether the receiver would vote for the sender in a next term (thesis, 9.6). Binds nobody.
+    PreVote {
+        /// The sender's last entry.
+        last: LogId,
+    },
+    /// The reply to `PreVote`.
+    PreVoted {
+        /// Whether it would.
+        granted: bool,
+    },
     /// RequestVote (section 5.2).
     RequestVote {
         /// The candidate's last entry (section 5.4.1).
         last: LogId,
+        /// The leader asked for this election: it is answered also by those who hear the leader.
+        is_transfer: bool,
     },
     /// The reply to `RequestVote`.
     Vote {
         /// Whether the sender voted for the candidate.
         granted: bool,
     },
+    /// InstallSnapshot (section 7): the follower lacks entries that the leader has no more. The snapshot's bytes do not come
+    /// with it; how the receiver gets them is between the drivers.
+    InstallSnapshot {
+        /// The last entry that the snapshot stands for.
+        last: LogId,
+        /// The membership as of that entry.
+        membership: Membership,
+        /// What the drivers need to find the snapshot.
+        manifest: Bytes,
+    },
+    /// From the leader: the receiver is to campaign at once, its log is complete (thesis, 3.10).
+    TimeoutNow,
     /// AppendEntries (section 5.3). Without entries it is a heartbeat.
     Append {
         /// The entry right before `entries`.
@@ -70,15 +96,37 @@ pub enum AppendOutcome {
 pub struct Round(pub u64);
 
 impl Envelope {
+    /// Whether it asks for a vote without the leader's wish.
+    pub(super) fn asks_for_vote(&self) -> bool {
+        matches!(
+            self.message,
+            Message::PreVote { .. }
+                | Message::RequestVote {
+                    is_transfer: false,
+                    ..
+                }
+        )
+    }
+
     /// Whether the numbers in it agree with each other. Peers are not trusted to.
     pub(super) fn is_sane(&self) -> bool {
-        let Message::Append { prev, entries, .. } = &self.message else {
-            return true;
+        let (prev, entries) = match &self.message {
+            Message::Append { prev, entries, .. } => (prev, entries),
+            Message::InstallSnapshot {
+                last, membership, ..
+            } => {
+                let follows = last.index > Index(0) && last.index.0 < u64::MAX;
+                return follows && last.term <= self.term && membership.check().is_ok();
+            }
+            _ => return true,
         };
         let mut before = *prev;
         entries.iter().all(|entry| {
             let follows = before.index.0.checked_add(1) == Some(entry.id.index.0);
-            let sane = follows && before.term <= entry.id.term && entry.id.term <= self.term;
+            let sane = follows
+                && before.term <= entry.id.term
+                && entry.id.term <= self.term
+                && Membership::of_entry(entry).is_ok();
             before = entry.id;
             sane
         })

@@ -41,34 +41,50 @@
 //! | paper | here |
 //! |---|---|
 //! | 5.2 leader election, 5.4.1 election restriction | `election.rs` |
+//! | thesis 9.6 pre-vote, 6.2 and 4.2.3 who hears a leader | `quorum.rs` |
+//! | thesis 3.10 leadership transfer | `transfer.rs` |
 //! | 5.3 log replication, 5.4.2 committing entries from previous terms | `replication.rs`, `progress.rs`, `log.rs` |
+//! | 7 log compaction | `snapshot.rs`, `log.rs` |
+//! | 6 membership | `membership.rs`, `change.rs` |
 //! | 8 linearizable reads | `read.rs` |
 //! | figure 2, the messages | `message.rs` |
 //! | figure 2, persistent state | `durability.rs` |
 
+mod change;
 mod durability;
 mod election;
 mod log;
+mod membership;
 mod message;
 mod progress;
+mod quorum;
 mod read;
 mod replication;
+mod snapshot;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
+use duramen_wal::types::{Context, Entry, HardState, Index, LogId, NodeId, Term};
 
+pub use change::ChangeRefused;
 pub use durability::{Write, WriteId};
+pub use membership::{BadMembership, Member, Membership, is_command};
 pub use message::{AppendOutcome, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
+pub use snapshot::Offer;
+pub use transfer::TransferRefused;
 
 use durability::Durability;
 use log::Log;
+use membership::Memberships;
 use progress::Progress;
 use read::Reads;
+use snapshot::Own;
+use transfer::Transfer;
 
 /// What a node must know before it starts.
 #[derive(Debug, Clone)]
@@ -76,31 +92,42 @@ use read::Reads;
 pub struct Config {
     /// The node itself.
     pub id: NodeId,
-    /// All nodes that vote, itself included.
-    pub voters: BTreeSet<NodeId>,
+    /// Who belongs to the cluster at the beginning of the log.
+    pub membership: Membership,
     /// A leader says that it is there after this many ticks. Default 5.
     pub heartbeat_ticks: u32,
     /// A follower that has heard nothing campaigns after this many ticks, or up to twice as many: the timeout is random
     /// (section 5.2). Default 25.
     pub election_ticks: u32,
+    /// Before a node campaigns it asks whether it would be elected, so that one that was cut off does not depose a leader when
+    /// it comes back (thesis, 9.6). Default true.
+    pub pre_vote: bool,
+    /// A leader that hears no majority for `election_ticks` steps down, and who has heard a leader within that time votes for
+    /// nobody else (thesis, 6.2 and 4.2.3). Default true.
+    pub check_quorum: bool,
     /// The payload of one `Append`, in bytes, is at most this, or one entry. Default 1 MiB.
     pub append_bytes_max: usize,
     /// How many entries may be under way to a follower. Default 4096.
     pub window_entries: u64,
+    /// A follower that needs a snapshot is offered it again after this many ticks. Default 100.
+    pub offer_ticks: u32,
     /// Of the random timeouts. Nodes should not share it.
     pub seed: u64,
 }
 
 impl Config {
-    /// The defaults, for node `id` of `voters`.
+    /// The defaults, for node `id` of a cluster that begins with `voters`.
     pub fn new(id: NodeId, voters: impl IntoIterator<Item = NodeId>) -> Config {
         Config {
             id,
-            voters: voters.into_iter().collect(),
+            membership: Membership::of_voters(voters),
             heartbeat_ticks: 5,
             election_ticks: 25,
+            pre_vote: true,
+            check_quorum: true,
             append_bytes_max: 1 << 20,
             window_entries: 4096,
+            offer_ticks: 100,
             seed: id.0,
         }
     }
@@ -113,6 +140,11 @@ pub struct Raft {
     rng: fastrand::Rng,
     hard_state: HardState,
     log: Log,
+    memberships: Memberships,
+    /// The newest snapshot of this node.
+    snapshot: Option<Own>,
+    /// The leader's, which this node needs.
+    offer: Option<Offer>,
     durability: Durability,
     /// Known to be committed up to here.
     commit: Index,
@@ -132,6 +164,11 @@ pub struct Raft {
 #[derive(Debug)]
 enum Role {
     Follower,
+    /// About to campaign, if a majority would vote for it.
+    PreCandidate {
+        /// What each node that answered said.
+        votes: BTreeMap<NodeId, bool>,
+    },
     Candidate {
         /// What each node that answered said.
         votes: BTreeMap<NodeId, bool>,
@@ -146,6 +183,10 @@ struct Leadership {
     /// The blank entry of the term (section 8).
     term_start: Index,
     heartbeat_elapsed: u32,
+    /// Ticks since it was looked who answers.
+    quorum_elapsed: u32,
+    /// To whom the leadership is being handed over.
+    transfer: Option<Transfer>,
     /// Whether each follower is to be sent something, be it empty.
     heartbeat_due: bool,
     reads: Reads,
@@ -165,6 +206,9 @@ pub struct Ready {
     pub committed: Vec<Entry>,
     /// Decided reads.
     pub reads: Vec<ReadReply>,
+    /// The leader has no more the entries that this node lacks: fetch this snapshot, make it durable, and then call
+    /// [`Raft::snapshot_installed`]. It is offered again as long as it is needed, perhaps a newer one.
+    pub offer: Option<Offer>,
 }
 
 impl Ready {
@@ -175,6 +219,7 @@ impl Ready {
             && self.send_when_durable.is_empty()
             && self.committed.is_empty()
             && self.reads.is_empty()
+            && self.offer.is_none()
     }
 }
 
@@ -191,8 +236,10 @@ pub struct NotLeader {
 pub enum Ignored {
     /// It is for another node.
     NotForMe,
-    /// Its sender is not of this group.
+    /// Its sender is the node itself, or answers though nobody asked it.
     Stranger,
+    /// It asks for a vote, and this node hears a leader.
+    HasLeader,
     /// It is of an earlier term, or answers a question that is no longer open.
     Stale,
     /// Its numbers contradict each other, or what a correct node can say.
@@ -206,26 +253,48 @@ impl Raft {
     /// A node with what it had made durable before: nothing at its first start.
     ///
     /// # Panics
-    /// If the node is not among the voters, or `log` is not consecutive from index 1 with terms that never go down.
+    /// If there is no voter, or `log` is not consecutive from index 1 with terms that never go down, or holds a membership
+    /// that is none.
     pub fn new(config: Config, hard_state: HardState, log: Vec<Entry>) -> Raft {
-        assert!(
-            config.voters.contains(&config.id),
-            "node {} is not among the voters",
-            config.id
-        );
+        Raft::after_snapshot(config, hard_state, LogId::default(), log)
+    }
+
+    /// The same where a snapshot stands for the log up to `base`, and the state machine holds it. `config` has the membership
+    /// as of that entry.
+    ///
+    /// # Panics
+    /// See [`new`](Raft::new).
+    pub fn after_snapshot(
+        config: Config,
+        hard_state: HardState,
+        base: LogId,
+        log: Vec<Entry>,
+    ) -> Raft {
+        let bad = config.membership.check();
+        assert!(bad.is_ok(), "{bad:?}");
         assert!(
             config.election_ticks > config.heartbeat_ticks,
             "an election waits for more than one heartbeat"
         );
-        let log = Log::new(log);
+        let mut memberships = Memberships::new(base.index, config.membership.clone());
+        for entry in &log {
+            let membership = Membership::of_entry(entry).expect("a membership that was appended");
+            membership
+                .into_iter()
+                .for_each(|membership| memberships.push(entry.id.index, membership));
+        }
+        let log = Log::new(base, log);
         let mut raft = Raft {
             rng: fastrand::Rng::with_seed(config.seed),
             durability: Durability::new(hard_state, log.last().index),
             config,
             hard_state,
             log,
-            commit: Index(0),
-            handed_out: Index(0),
+            memberships,
+            snapshot: None,
+            offer: None,
+            commit: base.index,
+            handed_out: base.index,
             role: Role::Follower,
             leader: None,
             election_elapsed: 0,
@@ -268,19 +337,16 @@ impl Raft {
         self.log.last()
     }
 
+    /// Who belongs to the cluster, as of the last entry of the log.
+    pub fn membership(&self) -> &Membership {
+        self.memberships.current()
+    }
+
     /// One unit of time has passed.
     pub fn tick(&mut self) {
-        if let Role::Leader(leadership) = &mut self.role {
-            leadership.heartbeat_elapsed += 1;
-            if leadership.heartbeat_elapsed >= self.config.heartbeat_ticks {
-                leadership.heartbeat_elapsed = 0;
-                leadership.heartbeat_due = true;
-            }
-            return;
-        }
-        self.election_elapsed += 1;
-        if self.election_elapsed >= self.election_timeout {
-            self.campaign();
+        match &self.role {
+            Role::Leader(_) => self.tick_leader(),
+            _ => self.tick_election(),
         }
     }
 
@@ -289,11 +355,14 @@ impl Raft {
         if envelope.to != self.config.id {
             return Err(Ignored::NotForMe);
         }
-        if envelope.from == self.config.id || !self.config.voters.contains(&envelope.from) {
+        if envelope.from == self.config.id {
             return Err(Ignored::Stranger);
         }
         if !envelope.is_sane() {
             return Err(Ignored::Nonsense);
+        }
+        if envelope.asks_for_vote() && self.hears_leader() {
+            return Err(Ignored::HasLeader); // Its term too is let be.
         }
         if envelope.term > self.hard_state.term {
             self.become_follower(envelope.term); // figure 2, "All servers"
@@ -308,8 +377,21 @@ impl Raft {
             return self.answer_stale(from, message);
         }
         match message {
-            Message::RequestVote { last } => self.on_request_vote(from, last),
+            Message::PreVote { last } => self.on_pre_vote(from, last),
+            Message::PreVoted { granted } => self.on_pre_voted(from, granted),
+            Message::RequestVote { last, .. } => self.on_request_vote(from, last),
             Message::Vote { granted } => self.on_vote(from, granted),
+            Message::TimeoutNow => self.on_timeout_now(from),
+            Message::InstallSnapshot {
+                last,
+                membership,
+                manifest,
+            } => self.on_install_snapshot(Offer {
+                from,
+                last,
+                membership,
+                manifest,
+            }),
             Message::Append {
                 prev,
                 entries,
@@ -327,8 +409,12 @@ impl Raft {
     /// If `command` is empty: that is the mark of a blank entry.
     pub fn propose(&mut self, command: Bytes) -> Result<LogId, NotLeader> {
         assert!(!command.is_empty(), "a command is not empty");
-        match self.role {
-            Role::Leader(_) => Ok(self.append_own(command)),
+        match &self.role {
+            Role::Leader(leadership) if leadership.transfer.is_none() => {
+                Ok(self.append_own(command, Context::EMPTY))
+            }
+            // It is not known yet who will be.
+            Role::Leader(_) => Err(NotLeader { leader: None }),
             _ => Err(NotLeader {
                 leader: self.leader,
             }),
@@ -348,6 +434,8 @@ impl Raft {
     /// What is to be done now. Call it after any of the other calls, until it is empty.
     pub fn ready(&mut self) -> Ready {
         self.send_appends();
+        self.offer_snapshots();
+        self.go_on_with_transfer();
         self.decide_reads();
         Ready {
             send_now: std::mem::take(&mut self.send_now),
@@ -355,6 +443,7 @@ impl Raft {
             send_when_durable: std::mem::take(&mut self.send_when_durable),
             committed: self.hand_out_committed(),
             reads: std::mem::take(&mut self.read_replies),
+            offer: self.offer.take(),
         }
     }
 
@@ -372,15 +461,26 @@ impl Raft {
     /// A message of an earlier term: its sender is told the present one. Replies are not answered.
     fn answer_stale(&mut self, from: NodeId, message: Message) -> Result<(), Ignored> {
         match message {
+            Message::PreVote { .. } => self.reply(from, Message::PreVoted { granted: false }),
             Message::RequestVote { .. } => self.reply(from, Message::Vote { granted: false }),
-            Message::Append { prev, .. } => {
-                let outcome = self.conflict(prev.index);
+            Message::Append {
+                prev: LogId { index, .. },
+                ..
+            }
+            | Message::InstallSnapshot {
+                last: LogId { index, .. },
+                ..
+            } => {
+                let outcome = self.conflict(index);
                 // The round is of the earlier term, and the reply of the present one: repeated, it would confirm reads
                 // that its receiver, elected meanwhile, asked about later.
                 let round = Round::default();
                 self.reply(from, Message::AppendReply { outcome, round });
             }
-            Message::Vote { .. } | Message::AppendReply { .. } => {}
+            Message::PreVoted { .. }
+            | Message::Vote { .. }
+            | Message::TimeoutNow
+            | Message::AppendReply { .. } => {}
         }
         Err(Ignored::Stale)
     }
@@ -398,25 +498,5 @@ impl Raft {
             term: self.hard_state.term,
             message,
         }
-    }
-
-    fn peers(&self) -> Vec<NodeId> {
-        let voters = self.config.voters.iter().copied();
-        voters.filter(|&id| id != self.config.id).collect()
-    }
-
-    /// How many voters are a majority.
-    fn majority(&self) -> usize {
-        self.config.voters.len() / 2 + 1
-    }
-
-    /// The largest value that a majority has reached.
-    fn reached_by_majority<T: Ord + Copy>(&self, mut values: Vec<T>) -> T {
-        assert!(
-            values.len() == self.config.voters.len(),
-            "one value for each voter"
-        );
-        values.sort_unstable();
-        values[values.len() - self.majority()]
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Progress {
     pub(super) mode: Mode,
     /// The latest round of reads the follower has answered.
     pub(super) round: Round,
+    /// It has answered since the leader last looked.
+    pub(super) is_active: bool,
 }
 
 /// How entries are sent.
@@ -23,6 +25,11 @@ pub(super) enum Mode {
     Probe {
         /// Whether that message is under way.
         sent: bool,
+    },
+    /// It lacks entries that are in a snapshot only, which was offered so many ticks ago.
+    Snapshot {
+        /// 0: it is to be offered.
+        offered: u32,
     },
     /// The logs agree up to `match_index`: messages follow each other without waiting for the replies.
     Replicate,
@@ -36,6 +43,7 @@ impl Progress {
             next_index: last.next(),
             mode: Mode::Probe { sent: false },
             round: Round(0),
+            is_active: true,
         }
     }
 
@@ -52,6 +60,7 @@ impl Progress {
         let expected = match self.mode {
             Mode::Probe { .. } => prev == self.next_index.prev(),
             Mode::Replicate => prev < self.next_index,
+            Mode::Snapshot { .. } => false,
         };
         prev > self.match_index && expected
     }

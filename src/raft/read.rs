@@ -85,9 +85,11 @@ impl Raft {
         if leadership.reads.open.is_empty() {
             return;
         }
-        let mut rounds = vec![leadership.reads.round];
-        rounds.extend(leadership.followers.values().map(|follower| follower.round));
-        let confirmed = self.reached_by_majority(rounds);
+        let answered = |id| match leadership.followers.get(&id) {
+            Some(follower) => follower.round,
+            None => leadership.reads.round, // The leader itself, if it votes.
+        };
+        let confirmed = self.membership().reached_by_majority(answered);
         let Role::Leader(leadership) = &mut self.role else {
             return;
         };

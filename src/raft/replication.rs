@@ -1,9 +1,10 @@
 //! Log replication (section 5.3) and the commit rule (section 5.4.2).
 
 use bytes::Bytes;
-use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
+use duramen_wal::types::{Context, Entry, Index, LogId, NodeId, Term};
 
 use super::log::Log;
+use super::membership::Membership;
 use super::message::{AppendOutcome, Envelope, Message, Round};
 use super::progress::{Mode, Progress};
 use super::{Config, Ignored, Raft, Role};
@@ -21,6 +22,13 @@ impl Raft {
         if self.is_leader() {
             return Err(Ignored::Nonsense); // Two leaders in one term.
         }
+        let matched = Index(prev.index.0 + entries.len() as u64);
+        let Some((prev, entries)) = self.after_base(prev, entries) else {
+            self.follow(from);
+            let outcome = AppendOutcome::Matched(matched); // A snapshot stands for all of it.
+            self.reply(from, Message::AppendReply { outcome, round });
+            return Ok(());
+        };
         if !self.log.holds(prev) {
             self.follow(from);
             let outcome = self.conflict(prev.index);
@@ -34,7 +42,6 @@ impl Raft {
             return Err(Ignored::Nonsense); // It would take back what is committed.
         }
         self.follow(from);
-        let matched = Index(prev.index.0 + entries.len() as u64);
         if let Some(at) = new_from {
             self.store(entries, at);
         }
@@ -45,8 +52,19 @@ impl Raft {
         Ok(())
     }
 
+    /// What of an `Append` is after the base of the log: what is before it is committed, and so the same here as there.
+    fn after_base(&self, prev: LogId, mut entries: Vec<Entry>) -> Option<(LogId, Vec<Entry>)> {
+        let before = self.log.base().index.0.saturating_sub(prev.index.0) as usize;
+        let prev = match before.checked_sub(1) {
+            None => prev,
+            Some(at) => entries.get(at)?.id,
+        };
+        entries.drain(..before);
+        Some((prev, entries))
+    }
+
     /// Whoever sends a valid `Append` in the current term is its leader.
-    fn follow(&mut self, leader: NodeId) {
+    pub(super) fn follow(&mut self, leader: NodeId) {
         self.become_follower(self.hard_state.term);
         self.leader = Some(leader);
         self.reset_election_timer();
@@ -59,10 +77,11 @@ impl Raft {
         if first <= self.log.last().index {
             assert!(first > self.commit, "{first} is committed");
             self.log.truncate(first);
+            self.memberships.truncated(first);
             self.durability.truncated(first);
         }
         for entry in entries.into_iter().skip(at) {
-            self.log.push(entry);
+            self.push(entry);
         }
     }
 
@@ -86,17 +105,28 @@ impl Raft {
 /// The leader's side.
 impl Raft {
     /// Appends an entry of the leader's own term.
-    pub(super) fn append_own(&mut self, payload: Bytes) -> LogId {
+    pub(super) fn append_own(&mut self, payload: Bytes, context: Context) -> LogId {
         let id = LogId {
             term: self.hard_state.term,
             index: self.log.last().index.next(),
         };
-        self.log.push(Entry {
+        self.push(Entry {
             id,
+            context,
             payload,
-            ..Entry::default()
         });
         id
+    }
+
+    /// Puts an entry at the end of the log. A membership is in force from then on (section 6).
+    fn push(&mut self, entry: Entry) {
+        let membership = Membership::of_entry(&entry).expect("what makes no sense was refused");
+        let index = entry.id.index;
+        self.log.push(entry);
+        if let Some(membership) = membership {
+            self.memberships.push(index, membership);
+            self.follow_membership();
+        }
     }
 
     /// Sends each follower what it lacks, or a heartbeat if one is due. Entries leave before they are durable here.
@@ -139,6 +169,7 @@ impl Raft {
             return Err(Ignored::Nonsense);
         };
         // Also a rejection says that its sender took us for the leader of this term.
+        follower.is_active = true;
         follower.round = follower.round.max(round);
         match outcome {
             AppendOutcome::Matched(index) => {
@@ -163,16 +194,14 @@ impl Raft {
         let Role::Leader(leadership) = &self.role else {
             return;
         };
-        let mut matched = vec![self.durability.last()];
-        matched.extend(
-            leadership
-                .followers
-                .values()
-                .map(|follower| follower.match_index),
-        );
-        let index = self.reached_by_majority(matched);
+        let matched = |id| match leadership.followers.get(&id) {
+            Some(follower) => follower.match_index,
+            None => self.durability.last(), // The leader itself, if it votes.
+        };
+        let index = self.membership().reached_by_majority(matched);
         if index > self.commit && self.log.term_at(index) == Some(self.hard_state.term) {
             self.commit = index;
+            self.go_on_with_change();
         }
     }
 }
@@ -190,8 +219,13 @@ struct Sender<'a> {
 impl Sender<'_> {
     fn send(&mut self, to: NodeId, follower: &mut Progress, mut heartbeat: bool) {
         loop {
+            if follower.next_index.prev() < self.log.base().index {
+                // It lacks entries that are gone. Its heartbeats say how far the snapshot reaches at least.
+                follower.next_index = self.log.base().index.next();
+                follower.mode = Mode::Snapshot { offered: 0 };
+            }
             let entries = match follower.mode {
-                Mode::Probe { sent: true } => Vec::new(),
+                Mode::Probe { sent: true } | Mode::Snapshot { .. } => Vec::new(),
                 Mode::Probe { sent: false } | Mode::Replicate => self.entries(follower),
             };
             let probe = follower.mode == Mode::Probe { sent: false };
@@ -209,6 +243,7 @@ impl Sender<'_> {
             };
             match follower.mode {
                 Mode::Probe { .. } => follower.mode = Mode::Probe { sent: true },
+                Mode::Snapshot { .. } => {}
                 Mode::Replicate => {
                     follower.next_index = Index(follower.next_index.0 + entries.len() as u64)
                 }
@@ -232,7 +267,7 @@ impl Sender<'_> {
         let under_way = follower.next_index.0 - follower.match_index.next().0;
         let room = match follower.mode {
             Mode::Replicate => self.config.window_entries.saturating_sub(under_way),
-            Mode::Probe { .. } => self.config.window_entries,
+            Mode::Probe { .. } | Mode::Snapshot { .. } => self.config.window_entries,
         };
         self.log.slice(
             follower.next_index,

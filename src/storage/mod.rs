@@ -119,6 +119,10 @@ impl Storage {
         if let Some(hard_state) = write.hard_state {
             batch.hard_state(GROUP, hard_state);
         }
+        if let Some(last) = write.reset {
+            batch.truncate(GROUP, self.wal.purged(GROUP).index); // all
+            batch.purge(GROUP, last);
+        }
         let mut bytes = 0;
         for entry in &write.entries {
             if bytes >= BATCH_BYTES {
@@ -174,6 +178,7 @@ mod tests {
         let mut write = Write {
             id: WriteId(1),
             hard_state: Some(hard_state),
+            reset: None,
             entries: vec![
                 entry(1, 1, vec![1]),
                 entry(2, 1, vec![2]),
@@ -203,6 +208,7 @@ mod tests {
         let write = Write {
             id: WriteId(1),
             hard_state: None,
+            reset: None,
             entries: entries.clone(),
         };
         storage.persist(&write).unwrap();

@@ -7,14 +7,17 @@
 //!   8  body
 //!
 //! message (the body)
-//!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply
+//!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply, 5 PreVote, 6 PreVoted, 7 TimeoutNow,
+//!                8 InstallSnapshot
 //!   1  from  8
 //!   9  to    8
 //!  17  term  8
-//!  25  RequestVote  last term 8, last index 8
-//!      Vote         granted 1
+//!  25  RequestVote  last term 8, last index 8, transfer 1
+//!      PreVote      last term 8, last index 8
+//!      Vote, PreVoted  granted 1
 //!      Append       prev term 8, prev index 8, commit 8, round 8, number of entries 4,
-//!                   then for each: term 8, payload length 4, payload
+//!                   then for each: term 8, context length 1, context, payload length 4, payload
+//!      InstallSnapshot  last term 8, last index 8, membership length 4, membership, manifest length 4, manifest
 //!      AppendReply  round 8, outcome 1: 0 matched, index 8
 //!                                       1 conflict, prev 8, term 8, first 8
 //! ```
@@ -29,12 +32,12 @@ use std::io;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use duramen_wal::{Entry, Index, LogId, NodeId, Term};
+use duramen_wal::{Context, Entry, Index, LogId, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::{AppendOutcome, Envelope, Message, Round};
+use crate::raft::{AppendOutcome, Envelope, Membership, Message, Round};
 
-pub(super) const VERSION: u16 = 0;
+pub(super) const VERSION: u16 = 1;
 
 /// The largest body. An `Append` is limited by `Config::append_bytes_max`, but always takes one entry.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 20;
@@ -47,6 +50,10 @@ const KIND_REQUEST_VOTE: u8 = 1;
 const KIND_VOTE: u8 = 2;
 const KIND_APPEND: u8 = 3;
 const KIND_APPEND_REPLY: u8 = 4;
+const KIND_PRE_VOTE: u8 = 5;
+const KIND_PRE_VOTED: u8 = 6;
+const KIND_TIMEOUT_NOW: u8 = 7;
+const KIND_INSTALL_SNAPSHOT: u8 = 8;
 const OUTCOME_MATCHED: u8 = 0;
 const OUTCOME_CONFLICT: u8 = 1;
 
@@ -126,14 +133,34 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
             Message::Vote { .. } => KIND_VOTE,
             Message::Append { .. } => KIND_APPEND,
             Message::AppendReply { .. } => KIND_APPEND_REPLY,
+            Message::PreVote { .. } => KIND_PRE_VOTE,
+            Message::PreVoted { .. } => KIND_PRE_VOTED,
+            Message::TimeoutNow => KIND_TIMEOUT_NOW,
+            Message::InstallSnapshot { .. } => KIND_INSTALL_SNAPSHOT,
         };
         buf.put_u8(kind);
         buf.put_u64_le(envelope.from.0);
         buf.put_u64_le(envelope.to.0);
         buf.put_u64_le(envelope.term.0);
         match &envelope.message {
-            Message::RequestVote { last } => put_log_id(buf, *last),
-            Message::Vote { granted } => buf.put_u8(u8::from(*granted)),
+            Message::PreVote { last } => put_log_id(buf, *last),
+            Message::RequestVote { last, is_transfer } => {
+                put_log_id(buf, *last);
+                buf.put_u8(u8::from(*is_transfer));
+            }
+            Message::Vote { granted } | Message::PreVoted { granted } => {
+                buf.put_u8(u8::from(*granted));
+            }
+            Message::TimeoutNow => {}
+            Message::InstallSnapshot {
+                last,
+                membership,
+                manifest,
+            } => {
+                put_log_id(buf, *last);
+                put_bytes(buf, &membership.encode());
+                put_bytes(buf, manifest);
+            }
             Message::Append {
                 prev,
                 entries,
@@ -146,8 +173,10 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
                 buf.put_u32_le(entries.len() as u32);
                 for entry in entries {
                     buf.put_u64_le(entry.id.term.0);
-                    buf.put_u32_le(entry.payload.len() as u32);
-                    buf.put_slice(&entry.payload);
+                    let context = entry.context.as_bytes();
+                    buf.put_u8(context.len() as u8);
+                    buf.put_slice(context);
+                    put_bytes(buf, &entry.payload);
                 }
             }
             Message::AppendReply { outcome, round } => {
@@ -156,6 +185,12 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
             }
         }
     });
+}
+
+/// Bytes with their length before them.
+fn put_bytes(buf: &mut BytesMut, bytes: &[u8]) {
+    buf.put_u32_le(bytes.len() as u32);
+    buf.put_slice(bytes);
 }
 
 fn put_log_id(buf: &mut BytesMut, id: LogId) {
@@ -196,6 +231,19 @@ fn decode(body: &mut Bytes) -> Option<Envelope> {
     let message = match kind {
         KIND_REQUEST_VOTE => Message::RequestVote {
             last: get_log_id(body)?,
+            is_transfer: get_bool(body)?,
+        },
+        KIND_PRE_VOTE => Message::PreVote {
+            last: get_log_id(body)?,
+        },
+        KIND_PRE_VOTED => Message::PreVoted {
+            granted: get_bool(body)?,
+        },
+        KIND_TIMEOUT_NOW => Message::TimeoutNow,
+        KIND_INSTALL_SNAPSHOT => Message::InstallSnapshot {
+            last: get_log_id(body)?,
+            membership: Membership::decode(&get_long_bytes(body)?)?,
+            manifest: get_long_bytes(body)?,
         },
         KIND_VOTE => Message::Vote {
             granted: get_bool(body)?,
@@ -224,16 +272,14 @@ fn get_append(body: &mut Bytes) -> Option<Message> {
     for n in 1..=u64::from(count) {
         let term = Term(get_u64(body)?);
         let index = Index(prev.index.0.checked_add(n)?);
-        let len = body.try_get_u32_le().ok()? as usize;
-        if len > body.len() {
-            return None;
-        }
-        let payload = body.split_to(len);
+        let len = body.try_get_u8().ok()?;
+        let context = Context::new(&get_bytes(body, len.into())?)?;
+        let payload = get_long_bytes(body)?;
         let id = LogId { term, index };
         entries.push(Entry {
             id,
+            context,
             payload,
-            ..Entry::default()
         });
     }
     Some(Message::Append {
@@ -242,6 +288,16 @@ fn get_append(body: &mut Bytes) -> Option<Message> {
         commit,
         round,
     })
+}
+
+fn get_long_bytes(body: &mut Bytes) -> Option<Bytes> {
+    let len = body.try_get_u32_le().ok()?;
+    get_bytes(body, len as usize)
+}
+
+/// So many bytes, if they are there.
+fn get_bytes(body: &mut Bytes, len: usize) -> Option<Bytes> {
+    (len <= body.len()).then(|| body.split_to(len))
 }
 
 fn get_outcome(body: &mut Bytes) -> Option<AppendOutcome> {
@@ -294,17 +350,18 @@ mod tests {
     }
 
     fn append() -> impl Strategy<Value = Message> {
-        let entries = vec((any::<u64>(), vec(any::<u8>(), 0..40)), 0..8);
+        let context = vec(any::<u8>(), 0..Context::BYTES_MAX);
+        let entries = vec((any::<u64>(), context, vec(any::<u8>(), 0..40)), 0..8);
         (log_id(), entries, any::<u64>(), any::<u64>()).prop_map(
             |(prev, entries, commit, round)| {
                 let numbered = (prev.index.0 + 1..).zip(entries);
-                let entries = numbered.map(|(index, (term, payload))| Entry {
+                let entries = numbered.map(|(index, (term, context, payload))| Entry {
                     id: LogId {
                         term: Term(term),
                         index: Index(index),
                     },
+                    context: Context::new(&context).unwrap(),
                     payload: payload.into(),
-                    ..Entry::default()
                 });
                 Message::Append {
                     prev,
@@ -332,10 +389,26 @@ mod tests {
         })
     }
 
+    fn install_snapshot() -> impl Strategy<Value = Message> {
+        let voters = vec(any::<u64>(), 1..5);
+        (log_id(), voters, vec(any::<u8>(), 0..40)).prop_map(|(last, voters, manifest)| {
+            Message::InstallSnapshot {
+                last,
+                membership: Membership::of_voters(voters.into_iter().map(NodeId)),
+                manifest: manifest.into(),
+            }
+        })
+    }
+
     fn envelope() -> impl Strategy<Value = Envelope> {
         let message = prop_oneof![
-            log_id().prop_map(|last| Message::RequestVote { last }),
+            (log_id(), any::<bool>())
+                .prop_map(|(last, is_transfer)| Message::RequestVote { last, is_transfer }),
             any::<bool>().prop_map(|granted| Message::Vote { granted }),
+            log_id().prop_map(|last| Message::PreVote { last }),
+            any::<bool>().prop_map(|granted| Message::PreVoted { granted }),
+            Just(Message::TimeoutNow),
+            install_snapshot(),
             append(),
             append_reply(),
         ];
@@ -408,6 +481,6 @@ mod tests {
         };
         let mut buf = BytesMut::new();
         put_handshake(&mut buf, &hello);
-        assert_eq!(&buf[8..], b"\x00\x01c\x01\x02\x03a:1");
+        assert_eq!(&buf[8..], b"\x01\x01c\x01\x02\x03a:1");
     }
 }

@@ -340,6 +340,7 @@ mod tests {
             term: Term(7),
             message: Message::RequestVote {
                 last: LogId::default(),
+                is_transfer: false,
             },
         }
     }

@@ -3,11 +3,18 @@
 use bytes::Bytes;
 use duramen_wal::types::{HardState, Index, NodeId, Term};
 
-use super::{Cluster, entry, id};
+use super::{Cluster, as_in_the_paper, entry, id};
 use crate::raft::{AppendOutcome, Config, Envelope, Ignored, Message, NotLeader, Raft, Round};
 
 fn request_vote(from: u64, term: u64, last: duramen_wal::types::LogId) -> Envelope {
-    envelope(from, term, Message::RequestVote { last })
+    envelope(
+        from,
+        term,
+        Message::RequestVote {
+            last,
+            is_transfer: false,
+        },
+    )
 }
 
 fn envelope(from: u64, term: u64, message: Message) -> Envelope {
@@ -20,8 +27,7 @@ fn envelope(from: u64, term: u64, message: Message) -> Envelope {
 }
 
 fn node_1_of_3(hard_state: HardState, log: Vec<duramen_wal::types::Entry>) -> Raft {
-    let config = Config::new(NodeId(1), [1, 2, 3].map(NodeId));
-    Raft::new(config, hard_state, log)
+    Raft::new(as_in_the_paper(1, 3), hard_state, log)
 }
 
 /// Steps a message and returns the one reply, which must wait until the write is durable.
@@ -306,12 +312,8 @@ fn an_old_leader_is_told_the_new_term() {
 }
 
 #[test]
-fn strangers_and_strays_are_ignored() {
+fn echoes_and_strays_are_ignored() {
     let mut raft = node_1_of_3(HardState::default(), Vec::new());
-    assert_eq!(
-        raft.step(request_vote(9, 5, id(0, 0))),
-        Err(Ignored::Stranger)
-    );
     assert_eq!(
         raft.step(request_vote(1, 5, id(0, 0))),
         Err(Ignored::Stranger)

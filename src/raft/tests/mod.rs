@@ -1,17 +1,21 @@
 //! Tests of the core: a few nodes in memory, with messages that the test delivers, drops or holds back.
 
+mod disturbance;
 mod election;
 mod figure8;
+mod membership;
 mod random;
+mod random_node;
 mod reads;
 mod replication;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 
-use super::{Config, Envelope, Raft, ReadReply, Ready, Write};
+use super::{Config, Envelope, Membership, Raft, ReadReply, Ready, Write, is_command};
 
 pub(super) fn id(term: u64, index: u64) -> LogId {
     LogId {
@@ -28,6 +32,14 @@ pub(super) fn entry(term: u64, index: u64, payload: &'static str) -> Entry {
     }
 }
 
+/// Node `node` of nodes 1 to n, with the elections of the paper alone.
+pub(super) fn as_in_the_paper(node: u64, nodes: u64) -> Config {
+    let mut config = Config::new(NodeId(node), (1..=nodes).map(NodeId));
+    config.pre_vote = false;
+    config.check_quorum = false;
+    config
+}
+
 /// A node with what is on its disk and what it applied.
 struct TestNode {
     raft: Option<Raft>,
@@ -38,6 +50,22 @@ struct TestNode {
 }
 
 impl TestNode {
+    /// In the term of its last entry.
+    fn new(log: Vec<Entry>) -> TestNode {
+        let term = log.last().map_or(Term(0), |entry| entry.id.term);
+        TestNode {
+            raft: None,
+            hard_state: HardState {
+                term,
+                voted_for: None,
+                ..HardState::default()
+            },
+            log,
+            applied: Vec::new(),
+            reads: Vec::new(),
+        }
+    }
+
     fn raft(&mut self) -> &mut Raft {
         self.raft.as_mut().expect("the node is up")
     }
@@ -53,9 +81,13 @@ impl TestNode {
     }
 }
 
-/// Nodes 1 to n. A node that is down, and a link that is cut, loses its messages.
+/// Nodes 1 to n, which begin as voters, and those that join. A node that is down, and a link that is cut, loses its messages.
 pub(super) struct Cluster {
     nodes: BTreeMap<u64, TestNode>,
+    /// Who belongs to the cluster at the beginning of the log.
+    membership: Membership,
+    /// With pre-votes and a leader that checks its quorum: what practice has added to elections.
+    is_disturbed_by_nobody: bool,
     down: BTreeSet<u64>,
     /// Links that are cut, as (from, to).
     cut: BTreeSet<(u64, u64)>,
@@ -70,25 +102,25 @@ impl Cluster {
         Cluster::with_logs(logs)
     }
 
+    /// The same, with what practice has added to elections.
+    pub(super) fn undisturbed(nodes: u64) -> Cluster {
+        let mut cluster = Cluster::new(0);
+        cluster.membership = Membership::of_voters((1..=nodes).map(NodeId));
+        cluster.is_disturbed_by_nobody = true;
+        (1..=nodes).for_each(|node| cluster.join(node));
+        cluster
+    }
+
     /// Nodes that start with these logs, each in the term of its last entry.
     pub(super) fn with_logs(logs: impl IntoIterator<Item = (u64, Vec<Entry>)>) -> Cluster {
-        let nodes = logs.into_iter().map(|(node, log)| {
-            let term = log.last().map_or(Term(0), |entry: &Entry| entry.id.term);
-            let node_state = TestNode {
-                raft: None,
-                hard_state: HardState {
-                    term,
-                    voted_for: None,
-                    ..HardState::default()
-                },
-                log,
-                applied: Vec::new(),
-                reads: Vec::new(),
-            };
-            (node, node_state)
-        });
+        let nodes = logs
+            .into_iter()
+            .map(|(node, log)| (node, TestNode::new(log)));
+        let nodes: BTreeMap<_, _> = nodes.collect();
         let mut cluster = Cluster {
-            nodes: nodes.collect(),
+            membership: Membership::of_voters(nodes.keys().copied().map(NodeId)),
+            is_disturbed_by_nobody: false,
+            nodes,
             down: BTreeSet::new(),
             cut: BTreeSet::new(),
             queue: VecDeque::new(),
@@ -105,11 +137,20 @@ impl Cluster {
     }
 
     pub(super) fn start(&mut self, node: u64) {
-        let config = Config::new(NodeId(node), self.ids().into_iter().map(NodeId));
+        let mut config = as_in_the_paper(node, 0);
+        config.membership = self.membership.clone();
+        config.pre_vote = self.is_disturbed_by_nobody;
+        config.check_quorum = self.is_disturbed_by_nobody;
         let state = self.nodes.get_mut(&node).unwrap();
         state.applied.clear();
         state.raft = Some(Raft::new(config, state.hard_state, state.log.clone()));
         self.down.remove(&node);
+    }
+
+    /// Starts a node that belongs to nobody yet.
+    pub(super) fn join(&mut self, node: u64) {
+        self.nodes.insert(node, TestNode::new(Vec::new()));
+        self.start(node);
     }
 
     /// Everything in memory is gone; what was durable stays.
@@ -140,8 +181,10 @@ impl Cluster {
 
     pub(super) fn applied(&self, node: u64) -> Vec<&str> {
         let applied = self.nodes[&node].applied.iter();
-        let payloads = applied.map(|entry| std::str::from_utf8(&entry.payload).unwrap());
-        payloads.filter(|payload| !payload.is_empty()).collect()
+        let commands = applied.filter(|entry| is_command(entry));
+        commands
+            .map(|entry| std::str::from_utf8(&entry.payload).unwrap())
+            .collect()
     }
 
     pub(super) fn reads(&self, node: u64) -> &[ReadReply] {

@@ -1,17 +1,21 @@
 //! Random schedules: everything that Raft must bear, drawn from a seed, with the promises checked after every step.
 //!
 //! Messages are dropped, doubled, delayed and reordered, links are cut one way, writes become durable late and several at
-//! once, nodes crash with what was not reported durable, in part or whole, and start again. At the end all is mended, and
-//! all nodes must agree soon.
+//! once, nodes crash with what was not reported durable, in part or whole, and start again. Half of the seeds have the
+//! elections of the paper alone; the others pre-votes and leaders that check their quorum, and of these half change the
+//! membership, with two more nodes that join and leave. Half of all take snapshots and compact their logs. At the end all is mended, and all members must agree soon.
 //!
 //! `RAFT_SEED=7` replays one seed, `RAFT_SEEDS=100000` runs more of them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
+use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
 
-use crate::raft::{Config, Envelope, Message, Raft, ReadId, Ready, Write};
+use super::random_node::SimNode;
+use crate::raft::{
+    Config, Envelope, Membership, Message, Offer, Raft, ReadId, Ready, Write, is_command,
+};
 
 #[test]
 fn random_schedules_break_no_promise() {
@@ -30,6 +34,9 @@ fn random_schedules_break_no_promise() {
         seen.commits += sim.history.len();
         seen.truncations += sim.seen.truncations;
         seen.reads += sim.seen.reads;
+        seen.changes += sim.seen.changes;
+        seen.transfers += sim.seen.transfers;
+        seen.installs += sim.seen.installs;
     }
     // A schedule in which nothing happens breaks nothing.
     assert!(
@@ -38,8 +45,12 @@ fn random_schedules_break_no_promise() {
     );
 }
 
+fn is_membership(entry: &Entry) -> bool {
+    !entry.payload.is_empty() && !is_command(entry)
+}
+
 const SEEDS: u64 = 1000;
-const STEPS: usize = 3000;
+const STEPS: usize = 4000;
 /// In a cluster without faults: an election, perhaps a split vote or two, and a few heartbeats.
 const MEND_TICKS: usize = 500;
 const IN_FLIGHT_MAX: usize = 100;
@@ -50,45 +61,24 @@ struct Seen {
     commits: usize,
     truncations: usize,
     reads: usize,
+    /// Changes of the voters that were committed, and nodes that were told to campaign.
+    changes: usize,
+    transfers: usize,
+    installs: usize,
 }
 
 impl Seen {
     fn each_at_least(&self, least: usize) -> bool {
-        let all = [self.elections, self.commits, self.truncations, self.reads];
+        let all = [
+            self.elections,
+            self.commits,
+            self.truncations,
+            self.reads,
+            self.changes,
+            self.transfers,
+            self.installs,
+        ];
         all.iter().all(|&count| count >= least)
-    }
-}
-
-/// A node, what its disk holds, and what is on its way to the disk with the messages that wait for it.
-#[derive(Default)]
-struct SimNode {
-    raft: Option<Raft>,
-    hard_state: HardState,
-    log: Vec<Entry>,
-    writes: VecDeque<(Option<Write>, Vec<Envelope>)>,
-    commit: Index,
-    applied: Index,
-    /// Open reads, with what had been committed when each was asked.
-    reads: BTreeMap<ReadId, Index>,
-}
-
-impl SimNode {
-    fn holds(&self, id: LogId) -> bool {
-        let at = self.log.get(id.index.0 as usize - 1);
-        at.is_some_and(|entry| entry.id == id)
-    }
-
-    fn persist(&mut self, write: &Write) -> bool {
-        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
-        let Some(first) = write.entries.first() else {
-            return false;
-        };
-        let kept = first.id.index.0 as usize - 1;
-        assert!(kept <= self.log.len(), "a gap on disk before {}", first.id);
-        let truncates = kept < self.log.len();
-        self.log.truncate(kept);
-        self.log.extend(write.entries.iter().cloned());
-        truncates
     }
 }
 
@@ -102,6 +92,11 @@ struct Sim {
     reorder: u32,
     slow_disk: u32,
     crash: u32,
+    is_undisturbed: bool,
+    changes: bool,
+    compacts: bool,
+    /// Who belongs to the cluster at the beginning of the log.
+    membership: Membership,
     leaders: BTreeMap<Term, NodeId>,
     /// What was ever known to be committed, by anybody.
     history: Vec<Entry>,
@@ -124,8 +119,14 @@ impl Sim {
     fn new(seed: u64) -> Sim {
         let mut rng = fastrand::Rng::with_seed(seed);
         let nodes = if rng.bool() { 3 } else { 5 };
-        let ids = (1..=nodes).map(NodeId);
+        let is_undisturbed = rng.bool();
+        let changes = is_undisturbed && rng.bool();
+        let ids = (1..=nodes + 2 * u64::from(changes)).map(NodeId);
         let mut sim = Sim {
+            is_undisturbed,
+            changes,
+            compacts: rng.bool(),
+            membership: Membership::of_voters((1..=nodes).map(NodeId)),
             nodes: ids.map(|id| (id, SimNode::default())).collect(),
             network: Vec::new(),
             cut: BTreeSet::new(),
@@ -164,12 +165,26 @@ impl Sim {
     }
 
     fn start(&mut self, id: NodeId) {
-        let mut config = Config::new(id, self.ids());
+        let mut config = Config::new(id, []);
+        config.membership = self.membership.clone();
+        config.offer_ticks = 20;
+        config.pre_vote = self.is_undisturbed;
+        config.check_quorum = self.is_undisturbed;
         (config.heartbeat_ticks, config.election_ticks) = (2, 8);
         (config.append_bytes_max, config.window_entries) = (30, 6);
         config.seed = self.rng.u64(..);
         let node = self.node(id);
-        node.raft = Some(Raft::new(config, node.hard_state, node.log.clone()));
+        let Some((last, membership)) = node.snapshot.clone() else {
+            node.raft = Some(Raft::new(config, node.hard_state, node.log.clone()));
+            return;
+        };
+        // Its driver finds the log as it was before the snapshot was installed, or after it.
+        node.compact(last);
+        config.membership = membership;
+        let mut raft = Raft::after_snapshot(config, node.hard_state, last, node.log.clone());
+        raft.snapshot_taken(last.index, Bytes::new());
+        node.raft = Some(raft);
+        (node.commit, node.applied) = (last.index, last.index);
     }
 
     /// What is under way to the disk may have reached it, as far as chance wants it, and nobody has been told.
@@ -197,9 +212,12 @@ impl Sim {
         match self.rng.u32(..100) {
             0 if self.crash > self.rng.u32(..3) => self.crash(id),
             1 if self.drop > 0 => self.cut_or_heal(id),
-            2..=24 => self.node(id).raft.as_mut().unwrap().tick(),
-            25..=30 => self.propose(id),
-            31..=35 => self.read(id),
+            2 if self.changes => self.change_membership(id),
+            3 if self.is_undisturbed => self.transfer(id),
+            4..=26 => self.node(id).raft.as_mut().unwrap().tick(),
+            27 if self.compacts => self.take_snapshot(id),
+            28..=31 => self.propose(id),
+            32..=35 => self.read(id),
             36..=48 if !self.chance(self.slow_disk) => {
                 let some = self.some_writes(id);
                 self.complete(id, some);
@@ -231,6 +249,64 @@ impl Sim {
         self.proposals += 1;
         let command = Bytes::from(format!("command {}", self.proposals));
         let _ = self.node(id).raft.as_mut().unwrap().propose(command);
+    }
+
+    /// Proposes other voters, and perhaps a learner.
+    fn change_membership(&mut self, id: NodeId) {
+        let mut ids = self.ids();
+        self.rng.shuffle(&mut ids);
+        let voters = self.rng.usize(1..=ids.len());
+        let (voters, others) = ids.split_at(voters);
+        let mut target = Membership::of_voters(voters.iter().copied());
+        if let Some(learner) = others.first().filter(|_| self.rng.bool()) {
+            target = target.with_learner(*learner);
+        }
+        let _ = self
+            .node(id)
+            .raft
+            .as_mut()
+            .unwrap()
+            .change_membership(target);
+    }
+
+    /// Takes a snapshot of what was applied, and gives up some of the log.
+    fn take_snapshot(&mut self, id: NodeId) {
+        let some = self.rng.u64(..4);
+        let node = self.node(id);
+        let (raft, applied) = (node.raft.as_mut().unwrap(), node.applied);
+        if applied < raft.first() {
+            return;
+        }
+        raft.snapshot_taken(applied, Bytes::new());
+        let membership = raft.membership_at(applied).clone();
+        raft.compact(Index(applied.0.saturating_sub(some)));
+        let last = self.history[applied.0 as usize - 1].id;
+        self.node(id).snapshot = Some((last, membership));
+    }
+
+    /// A node has made the snapshot durable that it was offered; or somebody else's, since that is gone.
+    fn install(&mut self, id: NodeId, offer: &Offer) {
+        let node = self.node(id);
+        let raft = node.raft.as_mut().unwrap();
+        if offer.last.index <= raft.commit() {
+            return;
+        }
+        node.snapshot = Some((offer.last, offer.membership.clone()));
+        assert!(
+            raft.snapshot_installed(offer),
+            "{id} does not take {}",
+            offer.last
+        );
+        (node.commit, node.applied) = (offer.last.index, offer.last.index);
+        let known = self.history[offer.last.index.0 as usize - 1].id;
+        assert_eq!(known, offer.last, "{id} installs what was not committed");
+        self.seen.installs += 1;
+    }
+
+    fn transfer(&mut self, id: NodeId) {
+        let ids = self.ids();
+        let to = ids[self.rng.usize(..ids.len())];
+        let _ = self.node(id).raft.as_mut().unwrap().transfer_leadership(to);
     }
 
     fn read(&mut self, id: NodeId) {
@@ -274,8 +350,10 @@ impl Sim {
                 send_when_durable,
                 committed,
                 reads,
+                offer,
             } = raft.ready();
-            let idle = send_now.is_empty() && committed.is_empty() && write.is_none();
+            let idle =
+                send_now.is_empty() && committed.is_empty() && write.is_none() && offer.is_none();
             if let Some(write) = &write {
                 self.check_log_matching(id, write);
             }
@@ -296,6 +374,9 @@ impl Sim {
                     assert!(index >= floor, "{id} reads at {index}, {floor} was known");
                     self.seen.reads += 1;
                 }
+            }
+            if let Some(offer) = offer {
+                self.install(id, &offer);
             }
             if self.slow_disk == 0 {
                 let all = self.node(id).writes.len();
@@ -331,6 +412,7 @@ impl Sim {
     fn send(&mut self, id: NodeId, messages: Vec<Envelope>) {
         let disk = self.node(id).hard_state;
         for envelope in messages {
+            self.seen.transfers += usize::from(envelope.message == Message::TimeoutNow);
             let vote = match envelope.message {
                 Message::RequestVote { .. } => Some(id),
                 Message::Vote { granted: true } => Some(envelope.to),
@@ -371,26 +453,29 @@ impl Sim {
         let raft = node.raft.as_ref().unwrap();
         let (before, commit) = (node.commit, raft.commit());
         assert!(commit >= before, "{id} goes back from {before} to {commit}");
-        for entry in raft.log.range(before.next(), commit) {
+        for entry in raft.log.range(before.next().max(raft.first()), commit) {
             match self.history.get(entry.id.index.0 as usize - 1) {
                 Some(known) => assert_eq!(known, entry, "State Machine Safety, at {id}"),
-                None => self.history.push(entry.clone()),
+                None => {
+                    self.history.push(entry.clone());
+                    self.seen.changes += usize::from(is_membership(entry));
+                }
             }
         }
         if commit > before {
             let last = self.history[commit.0 as usize - 1].id;
             let own_term = !raft.is_leader() || last.term == raft.term();
             assert!(own_term, "{id} counts an entry of an earlier term: {last}");
-            let holders = self.nodes.values().filter(|node| node.holds(last));
-            let holders = holders.count();
+            let holds = |id| self.nodes[&id].holds(last);
             assert!(
-                2 * holders > self.nodes.len(),
-                "{id} commits {last}, {holders} have it on disk"
+                !raft.is_leader() || raft.membership().is_majority(holds),
+                "{id} commits {last}, which no majority of {:?} has on disk",
+                raft.membership()
             );
         }
         if raft.is_leader() {
             let leader = *self.leaders.entry(raft.term()).or_insert_with(|| {
-                let has = |entry: &Entry| raft.log.holds(entry.id);
+                let has = |entry: &Entry| entry.id.index < raft.first() || raft.log.holds(entry.id);
                 assert!(self.history.iter().all(has), "Leader Completeness: {id}");
                 id
             });
@@ -425,25 +510,39 @@ impl Sim {
                 self.read(leader);
             }
         }
-        let states = self.nodes.values().map(|node| &node.raft);
-        panic!(
-            "no agreement after {MEND_TICKS} ticks: {:#?}",
-            states.collect::<Vec<_>>()
-        );
+        for (id, node) in &self.nodes {
+            let raft = node.raft.as_ref().unwrap();
+            let (term, last, leader) = (raft.term(), raft.last(), raft.leader());
+            let (commit, applied, reads) = (raft.commit(), node.applied, node.reads.len());
+            eprintln!(
+                "{id}: first {}, role {:?}, term {term}, leader {leader:?}, last {last}, commit {commit}, applied {applied}, {reads} reads, {:?}",
+                raft.first(),
+                raft.role,
+                raft.membership()
+            );
+        }
+        panic!("no agreement after {MEND_TICKS} ticks");
     }
 
     fn leads(&self, id: NodeId) -> bool {
         self.nodes[&id].raft.as_ref().is_some_and(Raft::is_leader)
     }
 
-    /// All have applied the same, with a leader's own entry, and no read is open.
+    /// All members have applied the same, with a leader's own entry, and no read is open.
     fn agrees(&self) -> bool {
+        let Some(leader) = self.ids().into_iter().find(|id| self.leads(*id)) else {
+            return false;
+        };
+        let membership = self.nodes[&leader].raft.as_ref().unwrap().membership();
+        let members = membership.all();
         let all = Index(self.history.len() as u64);
         let last = self.history.last().map_or(Term(0), |entry| entry.id.term);
-        self.nodes.values().all(|node| {
-            let raft = node.raft.as_ref().unwrap();
-            let done = node.applied == all && node.log.len() as u64 == all.0;
-            done && raft.term() == last && raft.leader().is_some() && node.reads.is_empty()
-        })
+        !membership.is_joint()
+            && members.iter().all(|id| {
+                let node = &self.nodes[id];
+                let raft = node.raft.as_ref().unwrap();
+                let done = node.applied == all && node.last().index == all;
+                done && raft.term() == last && raft.leader().is_some() && node.reads.is_empty()
+            })
     }
 }

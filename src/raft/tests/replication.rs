@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 
-use super::{Cluster, entry, id};
+use super::{Cluster, as_in_the_paper, entry, id};
 use crate::raft::progress::Progress;
 use crate::raft::{AppendOutcome, Config, Envelope, Ignored, Message, Raft, Round};
 
@@ -22,7 +22,7 @@ fn append(term: u64, prev: LogId, entries: Vec<Entry>, commit: u64) -> Envelope 
 }
 
 fn follower(term: u64, log: Vec<Entry>) -> Raft {
-    let config = Config::new(NodeId(1), [1, 2, 3].map(NodeId));
+    let config = as_in_the_paper(1, 3);
     Raft::new(
         config,
         HardState {
@@ -352,7 +352,7 @@ fn what_is_committed_is_never_taken_back() {
 #[test]
 fn a_large_backlog_goes_out_in_several_messages() {
     let config = |id| {
-        let mut config = Config::new(NodeId(id), [NodeId(1), NodeId(2)]);
+        let mut config = as_in_the_paper(id, 2);
         config.append_bytes_max = 100;
         config
     };

@@ -1,0 +1,95 @@
+//! Changes of the membership (section 6).
+//!
+//! The leader appends a joint membership; when that is committed, it appends the new one; when that is committed, it steps
+//! down if it is not a member any more. Any leader does the second step, also one that was elected in between.
+
+use std::collections::BTreeMap;
+
+use duramen_wal::types::{Index, LogId};
+
+use super::membership::{BadMembership, Membership};
+use super::progress::Progress;
+use super::{NotLeader, Raft, Role};
+
+/// Why a membership is not changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeRefused {
+    /// Only a leader can.
+    #[error(transparent)]
+    NotLeader(#[from] NotLeader),
+    /// There can be no such membership.
+    #[error(transparent)]
+    Bad(#[from] BadMembership),
+    /// Another change is under way: wait until it has ended.
+    #[error("another change of the membership is under way, at index {index}")]
+    InProgress {
+        /// Where its latest entry is.
+        index: Index,
+    },
+    /// The leader has committed nothing yet: until then it may not know of a change that is under way.
+    #[error("the leader has committed nothing in its term yet: try again")]
+    TooEarly,
+}
+
+impl Raft {
+    /// Changes who belongs to the cluster. A joint membership comes in between if the voters change, so the change takes two
+    /// entries; the index of the first is returned. It is at its end when [`membership`](Raft::membership) is `target` and
+    /// the commit index has reached the entry that set it.
+    ///
+    /// A new voter should be a learner first, until it has caught up: else it may hold up commitment.
+    pub fn change_membership(&mut self, target: Membership) -> Result<LogId, ChangeRefused> {
+        let Role::Leader(leadership) = &self.role else {
+            let leader = self.leader;
+            return Err(NotLeader { leader }.into());
+        };
+        let target = target.settled();
+        target.check()?;
+        if self.commit < leadership.term_start {
+            return Err(ChangeRefused::TooEarly);
+        }
+        let index = self.memberships.index();
+        if index > self.commit || self.membership().is_joint() {
+            return Err(ChangeRefused::InProgress { index });
+        }
+        let next = self.membership().towards(target);
+        Ok(self.append_membership(&next))
+    }
+
+    fn append_membership(&mut self, membership: &Membership) -> LogId {
+        self.append_own(membership.encode().into(), Membership::mark())
+    }
+
+    /// The commit index has advanced: takes the next step of a change.
+    pub(super) fn go_on_with_change(&mut self) {
+        if self.memberships.index() > self.commit {
+            return;
+        }
+        if self.membership().is_joint() {
+            let settled = self.membership().settled();
+            self.append_membership(&settled);
+        } else if !self.membership().is_voter(self.config.id) {
+            // It has led until here without counting itself.
+            self.leader = None;
+            self.become_follower(self.hard_state.term);
+        }
+    }
+
+    /// A leader sends to all members, whatever they are.
+    pub(super) fn follow_membership(&mut self) {
+        let mut members = self.membership().all();
+        members.remove(&self.config.id);
+        let last = self.log.last().index;
+        if let Role::Leader(leadership) = &mut self.role {
+            let before = std::mem::take(&mut leadership.followers);
+            let mut followers: BTreeMap<_, _> = before
+                .into_iter()
+                .filter(|(id, _)| members.contains(id))
+                .collect();
+            for id in members {
+                followers.entry(id).or_insert_with(|| Progress::new(last));
+            }
+            leadership.followers = followers;
+        }
+    }
+}

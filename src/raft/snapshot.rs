@@ -1,0 +1,177 @@
+//! Log compaction and InstallSnapshot (section 7).
+//!
+//! The driver takes snapshots of the state machine and says so; what the log holds of them may go. A follower that lacks
+//! entries which are gone is offered the newest snapshot. How its bytes get there is up to the drivers; when they are durable
+//! there, the follower's core takes the snapshot for the beginning of its log.
+
+use bytes::Bytes;
+use duramen_wal::types::{Index, LogId, NodeId};
+
+use super::membership::{Membership, Memberships};
+use super::message::{AppendOutcome, Message, Round};
+use super::progress::Mode;
+use super::{Ignored, Leadership, Raft, Role};
+
+/// A durable snapshot of this node.
+#[derive(Debug, Clone)]
+pub(super) struct Own {
+    pub(super) last: LogId,
+    pub(super) membership: Membership,
+    pub(super) manifest: Bytes,
+}
+
+/// A snapshot that the leader offers: see [`Ready::offer`](super::Ready::offer).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Who has it.
+    pub from: NodeId,
+    /// The last entry that it stands for.
+    pub last: LogId,
+    /// The membership as of that entry.
+    pub membership: Membership,
+    /// What the leader's driver gave to [`Raft::snapshot_taken`].
+    pub manifest: Bytes,
+}
+
+impl Raft {
+    /// A snapshot of the state machine up to `index`, which was handed out as committed, is durable. It is what followers are
+    /// offered from now on; `manifest` is for the drivers.
+    ///
+    /// # Panics
+    /// If `index` was not handed out, or is not in the log any more.
+    pub fn snapshot_taken(&mut self, index: Index, manifest: Bytes) {
+        assert!(index <= self.handed_out, "{index} was not handed out");
+        let term = self.log.term_at(index);
+        let term = term.unwrap_or_else(|| panic!("{index} is not in the log any more"));
+        self.snapshot = Some(Own {
+            last: LogId { term, index },
+            membership: self.memberships.at(index).clone(),
+            manifest,
+        });
+    }
+
+    /// The membership as of an entry that was handed out and is in the log, or at its base: it belongs to a snapshot.
+    pub fn membership_at(&self, index: Index) -> &Membership {
+        self.memberships.at(index)
+    }
+
+    /// The log up to `index` is not needed any more: a snapshot that was taken or installed stands for it. Less may go, so
+    /// that followers that are a little behind need no snapshot.
+    ///
+    /// # Panics
+    /// If no snapshot stands for it.
+    pub fn compact(&mut self, index: Index) {
+        let snapshot = self
+            .snapshot
+            .as_ref()
+            .map_or(Index(0), |own| own.last.index);
+        assert!(
+            index <= snapshot,
+            "the snapshot is of {snapshot}, not of {index}"
+        );
+        if let Some(term) = self.log.term_at(index) {
+            self.log.compact(LogId { term, index });
+            self.memberships.compacted(index);
+        }
+    }
+
+    /// The first index of the log; what is before it, a snapshot has.
+    pub fn first(&self) -> Index {
+        self.log.base().index.next()
+    }
+
+    pub(super) fn on_install_snapshot(&mut self, offer: Offer) -> Result<(), Ignored> {
+        if self.is_leader() {
+            return Err(Ignored::Nonsense); // Two leaders in one term.
+        }
+        self.follow(offer.from);
+        if offer.last.index > self.commit && self.log.holds(offer.last) {
+            self.commit = offer.last.index; // The log has all of it, and more (section 7, step 6).
+        }
+        match offer.last.index <= self.commit {
+            true => self.matched_by_commit(offer.from),
+            false => self.offer = Some(offer),
+        }
+        Ok(())
+    }
+
+    /// The snapshot that was offered is durable here, with `manifest` for whoever is offered it next. If this says true, it
+    /// is the beginning of the log now, and the state machine is to be replaced by it; otherwise the log has come further
+    /// meanwhile.
+    pub fn snapshot_installed(&mut self, offer: &Offer) -> bool {
+        let is_news = offer.last.index > self.commit;
+        if is_news {
+            match self.log.holds(offer.last) {
+                true => self.log.compact(offer.last),
+                false => {
+                    self.log.reset(offer.last);
+                    self.durability.reset(offer.last);
+                }
+            }
+            let (index, membership) = (offer.last.index, offer.membership.clone());
+            match self.memberships.index() <= index || self.log.last() == offer.last {
+                true => self.memberships = Memberships::new(index, membership),
+                false => self.memberships.compacted(index),
+            }
+            (self.commit, self.handed_out) = (index, index);
+            self.snapshot = Some(Own {
+                last: offer.last,
+                membership: offer.membership.clone(),
+                manifest: offer.manifest.clone(),
+            });
+        }
+        if let Some(leader) = self.leader.filter(|leader| *leader != self.config.id) {
+            self.matched_by_commit(leader);
+        }
+        is_news
+    }
+
+    /// What is committed is the same everywhere, so it equals the leader's log.
+    fn matched_by_commit(&mut self, leader: NodeId) {
+        let outcome = AppendOutcome::Matched(self.commit);
+        let round = Round::default();
+        self.reply(leader, Message::AppendReply { outcome, round });
+    }
+
+    /// Offers the snapshot to those who need it: again and again, since they may have been started anew.
+    pub(super) fn offer_snapshots(&mut self) {
+        let (Role::Leader(leadership), Some(own)) = (&mut self.role, &self.snapshot) else {
+            return;
+        };
+        let due: Vec<NodeId> = leadership.due_offers();
+        for to in due {
+            let offer = Message::InstallSnapshot {
+                last: own.last,
+                membership: own.membership.clone(),
+                manifest: own.manifest.clone(),
+            };
+            let envelope = self.envelope(to, offer);
+            self.send_now.push(envelope);
+        }
+    }
+}
+
+impl Leadership {
+    fn due_offers(&mut self) -> Vec<NodeId> {
+        let mut due = Vec::new();
+        for (&id, follower) in &mut self.followers {
+            if follower.mode == (Mode::Snapshot { offered: 0 }) {
+                follower.mode = Mode::Snapshot { offered: 1 };
+                due.push(id);
+            }
+        }
+        due
+    }
+
+    /// Makes offers due again that were made so many ticks ago.
+    pub(super) fn tick_offers(&mut self, ticks: u32) {
+        for follower in self.followers.values_mut() {
+            if let Mode::Snapshot {
+                offered: offered @ 1..,
+            } = &mut follower.mode
+            {
+                *offered = if *offered >= ticks { 0 } else { *offered + 1 };
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! A node of the random schedules: its core, and what its disk holds.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use duramen_wal::types::{Entry, HardState, Index, LogId};
+
+use crate::raft::{Envelope, Membership, Raft, ReadId, Write};
+
+/// A node, what its disk holds, and what is on its way to the disk with the messages that wait for it.
+#[derive(Default)]
+pub(super) struct SimNode {
+    pub(super) raft: Option<Raft>,
+    pub(super) hard_state: HardState,
+    /// The newest snapshot, durable: it stands for what was applied up to there.
+    pub(super) snapshot: Option<(LogId, Membership)>,
+    /// What the disk has no more of the log, and what it has.
+    pub(super) base: LogId,
+    pub(super) log: Vec<Entry>,
+    pub(super) writes: VecDeque<(Option<Write>, Vec<Envelope>)>,
+    pub(super) commit: Index,
+    pub(super) applied: Index,
+    /// Open reads, with what had been committed when each was asked.
+    pub(super) reads: BTreeMap<ReadId, Index>,
+}
+
+impl SimNode {
+    /// Whether the disk has an entry that is known to be committed, in the log or in a snapshot.
+    pub(super) fn holds(&self, id: LogId) -> bool {
+        let in_snapshot = self
+            .snapshot
+            .as_ref()
+            .is_some_and(|(last, _)| id.index <= last.index);
+        let after_base = id.index.0.checked_sub(self.base.index.next().0);
+        let at = after_base.and_then(|at| self.log.get(at as usize));
+        in_snapshot || at.is_some_and(|entry| entry.id == id)
+    }
+
+    pub(super) fn last(&self) -> LogId {
+        self.log.last().map_or(self.base, |entry| entry.id)
+    }
+
+    /// The snapshot stands for all up to `base`.
+    pub(super) fn compact(&mut self, base: LogId) {
+        let held = self.log.iter().any(|entry| entry.id == base);
+        match held || base == self.base {
+            true => self.log.retain(|entry| entry.id.index > base.index),
+            false => self.log.clear(),
+        }
+        self.base = base;
+    }
+
+    pub(super) fn persist(&mut self, write: &Write) -> bool {
+        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        if let Some(base) = write.reset {
+            self.log.clear();
+            self.base = base;
+        }
+        let Some(first) = write.entries.first() else {
+            return false;
+        };
+        let kept = (first.id.index.0 - self.base.index.next().0) as usize;
+        assert!(kept <= self.log.len(), "a gap on disk before {}", first.id);
+        let truncates = kept < self.log.len();
+        self.log.truncate(kept);
+        self.log.extend(write.entries.iter().cloned());
+        truncates
+    }
+}

@@ -1,0 +1,88 @@
+//! Handing over the leadership (thesis, 3.10).
+//!
+//! The leader takes no more commands, brings the follower's log up to date, and tells it to campaign at once. If that does not
+//! succeed within an election timeout, the leader goes on.
+
+use duramen_wal::types::{Index, NodeId};
+
+use super::message::Message;
+use super::{Ignored, Leadership, NotLeader, Raft, Role};
+
+/// A transfer that is under way.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    to: NodeId,
+    elapsed: u32,
+    is_told: bool,
+}
+
+/// Why the leadership is not handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransferRefused {
+    /// Only a leader can.
+    #[error(transparent)]
+    NotLeader(#[from] NotLeader),
+    /// The node does not vote, so it cannot lead.
+    #[error("node {0} is no voter")]
+    NoVoter(NodeId),
+}
+
+impl Leadership {
+    /// Gives up a transfer that takes too long.
+    pub(super) fn tick_transfer(&mut self, ticks_max: u32) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.elapsed += 1;
+        }
+        self.transfer
+            .take_if(|transfer| transfer.elapsed >= ticks_max);
+    }
+
+    /// Who is to be told to campaign now.
+    fn next_leader(&mut self, last: Index) -> Option<NodeId> {
+        let transfer = self.transfer.as_mut()?;
+        let follower = self.followers.get(&transfer.to)?;
+        let is_due = !transfer.is_told && follower.match_index == last;
+        transfer.is_told |= is_due;
+        is_due.then_some(transfer.to)
+    }
+}
+
+impl Raft {
+    /// Hands the leadership over to `to`, as soon as its log is complete. Commands are refused meanwhile. After an election
+    /// timeout without success the leader goes on.
+    pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), TransferRefused> {
+        let is_voter = self.membership().voters().any(|voter| voter == to);
+        let leader = self.leader;
+        let Role::Leader(leadership) = &mut self.role else {
+            return Err(NotLeader { leader }.into());
+        };
+        if !is_voter {
+            return Err(TransferRefused::NoVoter(to));
+        }
+        leadership.transfer = (to != self.config.id).then_some(Transfer {
+            to,
+            elapsed: 0,
+            is_told: false,
+        });
+        Ok(())
+    }
+
+    pub(super) fn go_on_with_transfer(&mut self) {
+        let last = self.log.last().index;
+        if let Role::Leader(leadership) = &mut self.role
+            && let Some(to) = leadership.next_leader(last)
+        {
+            let told = self.envelope(to, Message::TimeoutNow);
+            self.send_now.push(told);
+        }
+    }
+
+    pub(super) fn on_timeout_now(&mut self, from: NodeId) -> Result<(), Ignored> {
+        if self.leader != Some(from) || !self.membership().is_voter(self.config.id) {
+            return Err(Ignored::Stale);
+        }
+        self.campaign(true);
+        Ok(())
+    }
+}
