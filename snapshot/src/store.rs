@@ -170,12 +170,18 @@ impl Store {
         }
     }
 
-    /// It is not known whether a change happened: no other may rely on it.
+    /// It is not known whether a change happened: no other may rely on it. Gives what is to be told: also where it was for
+    /// want of space, that nothing changed is not to be said.
     pub(crate) fn poison(&self, error: Error) -> Error {
         tracing::error!(%error, "the snapshot store takes no more changes");
         let mut state = self.state();
-        state.poison.get_or_insert_with(|| Arc::new(error.clone()));
-        error
+        let cause = state.poison.get_or_insert_with(|| Arc::new(error.clone()));
+        match error {
+            Error::Full { .. } => Error::Poisoned {
+                cause: cause.clone(),
+            },
+            error => error,
+        }
     }
 
     /// Lets go of what was held by those who are gone.
