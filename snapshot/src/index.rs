@@ -124,13 +124,17 @@ impl Index {
         entries.filter_map(|(name, entry)| Some((*name, entry.place?)))
     }
 
-    /// How many different chunks of a manifest are missing.
+    /// The different chunks of a manifest that are missing. Also one of which the manifest tells another length: a peer may
+    /// lie, and a snapshot with it would be read wrong.
     pub(crate) fn missing(&self, manifest: &Manifest) -> Vec<ChunkName> {
         let mut missing: Vec<ChunkName> = manifest
             .chunks()
             .iter()
+            .filter(|chunk| {
+                let place = self.find(&chunk.name);
+                place.is_none_or(|place| place.bytes != chunk.bytes)
+            })
             .map(|chunk| chunk.name)
-            .filter(|name| self.find(name).is_none())
             .collect();
         missing.sort_unstable();
         missing.dedup();
