@@ -42,6 +42,8 @@ pub(crate) struct Contents {
     pub(crate) block: Option<(u64, u64)>,
     pub(crate) bad: Vec<BadFile>,
     pub(crate) file_bytes: u64,
+    /// Where the last part ends that the disk does not give: nothing can be written over it but whole blocks.
+    pub(crate) unreadable: u64,
 }
 
 impl Container {
@@ -55,6 +57,7 @@ impl Container {
             block: None,
             bad: Vec::new(),
             file_bytes,
+            unreadable: 0,
         };
         if let Err(damage) = self.check_header(owner)? {
             self.note(&mut contents, 0, damage);
@@ -160,6 +163,7 @@ impl Container {
         let offset = HEADER_BYTES as u64;
         let Some((manifest, end)) = self.manifest(offset, contents.file_bytes) else {
             self.note(contents, offset, Damage::Manifest);
+            self.scan(offset, contents);
             return;
         };
         contents.block = Some((offset, end));
@@ -172,8 +176,14 @@ impl Container {
     pub(crate) fn settle_arrived(&self, contents: &mut Contents, may_change: bool) -> Result<()> {
         let mut whole = Vec::new();
         for row in std::mem::take(&mut contents.rows) {
-            let Ok(bytes) = self.chunk(&row) else {
-                continue;
+            let bytes = match self.chunk(&row) {
+                Ok(bytes) => bytes,
+                Err(damage) => {
+                    if damage == Damage::Unreadable {
+                        contents.unreadable = contents.unreadable.max(row.end());
+                    }
+                    continue;
+                }
             };
             if may_change && !planted("arrived_not_again") {
                 let head = self.file.write_all_at(&row.encode_head(), row.offset);
@@ -204,6 +214,7 @@ impl Container {
         while at + RECORD_HEAD_BYTES as u64 <= contents.file_bytes {
             let Some(buf) = window.at(&*self.file, at, contents.file_bytes) else {
                 at += SECTOR_BYTES - at % SECTOR_BYTES; // It cannot be read.
+                contents.unreadable = at;
                 continue;
             };
             if let Some(row) = Row::decode_head(buf, at)

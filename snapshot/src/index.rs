@@ -6,7 +6,8 @@
 //!   entry may be given back.
 //! * A chunk that lies in several files is taken from the one with the highest number. A copy is given back only when nothing
 //!   holds the chunk, and whoever needs it later writes it anew, into a file that gets its number later: so the copy with
-//!   the highest number is whole, and a file need not say where it has holes.
+//!   the highest number is whole, and a file need not say where it has holes. But an install needs chunks before they are
+//!   written, and after a crash only that is known: so then what it alone needs of older files is read.
 
 use std::collections::HashMap;
 
@@ -98,6 +99,13 @@ impl Index {
             before.into_iter().for_each(|before| self.discount(before));
             self.count(place);
         }
+    }
+
+    /// A chunk is not where it was said to be: it is missing.
+    pub(crate) fn lose(&mut self, name: &ChunkName) {
+        let entry = self.entries.get_mut(name);
+        let gone = entry.and_then(|entry| entry.place.take());
+        gone.into_iter().for_each(|place| self.discount(place));
     }
 
     fn count(&mut self, place: Place) {

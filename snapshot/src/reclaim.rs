@@ -12,15 +12,12 @@ use crate::chunk::ChunkName;
 use crate::container::{Container, Contents};
 use crate::draft::Draft;
 use crate::error::{Damage, Error, Result};
-use crate::format::{HEADER_BYTES, ROW_BYTES, Row, TRAILER_BYTES};
+use crate::format::{BLOCK_BYTES, HEADER_BYTES, ROW_BYTES, Row, TRAILER_BYTES};
 use crate::names::Role;
 use crate::store::{Changes, Store};
 
 /// What a file may take beside twice what is needed of it: a header, a trailer, and what is left of blocks.
 const SLACK_BYTES: u64 = 16 << 10;
-
-/// Holes begin and end where blocks of the file system do: what is needed is never written again.
-const BLOCK_BYTES: u64 = 4096;
 
 /// A file of which something is needed.
 struct Worn {
@@ -170,7 +167,7 @@ impl Store {
     }
 }
 
-/// The whole blocks between live chunks, header and table.
+/// The whole blocks between live chunks, header and table: what is needed is never written again.
 fn holes(live: &[Row], contents: &Contents) -> Vec<Range<u64>> {
     let table =
         contents.file_bytes - TRAILER_BYTES as u64 - contents.rows.len() as u64 * ROW_BYTES as u64;

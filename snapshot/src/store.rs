@@ -295,15 +295,12 @@ impl Store {
     /// Makes durable what a manifest needs of installs that are under way.
     pub(crate) fn sync_installs(&self, manifest: &Manifest) -> Result<()> {
         let state = self.state();
-        let arriving: Vec<_> = state
-            .installs
-            .keys()
-            .filter_map(|number| {
-                state
-                    .files
-                    .get(number)
-                    .map(|file| (*number, file.container.clone()))
-            })
+        let installs = state
+            .files
+            .iter()
+            .filter(|(_, file)| file.role == Role::Install);
+        let arriving: Vec<_> = installs
+            .map(|(number, file)| (*number, file.container.clone()))
             .collect();
         let needed = |number: u64| {
             let mut places = manifest
