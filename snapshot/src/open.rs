@@ -2,7 +2,8 @@
 //!
 //! Nothing is changed but for leftovers: files that never got their name, and chunks that nothing needs; and what has arrived
 //! of an install is written again, as it is. As long as a
-//! snapshot's manifest cannot be read, nobody knows what it needs, and nothing is given back.
+//! snapshot's manifest cannot be read, nobody knows what it needs, and nothing is given back. As long as a snapshot lacks
+//! chunks, no damaged file is: they may lie in it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::ErrorKind;
@@ -147,7 +148,8 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, number: u64, file: File, contents: Contents, options: &Options) {
+    fn add(&mut self, number: u64, mut file: File, contents: Contents, options: &Options) {
+        file.is_damaged = !contents.bad.is_empty();
         let State {
             index,
             snapshots,

@@ -60,10 +60,12 @@ impl Store {
     /// The files that may have chunks that nothing needs.
     fn worn(&self) -> Vec<Worn> {
         let state = self.state();
+        let is_damaged = state.files.values().any(|file| file.is_damaged);
+        let lacks_chunks = is_damaged && state.lacks_chunks();
         let files = state
             .files
             .iter()
-            .filter(|(_, file)| file.role == Role::Chunks);
+            .filter(|(_, file)| file.role == Role::Chunks && !(file.is_damaged && lacks_chunks));
         let worn = files.map(|(&number, file)| {
             let live = state.index.live(number);
             Worn {

@@ -67,6 +67,8 @@ pub(crate) struct File {
     pub(crate) live_then: u64,
     /// Some of its chunks are damaged: they cannot be written elsewhere.
     pub(crate) is_stuck: bool,
+    /// It may hold chunks that were not found.
+    pub(crate) is_damaged: bool,
 }
 
 /// What somebody held.
@@ -99,6 +101,7 @@ impl File {
             hole_bytes: 0,
             live_then: u64::MAX,
             is_stuck: false,
+            is_damaged: false,
         }
     }
 
@@ -116,6 +119,12 @@ impl State {
             .iter()
             .filter(|(_, file)| file.role == Role::Snapshot);
         snapshots.any(|(number, _)| !self.snapshots.contains_key(number))
+    }
+
+    /// Whether a snapshot lacks chunks: they may lie in a damaged file.
+    pub(crate) fn lacks_chunks(&self) -> bool {
+        let mut manifests = self.snapshots.values();
+        manifests.any(|manifest| !self.index.missing(manifest).is_empty())
     }
 
     /// The snapshots from the oldest to the newest: by what they are of, then by when they were published.
