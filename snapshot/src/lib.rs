@@ -276,7 +276,7 @@ impl SnapshotStore {
     }
 
     /// Drops all snapshots but the `keep` newest, durably, and gives back what nothing else needs. Also those whose manifest
-    /// is damaged, if as many whole ones are kept. Gives what was dropped.
+    /// is damaged, if as many others that came later are kept. Gives what was dropped.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Full`], [`Error::ReadOnly`], [`Error::Poisoned`].
