@@ -69,7 +69,7 @@ impl Container {
         let trailer_at = file_bytes.saturating_sub(TRAILER_BYTES as u64);
         let Some(trailer) = self.trailer(file_bytes) else {
             self.note(&mut contents, trailer_at, Damage::Trailer);
-            self.scan(HEADER_BYTES as u64, &mut contents);
+            self.scan(HEADER_BYTES as u64, role, &mut contents);
             return Ok(contents);
         };
         if trailer.owner != owner {
@@ -79,7 +79,7 @@ impl Container {
             Some(rows) => contents.rows = rows,
             None => {
                 self.note(&mut contents, trailer.table, Damage::Table);
-                self.scan(HEADER_BYTES as u64, &mut contents);
+                self.scan(HEADER_BYTES as u64, role, &mut contents);
             }
         }
         if let Some(offset) = trailer.manifest.filter(|_| role == Role::Snapshot) {
@@ -163,12 +163,12 @@ impl Container {
         let offset = HEADER_BYTES as u64;
         let Some((manifest, end)) = self.manifest(offset, contents.file_bytes) else {
             self.note(contents, offset, Damage::Manifest);
-            self.scan(offset, contents);
+            self.scan(offset, Role::Install, contents);
             return;
         };
         contents.block = Some((offset, end));
         contents.manifest = Some(manifest);
-        self.scan(end, contents);
+        self.scan(end, Role::Install, contents);
     }
 
     /// Keeps those of an install's chunks that have arrived whole. They are written again: a sync of the process before may
@@ -207,8 +207,9 @@ impl Container {
         }
     }
 
-    /// Looks for chunk records and the manifest without a table: at each multiple of 8 that is not in one.
-    fn scan(&self, from: u64, contents: &mut Contents) {
+    /// Looks for chunk records, and a snapshot's manifest, without a table: at each multiple of 8 that is not in one. Where a
+    /// file is no snapshot any more, its manifest does not count.
+    fn scan(&self, from: u64, role: Role, contents: &mut Contents) {
         let mut at = from;
         let mut window = Window::default();
         while at + RECORD_HEAD_BYTES as u64 <= contents.file_bytes {
@@ -224,7 +225,8 @@ impl Container {
                 at = row.end();
                 continue;
             }
-            if BlockHead::decode(buf).is_some()
+            if role == Role::Snapshot
+                && BlockHead::decode(buf).is_some()
                 && contents.manifest.is_none()
                 && let Some((manifest, end)) = self.manifest(at, contents.file_bytes)
             {

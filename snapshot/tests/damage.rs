@@ -75,7 +75,7 @@ impl Golden {
         let mut lost = BTreeSet::from([20, 30, 40]);
         for snapshot in store.list() {
             let index = snapshot.manifest.meta().last_index;
-            lost.remove(&index);
+            assert!(lost.remove(&index), "{index} was dropped");
             match read(&store, snapshot.id) {
                 Ok(state) => assert!(state == self.states[&index], "other bytes in {index}"),
                 Err(Error::DamagedChunk { name, .. } | Error::MissingChunk { name, .. }) => {
