@@ -8,11 +8,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::canary::planted;
-use crate::chunk::ChunkName;
 use crate::container::{Container, Contents};
 use crate::draft::Draft;
-use crate::error::{Damage, Error, Result};
-use crate::format::{BLOCK_BYTES, HEADER_BYTES, ROW_BYTES, Row, TRAILER_BYTES};
+use crate::error::{Error, Result};
+use crate::format::{BLOCK_BYTES, HEADER_BYTES, ROW_BYTES, Row, TRAILER_BYTES, chunk_space};
 use crate::names::Role;
 use crate::store::{Changes, Store};
 
@@ -141,6 +140,11 @@ impl Store {
     fn move_live(&self, worn: &Worn, changes: &mut Changes) -> Result<()> {
         let contents = self.look(worn)?;
         let rows = self.live_rows(worn, &contents);
+        let found: u64 = rows.iter().map(|row| chunk_space(row.bytes)).sum();
+        if found != worn.live {
+            self.let_alone(worn, "a chunk is not found any more");
+            return Ok(());
+        }
         changes.drafts += 1;
         let owner = self.options.owner;
         let mut draft = Draft::create(&self.disk, &self.dir, changes.drafts, owner)?;
@@ -148,7 +152,7 @@ impl Store {
             match worn.container.chunk(row) {
                 Ok(bytes) => drop(draft.put_chunk(row.name, &bytes)?),
                 Err(reason) => {
-                    self.let_alone(worn, row.name, reason);
+                    self.let_alone(worn, &format!("chunk {}: {reason}", row.name));
                     return Ok(());
                 }
             }
@@ -160,9 +164,9 @@ impl Store {
     }
 
     /// A file with a damaged chunk stays until that is repaired, or not needed any more: removed, it could not be named.
-    fn let_alone(&self, worn: &Worn, chunk: ChunkName, reason: Damage) {
+    fn let_alone(&self, worn: &Worn, reason: &str) {
         let path = worn.container.path.display();
-        tracing::warn!(%chunk, %path, %reason, "a file with a damaged chunk stays");
+        tracing::warn!(%path, reason, "a file with a damaged chunk stays");
         if let Some(file) = self.state().files.get_mut(&worn.number) {
             file.is_stuck = true;
         }
