@@ -143,7 +143,9 @@ pub(crate) fn space_is_bounded(store: &SnapshotStore) {
     let stats = store.stats();
     let bound = 2 * stats.live_bytes + (16 << 10) * stats.files;
     assert!(stats.used_bytes <= bound, "{stats:?}");
-    assert!(stats.live_bytes <= stats.used_bytes, "{stats:?}");
+    // The table of what arrives is reckoned in, and written when it is complete.
+    let is_written = store.installs().is_empty();
+    assert!(!is_written || stats.live_bytes <= stats.used_bytes, "{stats:?}");
 }
 
 /// The bytes of a file.
