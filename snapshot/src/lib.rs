@@ -53,7 +53,8 @@
 //! * What is read is what was written: each chunk is checked against its name. A damaged one is named, never returned; the
 //!   same bytes from anywhere put it right.
 //! * What a kept snapshot, a writer, a reader or an install needs is not given back. An install needs it also after a crash.
-//! * All files together take less than twice what is needed, and 16 KiB for each.
+//! * All files together take less than twice what is needed, and 16 KiB for each. An install may take at any time what it
+//!   will need.
 //! * A disk that fills in the middle of a snapshot leaves those that are there.
 //!
 //! The disk may do what `duramen-disk` says; a sector that is written again with the same bytes keeps them.
