@@ -73,6 +73,35 @@ fn a_newest_snapshot_that_cannot_be_read_is_not_dropped_for_an_older_one() {
     assert_eq!(names(&disk).len(), 1);
 }
 
+/// Nobody knows what it needs.
+#[test]
+fn nothing_is_given_back_while_a_manifest_cannot_be_read() {
+    let disk = SimDisk::new();
+    let first = noise(1, 48 << 10);
+    let states = States::from([(10, first.clone()), (20, edited(&first, 700, 100, 2))]);
+    let store = open(&disk).unwrap();
+    write(&store, 10, &states[&10]).unwrap();
+    write(&store, 20, &states[&20]).unwrap();
+    store.drop_older(1).unwrap();
+    drop(store);
+    let newest = path(&names(&disk)[1]);
+    let block = bytes_of(&disk, &newest);
+    let block = block.windows(8).position(|magic| magic == b"DURAMANI");
+    let at = block.unwrap() as u64 + 60;
+    disk.flip_bit(&newest, at, 0).unwrap();
+    for _ in 0..2 {
+        let store = open(&disk).unwrap();
+        assert_eq!(store.list(), []);
+        let before = store.stats().used_bytes;
+        assert_eq!(store.drop_older(1).unwrap(), []);
+        assert_eq!(store.stats().used_bytes, before);
+    }
+    disk.flip_bit(&newest, at, 0).unwrap();
+    let store = open(&disk).unwrap();
+    assert_eq!(indexes(&store), [20]);
+    all_read_back(&store, &states);
+}
+
 #[test]
 fn files_wear_out_and_are_written_together_with_holes_and_without() {
     for no_holes in [false, true] {

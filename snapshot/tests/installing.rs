@@ -3,7 +3,7 @@
 
 mod support;
 
-use duramen_disk::{Disk, SimDisk};
+use duramen_disk::{Disk, Failure, SimDisk};
 use duramen_snapshot::{BadManifest, ChunkName, Error, Manifest};
 use support::*;
 
@@ -230,4 +230,29 @@ fn an_install_goes_on_behind_a_sector_that_cannot_be_read() {
         install.publish().unwrap();
         assert_eq!(read(&store, id_of(&store, 10)).unwrap(), states[&10]);
     }
+}
+
+/// The pages of a failed sync count as clean, and no later sync writes them.
+#[test]
+fn what_a_failed_sync_lost_is_durable_when_the_next_process_publishes_it() {
+    let states = halves();
+    let (disk, peer) = (SimDisk::new(), peer(&states));
+    let store = open(&disk).unwrap();
+    let mut install = store.begin_install(manifest(&peer, 10)).unwrap();
+    fetch(&mut install, &peer).unwrap();
+    disk.fail_next_sync(Failure::EIO);
+    assert!(matches!(install.publish(), Err(Error::Io { .. })));
+    let again = store.begin_install(manifest(&peer, 10));
+    assert!(matches!(again, Err(Error::Poisoned { .. })));
+    drop(store);
+    disk.kill(); // The cache stays.
+    let store = open(&disk).unwrap();
+    let install = store.begin_install(manifest(&peer, 10)).unwrap();
+    assert_eq!(install.missing(), []);
+    install.publish().unwrap();
+    drop(store);
+    disk.power_cut(0);
+    let store = open(&disk).unwrap();
+    assert_eq!(indexes(&store), [10]);
+    all_read_back(&store, &states);
 }
