@@ -295,14 +295,15 @@ impl SnapshotStore {
     /// # Errors
     /// [`Error::UnknownChunk`] if nothing here needs it, [`Error::MissingChunk`], [`Error::DamagedChunk`].
     pub fn read_chunk(&self, name: ChunkName) -> Result<Bytes> {
-        let pin = self.store.pin(vec![name]);
-        match self.store.state().index.is_held(&name) {
-            true => {}
-            false => return Err(Error::UnknownChunk { name }),
+        let is_held = || self.store.state().index.is_held(&name);
+        if !is_held() {
+            return Err(Error::UnknownChunk { name });
         }
-        let read = self.store.chunk(name, None);
-        drop(pin);
-        read
+        // Nothing is held meanwhile: a leader reads all its chunks, and what it held would add up until space is given back.
+        match self.store.chunk(name, None) {
+            Err(_) if !is_held() => Err(Error::UnknownChunk { name }),
+            read => read,
+        }
     }
 
     /// Begins to take in a snapshot from a peer, or goes on with it: what had arrived, also before a crash, is there. An
