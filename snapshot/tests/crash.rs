@@ -159,6 +159,7 @@ impl Story {
                 for deeper in crash.every_crash(|disk| drop(open(disk))) {
                     self.settle(&deeper.disk, &crash.outcome, &mut counts);
                 }
+                self.every_error_in_the_open(&crash, &mut counts);
             }
         }
         println!("crashes: {counts:?}");
@@ -196,6 +197,23 @@ impl Story {
         };
         self.every_error(ErrorKind::StorageFull, full);
         self.every_error(Failure::SHORT, Result::is_ok);
+    }
+
+    /// What cannot be read once is there when it can be read again.
+    fn every_error_in_the_open(&self, crash: &Crash<Known>, counts: &mut Counts) {
+        for failed in crash.every_error(Failure::EIO, |disk| open(disk).map(drop)) {
+            let opened = &failed.outcome;
+            assert!(
+                matches!(opened, Ok(()) | Err(Error::Io { .. })),
+                "{opened:?}"
+            );
+            let disk = failed.disk.fork();
+            match counts.states % 2 {
+                0 => disk.kill(),
+                _ => disk.power_cut(counts.states),
+            }
+            self.settle(&disk, &crash.outcome, counts);
+        }
     }
 
     fn hold(&self, crash: &Crash<Known>, counts: &mut Counts) {
@@ -371,6 +389,19 @@ fn every_crash_while_a_chunk_is_repaired() {
 fn every_crash_while_two_snapshots_are_written_at_a_time() {
     let steps = [Step::WriteBoth(20, 30), Step::DropOlder(1)];
     explore(&[Step::Write(10)], &steps);
+}
+
+/// The first one was dropped, and holes made of half of it, when it arrives again.
+#[test]
+fn every_crash_while_a_snapshot_arrives_of_which_holes_were_made() {
+    let first = noise(1, 24 << 10);
+    let second = edited(&first, 0, 12 << 10, 2);
+    let states = States::from([(10, first), (20, second)]);
+    let before = [Step::Write(10), Step::Write(20), Step::DropOlder(1)];
+    let mut story = Story::new(states, &before, &[Step::Arrive(10, 3), Step::Install(10)]);
+    story.sampled = 200;
+    let counts = story.every_crash();
+    assert!(counts.resumed > 50, "{counts:?}");
 }
 
 /// Only a little of each block of the old one is needed, so that no holes can be made.
