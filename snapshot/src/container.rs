@@ -42,6 +42,8 @@ pub(crate) struct Contents {
     pub(crate) block: Option<(u64, u64)>,
     pub(crate) bad: Vec<BadFile>,
     pub(crate) file_bytes: u64,
+    /// Where the last part ends that the disk does not give: nothing can be written over it but whole blocks.
+    pub(crate) unreadable: u64,
 }
 
 impl Container {
@@ -55,6 +57,7 @@ impl Container {
             block: None,
             bad: Vec::new(),
             file_bytes,
+            unreadable: 0,
         };
         if let Err(damage) = self.check_header(owner)? {
             self.note(&mut contents, 0, damage);
@@ -66,7 +69,7 @@ impl Container {
         let trailer_at = file_bytes.saturating_sub(TRAILER_BYTES as u64);
         let Some(trailer) = self.trailer(file_bytes) else {
             self.note(&mut contents, trailer_at, Damage::Trailer);
-            self.search(role, &mut contents);
+            self.scan(HEADER_BYTES as u64, role, &mut contents);
             return Ok(contents);
         };
         if trailer.owner != owner {
@@ -76,7 +79,7 @@ impl Container {
             Some(rows) => contents.rows = rows,
             None => {
                 self.note(&mut contents, trailer.table, Damage::Table);
-                self.search(role, &mut contents);
+                self.scan(HEADER_BYTES as u64, role, &mut contents);
             }
         }
         if let Some(offset) = trailer.manifest.filter(|_| role == Role::Snapshot) {
@@ -160,11 +163,12 @@ impl Container {
         let offset = HEADER_BYTES as u64;
         let Some((manifest, end)) = self.manifest(offset, contents.file_bytes) else {
             self.note(contents, offset, Damage::Manifest);
+            self.scan(offset, Role::Install, contents);
             return;
         };
         contents.block = Some((offset, end));
         contents.manifest = Some(manifest);
-        self.scan(end, contents);
+        self.scan(end, Role::Install, contents);
     }
 
     /// Keeps those of an install's chunks that have arrived whole. They are written again: a sync of the process before may
@@ -172,8 +176,14 @@ impl Container {
     pub(crate) fn settle_arrived(&self, contents: &mut Contents, may_change: bool) -> Result<()> {
         let mut whole = Vec::new();
         for row in std::mem::take(&mut contents.rows) {
-            let Ok(bytes) = self.chunk(&row) else {
-                continue;
+            let bytes = match self.chunk(&row) {
+                Ok(bytes) => bytes,
+                Err(damage) => {
+                    if damage == Damage::Unreadable {
+                        contents.unreadable = contents.unreadable.max(row.end());
+                    }
+                    continue;
+                }
             };
             if may_change && !planted("arrived_not_again") {
                 let head = self.file.write_all_at(&row.encode_head(), row.offset);
@@ -197,22 +207,15 @@ impl Container {
         }
     }
 
-    /// Looks for what a table and a trailer would tell.
-    fn search(&self, role: Role, contents: &mut Contents) {
-        self.scan(HEADER_BYTES as u64, contents);
-        if role == Role::Chunks {
-            contents.manifest = None; // Of a snapshot that was dropped.
-            contents.block = None;
-        }
-    }
-
-    /// Looks for chunk records and the manifest without a table: at each multiple of 8 that is not in one.
-    fn scan(&self, from: u64, contents: &mut Contents) {
+    /// Looks for chunk records, and a snapshot's manifest, without a table: at each multiple of 8 that is not in one. Where a
+    /// file is no snapshot any more, its manifest does not count.
+    fn scan(&self, from: u64, role: Role, contents: &mut Contents) {
         let mut at = from;
         let mut window = Window::default();
         while at + RECORD_HEAD_BYTES as u64 <= contents.file_bytes {
             let Some(buf) = window.at(&*self.file, at, contents.file_bytes) else {
                 at += SECTOR_BYTES - at % SECTOR_BYTES; // It cannot be read.
+                contents.unreadable = at;
                 continue;
             };
             if let Some(row) = Row::decode_head(buf, at)
@@ -222,7 +225,8 @@ impl Container {
                 at = row.end();
                 continue;
             }
-            if BlockHead::decode(buf).is_some()
+            if role == Role::Snapshot
+                && BlockHead::decode(buf).is_some()
                 && contents.manifest.is_none()
                 && let Some((manifest, end)) = self.manifest(at, contents.file_bytes)
             {

@@ -82,6 +82,9 @@ pub(crate) const TRAILER_BYTES: usize = 64;
 /// Records, blocks and tables begin at multiples of this.
 pub(crate) const ALIGN: u64 = 8;
 
+/// File systems give and take space, and read and write, in blocks of this size or a part of it.
+pub(crate) const BLOCK_BYTES: u64 = 4096;
+
 /// No chunk is longer, whatever its header claims.
 pub(crate) const CHUNK_BYTES_MAX: u32 = 16 << 20;
 

@@ -6,7 +6,8 @@
 //!   entry may be given back.
 //! * A chunk that lies in several files is taken from the one with the highest number. A copy is given back only when nothing
 //!   holds the chunk, and whoever needs it later writes it anew, into a file that gets its number later: so the copy with
-//!   the highest number is whole, and a file need not say where it has holes.
+//!   the highest number is whole, and a file need not say where it has holes. But an install needs chunks before they are
+//!   written, and after a crash only that is known: so then what it alone needs of older files is read.
 
 use std::collections::HashMap;
 
@@ -100,6 +101,13 @@ impl Index {
         }
     }
 
+    /// A chunk is not where it was said to be: it is missing.
+    pub(crate) fn lose(&mut self, name: &ChunkName) {
+        let entry = self.entries.get_mut(name);
+        let gone = entry.and_then(|entry| entry.place.take());
+        gone.into_iter().for_each(|place| self.discount(place));
+    }
+
     fn count(&mut self, place: Place) {
         *self.live.entry(place.file).or_default() += chunk_space(place.bytes);
     }
@@ -124,13 +132,17 @@ impl Index {
         entries.filter_map(|(name, entry)| Some((*name, entry.place?)))
     }
 
-    /// How many different chunks of a manifest are missing.
+    /// The different chunks of a manifest that are missing. Also one of which the manifest tells another length: a peer may
+    /// lie, and a snapshot with it would be read wrong.
     pub(crate) fn missing(&self, manifest: &Manifest) -> Vec<ChunkName> {
         let mut missing: Vec<ChunkName> = manifest
             .chunks()
             .iter()
+            .filter(|chunk| {
+                let place = self.find(&chunk.name);
+                place.is_none_or(|place| place.bytes != chunk.bytes)
+            })
             .map(|chunk| chunk.name)
-            .filter(|name| self.find(name).is_none())
             .collect();
         missing.sort_unstable();
         missing.dedup();

@@ -53,19 +53,9 @@ const SYNC_BYTES: u64 = 32 << 20;
 impl Install {
     pub(crate) fn begin(store: Arc<Store>, manifest: Manifest) -> Result<Install> {
         let mut changes = store.changes()?;
-        let mut state = store.state();
-        let mut installs = state.installs.iter_mut();
-        let there = installs.find(|(_, arriving)| arriving.manifest == manifest);
-        let (number, draft) = match there {
-            Some((number, arriving)) => {
-                let name = manifest.name();
-                let draft = arriving.draft.take().ok_or(Error::Installing { name })?;
-                (*number, draft)
-            }
-            None => {
-                drop(state);
-                begin_anew(&store, &mut changes, &manifest)?
-            }
+        let (number, draft) = match go_on(&store, &manifest)? {
+            Some(there) => there,
+            None => begin_anew(&store, &mut changes, &manifest)?,
         };
         let lengths = manifest
             .chunks()
@@ -189,6 +179,19 @@ impl Drop for Install {
             arriving.draft = Some(draft);
         }
     }
+}
+
+/// Takes an install of this snapshot in hand, if there is one.
+fn go_on(store: &Store, manifest: &Manifest) -> Result<Option<(u64, Draft)>> {
+    let mut state = store.state();
+    let mut installs = state.installs.iter_mut();
+    let there = installs.find(|(_, arriving)| arriving.manifest == *manifest);
+    let Some((number, arriving)) = there else {
+        return Ok(None);
+    };
+    let name = manifest.name();
+    let draft = arriving.draft.take().ok_or(Error::Installing { name })?;
+    Ok(Some((*number, draft)))
 }
 
 /// Makes a file with the manifest in front, durably.

@@ -53,7 +53,8 @@
 //! * What is read is what was written: each chunk is checked against its name. A damaged one is named, never returned; the
 //!   same bytes from anywhere put it right.
 //! * What a kept snapshot, a writer, a reader or an install needs is not given back. An install needs it also after a crash.
-//! * All files together take less than twice what is needed, and 16 KiB for each.
+//! * All files together take less than twice what is needed, and 16 KiB for each. An install may take at any time what it
+//!   will need.
 //! * A disk that fills in the middle of a snapshot leaves those that are there.
 //!
 //! The disk may do what `duramen-disk` says; a sector that is written again with the same bytes keeps them.
@@ -295,7 +296,7 @@ impl SnapshotStore {
     }
 
     /// Drops all snapshots but the `keep` newest, durably, and gives back what nothing else needs. Also those whose manifest
-    /// is damaged, if as many whole ones are kept. Gives what was dropped.
+    /// is damaged, if as many others that came later are kept. Gives what was dropped.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Full`], [`Error::ReadOnly`], [`Error::Poisoned`].
@@ -313,14 +314,15 @@ impl SnapshotStore {
     /// # Errors
     /// [`Error::UnknownChunk`] if nothing here needs it, [`Error::MissingChunk`], [`Error::DamagedChunk`].
     pub fn read_chunk(&self, name: ChunkName) -> Result<Bytes> {
-        let pin = self.store.pin(vec![name]);
-        match self.store.state().index.is_held(&name) {
-            true => {}
-            false => return Err(Error::UnknownChunk { name }),
+        let is_held = || self.store.state().index.is_held(&name);
+        if !is_held() {
+            return Err(Error::UnknownChunk { name });
         }
-        let read = self.store.chunk(name, None);
-        drop(pin);
-        read
+        // Nothing is held meanwhile: a leader reads all its chunks, and what it held would add up until space is given back.
+        match self.store.chunk(name, None) {
+            Err(_) if !is_held() => Err(Error::UnknownChunk { name }),
+            read => read,
+        }
     }
 
     /// Begins to take in a snapshot from a peer, or goes on with it: what had arrived, also before a crash, is there. An

@@ -2,9 +2,10 @@
 //!
 //! Nothing is changed but for leftovers: files that never got their name, and chunks that nothing needs; and what has arrived
 //! of an install is written again, as it is. As long as a
-//! snapshot's manifest cannot be read, nobody knows what it needs, and nothing is given back.
+//! snapshot's manifest cannot be read, nobody knows what it needs, and nothing is given back. As long as a snapshot lacks
+//! chunks, no damaged file is: they may lie in it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,12 +13,14 @@ use std::sync::Arc;
 use duramen_disk::{Disk, LOCK_FILE, LockMode};
 
 use crate::canary::planted;
+use crate::chunk::ChunkName;
 use crate::container::{self, BadFile, Contents};
 use crate::draft::Draft;
 use crate::error::{Error, Result};
-use crate::format::HEADER_BYTES;
+use crate::format::{BLOCK_BYTES, HEADER_BYTES};
 use crate::index::Place;
 use crate::install::Arriving;
+use crate::manifest::Manifest;
 use crate::names::Role;
 use crate::store::{File, State, Store};
 use crate::{Options, SnapshotId};
@@ -138,12 +141,15 @@ struct Found {
     report: OpenReport,
     /// The chunks of each file.
     places: Vec<(u64, Contents)>,
-    /// Installs whose manifest cannot be read.
+    /// Installs whose manifest cannot be read. A snapshot may need what has arrived of them.
+    headless: Vec<u64>,
+    /// Those of which nobody needs anything.
     useless: Vec<PathBuf>,
 }
 
 impl Found {
-    fn add(&mut self, number: u64, file: File, contents: Contents, options: &Options) {
+    fn add(&mut self, number: u64, mut file: File, contents: Contents, options: &Options) {
+        file.is_damaged = !contents.bad.is_empty();
         let State {
             index,
             snapshots,
@@ -154,8 +160,7 @@ impl Found {
         } = &mut self.state;
         *next = (*next).max(number.saturating_add(1));
         if file.role == Role::Install && contents.manifest.is_none() {
-            self.useless.push(file.container.path.clone());
-            return;
+            self.headless.push(number);
         }
         self.report.damaged.extend(contents.bad.iter().cloned());
         if let Some(manifest) = &contents.manifest {
@@ -166,6 +171,7 @@ impl Found {
                 Role::Install => {
                     let (block, after) = contents.block.unwrap_or((HEADER_BYTES as u64, 0));
                     let end = contents.rows.last().map_or(after, |row| row.end());
+                    let end = end.max(contents.unreadable.next_multiple_of(BLOCK_BYTES));
                     let draft = Draft::resume(
                         &file.container,
                         options.owner,
@@ -184,9 +190,7 @@ impl Found {
 
     /// All that holds chunks is known now: finds them.
     fn find_places(&mut self) {
-        let State {
-            index, snapshots, ..
-        } = &mut self.state;
+        let State { index, .. } = &mut self.state;
         for (number, contents) in self.places.drain(..) {
             for row in contents.rows {
                 let place = Place {
@@ -197,10 +201,58 @@ impl Found {
                 index.put(&row.name, place);
             }
         }
+        self.lose_holes();
+        let State {
+            index,
+            snapshots,
+            files,
+            ..
+        } = &mut self.state;
+        for number in &self.headless {
+            if index.live(*number) == 0
+                && let Some(file) = files.remove(number)
+            {
+                let path = file.container.path.clone();
+                self.report.damaged.retain(|bad| bad.path != path);
+                self.useless.push(path);
+            }
+        }
         for (number, manifest) in snapshots.iter() {
             let missing = index.missing(manifest).len();
             if missing > 0 {
                 self.report.incomplete.push((SnapshotId(*number), missing));
+            }
+        }
+    }
+
+    /// An install may need a chunk that nothing needed when it was begun, and that a hole was made of: it is to be fetched. So
+    /// what an install alone needs of older files is read.
+    fn lose_holes(&mut self) {
+        let State {
+            index,
+            snapshots,
+            installs,
+            files,
+            ..
+        } = &mut self.state;
+        if installs.is_empty() {
+            return;
+        }
+        let names = |manifest: &Manifest| -> HashSet<ChunkName> {
+            manifest.chunks().iter().map(|chunk| chunk.name).collect()
+        };
+        let kept: HashSet<ChunkName> = snapshots.values().flat_map(names).collect();
+        let arriving = installs.values().map(|arriving| &arriving.manifest);
+        let needed: HashSet<ChunkName> = arriving.flat_map(names).collect();
+        for name in needed.difference(&kept) {
+            let place = index.find(name);
+            let Some((place, file)) =
+                place.and_then(|place| Some((place, files.get(&place.file)?)))
+            else {
+                continue;
+            };
+            if file.role == Role::Chunks && file.container.chunk(&place.row(*name)).is_err() {
+                index.lose(name);
             }
         }
     }

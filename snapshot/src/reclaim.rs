@@ -8,19 +8,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::canary::planted;
-use crate::chunk::ChunkName;
 use crate::container::{Container, Contents};
 use crate::draft::Draft;
-use crate::error::{Damage, Error, Result};
-use crate::format::{HEADER_BYTES, ROW_BYTES, Row, TRAILER_BYTES};
+use crate::error::{Error, Result};
+use crate::format::{BLOCK_BYTES, HEADER_BYTES, ROW_BYTES, Row, TRAILER_BYTES, chunk_space};
 use crate::names::Role;
 use crate::store::{Changes, Store};
 
 /// What a file may take beside twice what is needed of it: a header, a trailer, and what is left of blocks.
 const SLACK_BYTES: u64 = 16 << 10;
-
-/// Holes begin and end where blocks of the file system do: what is needed is never written again.
-const BLOCK_BYTES: u64 = 4096;
 
 /// A file of which something is needed.
 struct Worn {
@@ -63,10 +59,12 @@ impl Store {
     /// The files that may have chunks that nothing needs.
     fn worn(&self) -> Vec<Worn> {
         let state = self.state();
+        let is_damaged = state.files.values().any(|file| file.is_damaged);
+        let lacks_chunks = is_damaged && state.lacks_chunks();
         let files = state
             .files
             .iter()
-            .filter(|(_, file)| file.role == Role::Chunks);
+            .filter(|(_, file)| file.role == Role::Chunks && !(file.is_damaged && lacks_chunks));
         let worn = files.map(|(&number, file)| {
             let live = state.index.live(number);
             Worn {
@@ -142,6 +140,11 @@ impl Store {
     fn move_live(&self, worn: &Worn, changes: &mut Changes) -> Result<()> {
         let contents = self.look(worn)?;
         let rows = self.live_rows(worn, &contents);
+        let found: u64 = rows.iter().map(|row| chunk_space(row.bytes)).sum();
+        if found != worn.live {
+            self.let_alone(worn, "a chunk is not found any more");
+            return Ok(());
+        }
         changes.drafts += 1;
         let owner = self.options.owner;
         let mut draft = Draft::create(&self.disk, &self.dir, changes.drafts, owner)?;
@@ -149,7 +152,7 @@ impl Store {
             match worn.container.chunk(row) {
                 Ok(bytes) => drop(draft.put_chunk(row.name, &bytes)?),
                 Err(reason) => {
-                    self.let_alone(worn, row.name, reason);
+                    self.let_alone(worn, &format!("chunk {}: {reason}", row.name));
                     return Ok(());
                 }
             }
@@ -161,16 +164,16 @@ impl Store {
     }
 
     /// A file with a damaged chunk stays until that is repaired, or not needed any more: removed, it could not be named.
-    fn let_alone(&self, worn: &Worn, chunk: ChunkName, reason: Damage) {
+    fn let_alone(&self, worn: &Worn, reason: &str) {
         let path = worn.container.path.display();
-        tracing::warn!(%chunk, %path, %reason, "a file with a damaged chunk stays");
+        tracing::warn!(%path, reason, "a file with a damaged chunk stays");
         if let Some(file) = self.state().files.get_mut(&worn.number) {
             file.is_stuck = true;
         }
     }
 }
 
-/// The whole blocks between live chunks, header and table.
+/// The whole blocks between live chunks, header and table: what is needed is never written again.
 fn holes(live: &[Row], contents: &Contents) -> Vec<Range<u64>> {
     let table =
         contents.file_bytes - TRAILER_BYTES as u64 - contents.rows.len() as u64 * ROW_BYTES as u64;

@@ -14,15 +14,18 @@ impl Store {
         let in_order = state.in_order();
         let older = in_order.len().saturating_sub(keep);
         let mut dropped: Vec<SnapshotId> = in_order[..older].iter().map(|(id, _)| *id).collect();
-        if keep > 0 && in_order.len() >= keep {
-            // Nobody can read them, and enough others are there.
+        if let Some(oldest) = in_order[older..].iter().map(|(id, _)| *id).min()
+            && in_order.len() >= keep
+        {
+            // Nobody can read them, and enough others are there that came later. One that came later than those may be
+            // readable another time, and then it is the one to keep.
             let snapshots = state
                 .files
                 .iter()
                 .filter(|(_, file)| file.role == Role::Snapshot);
             let numbers = snapshots.map(|(number, _)| *number);
             let bad = numbers.filter(|number| !state.snapshots.contains_key(number));
-            dropped.extend(bad.map(SnapshotId));
+            dropped.extend(bad.map(SnapshotId).filter(|id| *id < oldest));
         }
         drop(state);
         let mut full = None;

@@ -67,6 +67,8 @@ pub(crate) struct File {
     pub(crate) live_then: u64,
     /// Some of its chunks are damaged: they cannot be written elsewhere.
     pub(crate) is_stuck: bool,
+    /// It may hold chunks that were not found.
+    pub(crate) is_damaged: bool,
 }
 
 /// What somebody held.
@@ -99,6 +101,7 @@ impl File {
             hole_bytes: 0,
             live_then: u64::MAX,
             is_stuck: false,
+            is_damaged: false,
         }
     }
 
@@ -116,6 +119,12 @@ impl State {
             .iter()
             .filter(|(_, file)| file.role == Role::Snapshot);
         snapshots.any(|(number, _)| !self.snapshots.contains_key(number))
+    }
+
+    /// Whether a snapshot lacks chunks: they may lie in a damaged file.
+    pub(crate) fn lacks_chunks(&self) -> bool {
+        let mut manifests = self.snapshots.values();
+        manifests.any(|manifest| !self.index.missing(manifest).is_empty())
     }
 
     /// The snapshots from the oldest to the newest: by what they are of, then by when they were published.
@@ -170,12 +179,18 @@ impl Store {
         }
     }
 
-    /// It is not known whether a change happened: no other may rely on it.
+    /// It is not known whether a change happened: no other may rely on it. Gives what is to be told: also where it was for
+    /// want of space, that nothing changed is not to be said.
     pub(crate) fn poison(&self, error: Error) -> Error {
         tracing::error!(%error, "the snapshot store takes no more changes");
         let mut state = self.state();
-        state.poison.get_or_insert_with(|| Arc::new(error.clone()));
-        error
+        let cause = state.poison.get_or_insert_with(|| Arc::new(error.clone()));
+        match error {
+            Error::Full { .. } => Error::Poisoned {
+                cause: cause.clone(),
+            },
+            error => error,
+        }
     }
 
     /// Lets go of what was held by those who are gone.
@@ -289,15 +304,12 @@ impl Store {
     /// Makes durable what a manifest needs of installs that are under way.
     pub(crate) fn sync_installs(&self, manifest: &Manifest) -> Result<()> {
         let state = self.state();
-        let arriving: Vec<_> = state
-            .installs
-            .keys()
-            .filter_map(|number| {
-                state
-                    .files
-                    .get(number)
-                    .map(|file| (*number, file.container.clone()))
-            })
+        let installs = state
+            .files
+            .iter()
+            .filter(|(_, file)| file.role == Role::Install);
+        let arriving: Vec<_> = installs
+            .map(|(number, file)| (*number, file.container.clone()))
             .collect();
         let needed = |number: u64| {
             let mut places = manifest

@@ -6,7 +6,7 @@ use crate::SnapshotId;
 use crate::chunk::ChunkName;
 use crate::container::BadFile;
 use crate::error::{Damage, Result};
-use crate::store::{Held, Pin, Store};
+use crate::store::{Held, Pin, State, Store};
 use std::sync::Arc;
 
 /// What [`SnapshotStore::verify`](crate::SnapshotStore::verify) found.
@@ -60,7 +60,7 @@ impl Store {
         mut progress: impl FnMut(Progress),
     ) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
-        let state = self.state();
+        let mut state = self.state();
         let files: Vec<_> = state
             .files
             .values()
@@ -68,8 +68,12 @@ impl Store {
             .collect();
         let mut chunks: Vec<_> = state.index.iter().collect();
         let snapshots = state.in_order();
+        // What is dropped from here on is not missing.
+        let missing = snapshots.iter();
+        let missing = missing.flat_map(|(_, manifest)| state.index.missing(manifest));
+        let missing: Vec<ChunkName> = missing.collect();
+        let pin = self.pin(&mut state, chunks.iter().map(|(name, _)| *name).collect());
         drop(state);
-        let pin = self.pin(chunks.iter().map(|(name, _)| *name).collect());
         for (role, container) in files {
             if role != crate::names::Role::Install {
                 let contents = container.look(role, self.options.owner)?;
@@ -101,17 +105,13 @@ impl Store {
             });
         }
         drop(pin);
-        let state = self.state();
-        for (_, manifest) in &snapshots {
-            for name in state.index.missing(manifest) {
-                report.bad_chunks.push(BadChunk {
-                    name,
-                    snapshots: Vec::new(),
-                    found: None,
-                });
-            }
-        }
-        drop(state);
+        report
+            .bad_chunks
+            .extend(missing.into_iter().map(|name| BadChunk {
+                name,
+                snapshots: Vec::new(),
+                found: None,
+            }));
         report.bad_chunks.sort_by_key(|bad| bad.name);
         report.bad_chunks.dedup_by_key(|bad| bad.name);
         for bad in &mut report.bad_chunks {
@@ -124,13 +124,9 @@ impl Store {
         Ok(report)
     }
 
-    /// Holds chunks that are held now.
-    pub(crate) fn pin(self: &Arc<Store>, names: Vec<ChunkName>) -> Pin {
-        let mut state = self.state();
-        let held = names.into_iter().filter(|name| state.index.is_held(name));
-        let held: Vec<ChunkName> = held.collect();
+    /// Holds chunks that are held.
+    fn pin(self: &Arc<Store>, state: &mut State, held: Vec<ChunkName>) -> Pin {
         held.iter().for_each(|name| state.index.hold(*name));
-        drop(state);
         Pin {
             store: self.clone(),
             held: Held::Chunks(held),
