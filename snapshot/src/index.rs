@@ -101,11 +101,36 @@ impl Index {
         }
     }
 
+    /// Whether something but one holder of `manifest` needs chunks that lie in `file`.
+    pub(crate) fn is_shared(&self, file: u64, manifest: &Manifest) -> bool {
+        let mut held: HashMap<ChunkName, u32> = HashMap::new();
+        for chunk in manifest.chunks() {
+            *held.entry(chunk.name).or_default() += 1;
+        }
+        let mut needed_here = self.entries.iter().filter(|(_, entry)| {
+            let place = entry.place;
+            place.is_some_and(|place| place.file == file)
+        });
+        needed_here.any(|(name, entry)| held.get(name).is_none_or(|held| entry.holders > *held))
+    }
+
     /// A chunk is not where it was said to be: it is missing.
     pub(crate) fn lose(&mut self, name: &ChunkName) {
         let entry = self.entries.get_mut(name);
         let gone = entry.and_then(|entry| entry.place.take());
         gone.into_iter().for_each(|place| self.discount(place));
+    }
+
+    /// The same for all chunks of a manifest that are in `file`.
+    pub(crate) fn lose_all_in(&mut self, file: u64, manifest: &Manifest) {
+        for chunk in manifest.chunks() {
+            if self
+                .find(&chunk.name)
+                .is_some_and(|place| place.file == file)
+            {
+                self.lose(&chunk.name);
+            }
+        }
     }
 
     fn count(&mut self, place: Place) {

@@ -70,8 +70,8 @@ impl Install {
             counts: Counts::default(),
             store: store.clone(),
         };
-        abandon_others(&store, number)?;
-        store.reclaim(&mut changes)?;
+        give_up_others(&store, Some(number))?;
+        store.reclaim_or_warn(&mut changes);
         drop(changes);
         Ok(install)
     }
@@ -162,7 +162,7 @@ impl Install {
         drop(state);
         self.counts.file_bytes = draft.end();
         self.draft = None; // It is no install any more.
-        store.reclaim(&mut changes)?;
+        store.reclaim_or_warn(&mut changes);
         Ok(Published {
             id: SnapshotId(self.number),
             manifest: self.manifest.clone(),
@@ -223,34 +223,56 @@ fn end_file(store: &Store, number: u64, draft: &mut Draft) -> Result<()> {
     Ok(())
 }
 
-/// Gives up the other installs that nobody has in hand. What has arrived of them stays if something needs it.
-fn abandon_others(store: &Store, number: u64) -> Result<()> {
+/// Gives up the installs that nobody has in hand, but for one. What has arrived of them stays if something needs it.
+pub(crate) fn give_up_others(store: &Store, but: Option<u64>) -> Result<()> {
+    store.settle_released();
     let mut state = store.state();
     let others = state.installs.iter_mut();
     let others: Vec<(u64, Draft)> = others
-        .filter(|(other, _)| **other != number)
+        .filter(|(other, _)| Some(**other) != but)
         .filter_map(|(other, arriving)| Some((*other, arriving.draft.take()?)))
         .collect();
     drop(state);
     for (other, mut draft) in others {
-        let ended = end_file(store, other, &mut draft)
-            .and_then(|()| store.change_role(other, Role::Chunks))
-            .and_then(|()| store.sync_dir());
+        let given_up = give_up(store, other, &mut draft);
         let mut state = store.state();
-        match ended {
+        match given_up {
             Ok(()) => {
                 if let Some(arriving) = state.installs.remove(&other) {
                     state.index.release_all(&arriving.manifest);
                 }
             }
-            Err(Error::Full { .. }) => {
+            Err(error) => {
                 // It can be given up another time.
                 if let Some(arriving) = state.installs.get_mut(&other) {
                     arriving.draft = Some(draft);
                 }
+                if !matches!(error, Error::Full { .. }) {
+                    return Err(error);
+                }
             }
-            Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Durably: on return the install does not come back. Where nothing else needs what has arrived, this takes no space.
+fn give_up(store: &Store, number: u64, draft: &mut Draft) -> Result<()> {
+    let mut state = store.state();
+    let arriving = state.installs.get(&number);
+    let manifest = arriving.map(|arriving| arriving.manifest.clone());
+    let unshared = manifest.filter(|manifest| !state.index.is_shared(number, manifest));
+    if let Some(manifest) = unshared {
+        // From now on nobody can refer to what is in it.
+        state.index.lose_all_in(number, &manifest);
+        state.files.remove(&number);
+        drop(state);
+        let removed = store.disk.remove(&draft.path);
+        removed.map_err(|error| store.poison(Error::io("remove", &draft.path)(error)))?;
+    } else {
+        drop(state);
+        end_file(store, number, draft)?;
+        store.change_role(number, Role::Chunks)?;
+    }
+    store.sync_dir()
 }

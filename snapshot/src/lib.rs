@@ -142,7 +142,8 @@ impl Default for Options {
 /// Names a snapshot of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotId(
-    /// Counts up in the order in which snapshots are published; where an install was begun, that counts.
+    /// Counts up in the order in which snapshots are published; where an install was begun, that counts. After the newest one
+    /// was dropped and the store was opened again, its number may be given once more.
     pub u64,
 );
 
@@ -295,8 +296,9 @@ impl SnapshotStore {
         SnapshotReader::open(self.store.clone(), id)
     }
 
-    /// Drops all snapshots but the `keep` newest, durably, and gives back what nothing else needs. Also those whose manifest
-    /// is damaged, if as many others that came later are kept. Gives what was dropped.
+    /// Drops all snapshots that are older than the `keep` newest whole ones, durably, and gives back what nothing else needs.
+    /// Those that lack chunks do not count, so this never drops the only whole one; where the manifest is damaged, what was
+    /// published after all that are kept stays. 0 drops everything. Gives what was dropped.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Full`], [`Error::ReadOnly`], [`Error::Poisoned`].
@@ -341,6 +343,18 @@ impl SnapshotStore {
         let state = self.store.state();
         let installs = state.installs.values();
         installs.map(|arriving| arriving.manifest.clone()).collect()
+    }
+
+    /// Gives up the installs that are not complete and that nobody has in hand, durably. Where nothing else needs what has
+    /// arrived, this takes no space, and gives some back.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::ReadOnly`], [`Error::Poisoned`].
+    pub fn give_up_installs(&self) -> Result<()> {
+        let mut changes = self.store.changes()?;
+        install::give_up_others(&self.store, None)?;
+        self.store.reclaim_or_warn(&mut changes);
+        Ok(())
     }
 
     /// Puts a damaged or missing chunk right, with bytes from a peer. Durable on return.

@@ -158,7 +158,7 @@ impl Found {
             files,
             ..
         } = &mut self.state;
-        *next = (*next).max(number.saturating_add(1));
+        *next = (*next).max(number + 1);
         if file.role == Role::Install && contents.manifest.is_none() {
             self.headless.push(number);
         }

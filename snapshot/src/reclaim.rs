@@ -56,6 +56,14 @@ impl Store {
         Ok(())
     }
 
+    /// The same after a step that has happened, whatever becomes of this: what fails leaves space to be given back later, or
+    /// has poisoned the store, which the next change tells.
+    pub(crate) fn reclaim_or_warn(&self, changes: &mut Changes) {
+        if let Err(error) = self.reclaim(changes) {
+            tracing::warn!(%error, "space is given back another time");
+        }
+    }
+
     /// The files that may have chunks that nothing needs.
     fn worn(&self) -> Vec<Worn> {
         let state = self.state();

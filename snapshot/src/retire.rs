@@ -4,29 +4,50 @@ use crate::SnapshotId;
 use crate::canary::planted;
 use crate::chunk::ChunkName;
 use crate::error::{Error, Result};
+use crate::manifest::Manifest;
 use crate::names::Role;
-use crate::store::Store;
+use crate::store::{State, Store};
+
+impl State {
+    /// The snapshots that are older than the `keep` newest whole ones. None if there are not so many.
+    ///
+    /// One whose manifest cannot be read is older if it was published before all that are kept. If it came later it may be
+    /// readable another time, and then it is the one to keep.
+    fn older_than(&self, keep: usize) -> Vec<SnapshotId> {
+        let in_order = self.in_order();
+        let is_whole = |manifest: &Manifest| self.index.missing(manifest).is_empty();
+        let newest_first = (0..in_order.len()).rev();
+        let kept_from = match keep.checked_sub(1) {
+            None => Some(in_order.len()),
+            Some(others) => newest_first
+                .filter(|at| is_whole(&in_order[*at].1))
+                .nth(others),
+        };
+        let Some(kept_from) = kept_from else {
+            return Vec::new();
+        };
+        let (older, kept) = in_order.split_at(kept_from);
+        let oldest_kept = kept.iter().map(|(id, _)| id.0).min().unwrap_or(u64::MAX);
+        let files = self
+            .files
+            .iter()
+            .filter(|(_, file)| file.role == Role::Snapshot);
+        let bad = files
+            .map(|(number, _)| *number)
+            .filter(|number| !self.snapshots.contains_key(number) && *number < oldest_kept);
+        older
+            .iter()
+            .map(|(id, _)| *id)
+            .chain(bad.map(SnapshotId))
+            .collect()
+    }
+}
 
 impl Store {
     pub(crate) fn drop_older(&self, keep: usize) -> Result<Vec<SnapshotId>> {
         let mut changes = self.changes()?;
         let state = self.state();
-        let in_order = state.in_order();
-        let older = in_order.len().saturating_sub(keep);
-        let mut dropped: Vec<SnapshotId> = in_order[..older].iter().map(|(id, _)| *id).collect();
-        if let Some(oldest) = in_order[older..].iter().map(|(id, _)| *id).min()
-            && in_order.len() >= keep
-        {
-            // Nobody can read them, and enough others are there that came later. One that came later than those may be
-            // readable another time, and then it is the one to keep.
-            let snapshots = state
-                .files
-                .iter()
-                .filter(|(_, file)| file.role == Role::Snapshot);
-            let numbers = snapshots.map(|(number, _)| *number);
-            let bad = numbers.filter(|number| !state.snapshots.contains_key(number));
-            dropped.extend(bad.map(SnapshotId).filter(|id| *id < oldest));
-        }
+        let mut dropped = state.older_than(keep);
         drop(state);
         let mut full = None;
         for (at, id) in dropped.iter().enumerate() {
@@ -49,7 +70,7 @@ impl Store {
             }
         }
         drop(state);
-        self.reclaim(&mut changes)?;
+        self.reclaim_or_warn(&mut changes);
         match full {
             None => Ok(dropped),
             Some((_, error)) => Err(error),

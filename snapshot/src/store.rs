@@ -270,8 +270,9 @@ impl Store {
 
     fn next_number(&self) -> u64 {
         let mut state = self.state();
-        state.next += 1;
-        state.next - 1
+        let number = state.next.max(1);
+        state.next = number + 1;
+        number
     }
 
     /// Gives a file another role. Durable on return, if it was so before.

@@ -424,7 +424,7 @@ fn every_crash_while_what_lives_of_a_mostly_dead_file_is_moved() {
     story.live(&disk).1.unwrap();
     let moved = names(&disk);
     let names: Vec<&str> = moved.iter().map(|name| &name[..]).collect();
-    assert_eq!(names, ["0000000000000001.snap", "0000000000000002.chunks"]);
+    assert_eq!(names, ["0000000000000002.snap", "0000000000000003.chunks"]);
     story.every_kind_of_error();
     let counts = story.every_crash();
     assert!(counts.states > 500, "{counts:?}");

@@ -198,3 +198,52 @@ fn a_writer_that_is_dropped_leaves_nothing() {
     store.drop_older(0).unwrap();
     assert_eq!(names(&disk).len(), 0);
 }
+
+/// A file of the newer one is gone: the older one is the only whole one, and stays.
+#[test]
+fn a_snapshot_that_lacks_chunks_is_not_counted_among_those_to_keep() {
+    let disk = SimDisk::new();
+    let states = States::from([
+        (10, noise(1, 4000)),
+        (20, edited(&noise(1, 4000), 0, 2000, 2)),
+    ]);
+    let store = open(&disk).unwrap();
+    write(&store, 20, &states[&20]).unwrap();
+    write(&store, 10, &states[&10]).unwrap(); // Shares with the newer one, which came first.
+    let lost = some_chunk_of_only(&store, 20);
+    drop(store);
+    let (file, at) = place_of(&disk, &lost);
+    assert_eq!(file, path(&names(&disk)[0]));
+    // Its record is not found any more, nor the table that tells of it.
+    disk.flip_bit(&file, at - 10, 0).unwrap();
+    let bytes = bytes_of(&disk, &file);
+    disk.flip_bit(&file, bytes.len() as u64 - 70, 0).unwrap();
+    let store = open(&disk).unwrap();
+    let lacking: Vec<bool> = store
+        .list()
+        .iter()
+        .map(|snapshot| snapshot.missing > 0)
+        .collect();
+    assert_eq!(lacking, [false, true]);
+    assert_eq!(store.latest().unwrap().manifest.meta().last_index, 10);
+    assert_eq!(store.drop_older(1).unwrap(), []);
+    assert_eq!(read(&store, id_of(&store, 10)).unwrap(), states[&10]);
+    // 0 is everything.
+    assert_eq!(store.drop_older(0).unwrap().len(), 2);
+    assert_eq!(indexes(&store), []);
+}
+
+/// The bytes of a chunk that the snapshot of `index` alone has.
+fn some_chunk_of_only(store: &duramen_snapshot::SnapshotStore, index: u64) -> Vec<u8> {
+    let all = store.list();
+    let of = |wanted: bool| {
+        let chosen = all
+            .iter()
+            .filter(move |s| (s.manifest.meta().last_index == index) == wanted);
+        chosen.flat_map(|snapshot| snapshot.manifest.chunks().iter().map(|chunk| chunk.name))
+    };
+    let name = of(true)
+        .find(|name| of(false).all(|other| other != *name))
+        .unwrap();
+    store.read_chunk(name).unwrap().to_vec()
+}

@@ -192,3 +192,29 @@ fn no_room_for_a_name() {
         write(store, 20, &story.states[&20]).map(drop)
     });
 }
+
+/// What has arrived fills the disk: it can be given up all the same, and then there is room.
+#[test]
+fn an_install_that_fills_the_disk_is_given_up_without_room() {
+    let story = Story::new(states(), &[10]);
+    let disk = story.start.fork();
+    let store = open(&disk).unwrap();
+    let peer = peer(&story.states);
+    let mut install = store.begin_install(manifest(&peer, 20)).unwrap();
+    disk.set_free_bytes(Some(1_000));
+    let error = fetch(&mut install, &peer).unwrap_err();
+    assert!(matches!(error, Error::Full { .. }), "{error}");
+    drop(install);
+    disk.set_free_bytes(Some(0));
+    store.give_up_installs().unwrap();
+    assert_eq!(store.installs(), []);
+    assert!(!names(&disk).iter().any(|name| name.ends_with(".install")));
+    all_read_back(&store, &story.states);
+    drop(store);
+    disk.power_cut(1);
+    disk.set_free_bytes(None);
+    let store = open(&disk).unwrap();
+    assert_eq!(store.installs(), []);
+    story.install(&store, 20).unwrap();
+    all_read_back(&store, &story.states);
+}

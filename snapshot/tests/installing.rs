@@ -256,3 +256,26 @@ fn what_a_failed_sync_lost_is_durable_when_the_next_process_publishes_it() {
     assert_eq!(indexes(&store), [10]);
     all_read_back(&store, &states);
 }
+
+#[test]
+fn what_others_need_of_an_install_that_is_given_up_stays() {
+    let (disk, states) = (SimDisk::new(), halves());
+    let (store, peer) = (open(&disk).unwrap(), peer(&states));
+    let mut install = store.begin_install(manifest(&peer, 10)).unwrap();
+    fetch(&mut install, &peer).unwrap();
+    let written = write(&store, 20, &states[&20]).unwrap();
+    assert!(written.counts.bytes_shared > 0);
+    let in_hand = store.installs();
+    store.give_up_installs().unwrap(); // Somebody has it in hand.
+    assert_eq!(store.installs(), in_hand);
+    drop(install);
+    store.give_up_installs().unwrap();
+    assert_eq!(store.installs(), []);
+    all_read_back(&store, &states);
+    space_is_bounded(&store);
+    drop(store);
+    disk.power_cut(1);
+    let store = open(&disk).unwrap();
+    assert_eq!(indexes(&store), [20]);
+    all_read_back(&store, &states);
+}
