@@ -282,8 +282,19 @@ fn unsafe_code_and_unwrap_are_denied_everywhere() {
 /// The page that says which tests hold the log to its promises names tests that exist.
 #[test]
 fn the_tests_that_are_named_for_the_contracts_exist() {
-    let dir = root().join("wal/tests");
-    let page = fs::read_to_string(dir.join("CONTRACTS.md")).unwrap();
+    for (dir, page, at_least) in [
+        ("wal/tests", "CONTRACTS.md", 50),
+        ("snapshot/tests", "FAULTS.md", 35),
+    ] {
+        let dir = root().join(dir);
+        let named = named_tests(&dir, page);
+        assert!(named > at_least, "{named} tests are named in {page}");
+    }
+}
+
+/// How many tests a page names. They are there.
+fn named_tests(dir: &Path, page: &str) -> usize {
+    let page = fs::read_to_string(dir.join(page)).unwrap();
     let mut named = 0;
     for name in page.split('`').skip(1).step_by(2) {
         let Some((file, test)) = name.split_once("::") else {
@@ -293,5 +304,5 @@ fn the_tests_that_are_named_for_the_contracts_exist() {
         assert!(text.contains(&format!("fn {test}(")), "{name}");
         named += 1;
     }
-    assert!(named > 50, "{named} tests are named");
+    named
 }
