@@ -226,6 +226,31 @@ fn a_log_that_caught_up_while_the_snapshot_came_keeps_what_it_has() {
     assert_eq!((raft.last(), raft.first()), (id(1, 5), Index(1)));
 }
 
+/// What the snapshot stands for was appended, and is not even on its way to the disk: there the log would have a gap.
+#[test]
+fn a_snapshot_of_entries_that_were_never_written_is_written_as_the_beginning_of_the_log() {
+    let mut raft = follower(vec![entry(1, 1, "x")]);
+    say(&mut raft, 2, 3, install(id(1, 3))).unwrap();
+    let offer = raft.ready().offer.unwrap();
+    let append = Message::Append {
+        prev: id(1, 1),
+        entries: (2..=5).map(|index| entry(1, index, "x")).collect(),
+        commit: Index(1),
+        round: Round::default(),
+    };
+    say(&mut raft, 2, 3, append).unwrap();
+    assert!(raft.snapshot_installed(&offer));
+    let (_, writes) = settle(&mut raft);
+    let [write] = &writes[..] else {
+        panic!("{writes:?}");
+    };
+    let rest = [entry(1, 4, "x"), entry(1, 5, "x")];
+    assert_eq!(
+        (write.reset, &write.entries[..]),
+        (Some(id(1, 3)), &rest[..])
+    );
+}
+
 #[test]
 fn a_snapshot_never_moves_the_state_backwards() {
     let log: Vec<Entry> = (1..=5).map(|index| entry(1, index, "x")).collect();
