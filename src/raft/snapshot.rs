@@ -100,7 +100,8 @@ impl Raft {
     /// meanwhile.
     pub fn snapshot_installed(&mut self, offer: &Offer) -> bool {
         let holds = self.log.holds(offer.last);
-        let is_news = offer.last.index > self.commit;
+        // A leader has all that is committed: what it lacks, no correct node has offered.
+        let is_news = offer.last.index > self.commit && (holds || !self.is_leader());
         if is_news {
             match holds {
                 true => self.log.compact(offer.last),

@@ -251,6 +251,22 @@ fn a_snapshot_of_entries_that_were_never_written_is_written_as_the_beginning_of_
     );
 }
 
+/// It was offered one that no correct leader has, and was elected before that was here.
+#[test]
+fn a_leader_does_not_give_up_its_log_for_a_snapshot() {
+    let mut raft = leader_with_snapshot();
+    let offer = Offer {
+        from: NodeId(2),
+        last: id(2, 8),
+        membership: Membership::of_voters([1, 2, 3].map(NodeId)),
+        manifest: Bytes::new(),
+    };
+    assert!(!raft.snapshot_installed(&offer));
+    raft.propose(Bytes::from_static(b"y")).unwrap();
+    settle(&mut raft);
+    assert_eq!((raft.last(), raft.commit()), (id(3, 6), Index(5)));
+}
+
 #[test]
 fn a_snapshot_never_moves_the_state_backwards() {
     let log: Vec<Entry> = (1..=5).map(|index| entry(1, index, "x")).collect();
