@@ -147,6 +147,26 @@ fn an_offer_is_made_again_and_again() {
     assert_eq!(made, [(NodeId(3), id(1, 4)); 2]);
 }
 
+/// A follower that takes long to fetch a snapshot is not sent after another one at each compaction.
+#[test]
+fn a_compaction_makes_no_offer_before_its_time() {
+    let mut raft = leader_with_snapshot();
+    conflict(&mut raft, 3, 4, 1);
+    settle(&mut raft);
+    let mut made = Vec::new();
+    for last in 6..=50 {
+        raft.propose(Bytes::from_static(b"y")).unwrap();
+        settle(&mut raft);
+        matched(&mut raft, 2, last);
+        settle(&mut raft);
+        raft.snapshot_taken(Index(last), Bytes::new());
+        raft.compact(Index(last));
+        raft.tick();
+        made.extend(offers(&settle(&mut raft).0));
+    }
+    assert_eq!(made, []);
+}
+
 #[test]
 fn an_installed_snapshot_is_the_beginning_of_the_log_whatever_was_there() {
     for log in [
