@@ -346,7 +346,7 @@ fn an_offer_of_the_leader_resets_the_election_timer_and_one_of_an_earlier_term_i
 #[test]
 fn a_snapshot_that_makes_no_sense_is_ignored() {
     let mut raft = follower(Vec::new());
-    for last in [id(0, 0), id(9, 4), id(1, u64::MAX)] {
+    for last in [id(0, 0), id(9, 4), id(1, u64::MAX - 1), id(1, u64::MAX)] {
         assert_eq!(say(&mut raft, 2, 3, install(last)), Err(Ignored::Nonsense));
     }
     let nobody = Message::InstallSnapshot {
