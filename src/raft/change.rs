@@ -53,6 +53,9 @@ impl Raft {
             return Err(ChangeRefused::InProgress { index });
         }
         let next = self.membership().towards(target);
+        if !next.can_be_decoded() {
+            return Err(BadMembership::TooLarge.into());
+        }
         Ok(self.append_membership(&next))
     }
 

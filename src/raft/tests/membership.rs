@@ -4,7 +4,7 @@ use bytes::Bytes;
 use duramen_wal::types::{Index, NodeId};
 
 use super::{Cluster, id};
-use crate::raft::{BadMembership, ChangeRefused, Membership};
+use crate::raft::{BadMembership, ChangeRefused, Member, Membership};
 
 fn voters(ids: &[u64]) -> Membership {
     Membership::of_voters(ids.iter().copied().map(NodeId))
@@ -236,6 +236,18 @@ fn a_change_that_breaks_the_rules_is_refused() {
         Err(ChangeRefused::InProgress { index: first.index })
     );
     assert_eq!(first, id(1, 2));
+}
+
+#[test]
+fn a_membership_that_would_not_be_read_back_is_refused() {
+    let mut cluster = led_by_1(&[]);
+    let verbose = Member {
+        peer_address: "x".repeat(1 << 20),
+        ..Member::default()
+    };
+    let target = voters(&[1, 2, 3]).with_member(NodeId(2), verbose);
+    let refused = cluster.raft(1).change_membership(target);
+    assert_eq!(refused, Err(ChangeRefused::Bad(BadMembership::TooLarge)));
 }
 
 #[test]
