@@ -146,16 +146,18 @@ impl Membership {
     }
 
     /// The membership that leads to another one: a joint one, unless the voters stay the same.
+    /// What is known of a member stays known.
     pub(super) fn towards(&self, target: Membership) -> Membership {
-        if target.voters == self.voters {
-            return target;
-        }
         let mut members = self.members.clone();
         members.extend(target.members);
-        Membership {
+        let joint = Membership {
             outgoing: self.voters.clone(),
             members,
             ..target
+        };
+        match joint.voters == joint.outgoing {
+            true => joint.settled(),
+            false => joint,
         }
     }
 

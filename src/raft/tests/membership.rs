@@ -251,6 +251,28 @@ fn a_membership_that_would_not_be_read_back_is_refused() {
 }
 
 #[test]
+fn what_is_known_of_a_member_stays_known_if_a_change_does_not_say_it_again() {
+    for target in [
+        voters(&[1, 2, 3]).with_learner(NodeId(4)),
+        voters(&[1, 2, 4]),
+    ] {
+        let mut cluster = led_by_1(&[4]);
+        let member = Member {
+            uuid: 7,
+            ..Member::default()
+        };
+        let known = voters(&[1, 2, 3]).with_member(NodeId(2), member.clone());
+        cluster.raft(1).change_membership(known).unwrap();
+        cluster.deliver();
+        cluster.raft(1).change_membership(target).unwrap();
+        cluster.deliver();
+        cluster.heartbeat(1);
+        let membership = cluster.raft(1).membership();
+        assert_eq!(membership.member(NodeId(2)), Some(&member));
+    }
+}
+
+#[test]
 fn a_leader_that_has_committed_nothing_changes_nothing() {
     let mut cluster = led_by_1(&[]);
     // Node 2 is elected, and cut off before its blank entry is anywhere.
