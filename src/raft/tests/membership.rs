@@ -4,7 +4,7 @@ use bytes::Bytes;
 use duramen_wal::types::{Index, NodeId};
 
 use super::{Cluster, id};
-use crate::raft::{BadMembership, ChangeRefused, Member, Membership};
+use crate::raft::{BadMembership, ChangeRefused, Member, Membership, NotLeader};
 
 fn voters(ids: &[u64]) -> Membership {
     Membership::of_voters(ids.iter().copied().map(NodeId))
@@ -270,6 +270,16 @@ fn what_is_known_of_a_member_stays_known_if_a_change_does_not_say_it_again() {
         let membership = cluster.raft(1).membership();
         assert_eq!(membership.member(NodeId(2)), Some(&member));
     }
+}
+
+/// The new leader's log would lack the entry, or it would be kept from being elected by who has it.
+#[test]
+fn a_leader_that_hands_over_changes_nothing() {
+    let mut cluster = led_by_1(&[]);
+    cluster.raft(1).transfer_leadership(NodeId(2)).unwrap();
+    let refused = cluster.raft(1).change_membership(voters(&[1, 2]));
+    let unknown = NotLeader { leader: None };
+    assert_eq!(refused, Err(ChangeRefused::NotLeader(unknown)));
 }
 
 #[test]
