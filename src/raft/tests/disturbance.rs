@@ -242,6 +242,27 @@ fn a_transfer_that_does_not_succeed_is_given_up() {
 }
 
 #[test]
+fn to_ask_again_for_a_transfer_gives_it_no_more_time() {
+    let (mut cluster, leader) = undisturbed(3);
+    let to = others(&cluster, leader)[0];
+    cluster.crash(to);
+    cluster
+        .raft(leader)
+        .transfer_leadership(NodeId(to))
+        .unwrap();
+    for ticks in 0..25 {
+        if ticks == 20 {
+            cluster
+                .raft(leader)
+                .transfer_leadership(NodeId(to))
+                .unwrap();
+        }
+        cluster.tick();
+    }
+    cluster.propose(leader, "a");
+}
+
+#[test]
 fn only_a_leader_hands_over_and_only_to_a_voter() {
     let (mut cluster, leader) = undisturbed(3);
     let follower = others(&cluster, leader)[0];
