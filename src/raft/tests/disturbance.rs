@@ -300,3 +300,13 @@ fn who_is_not_the_leader_makes_nobody_campaign() {
     };
     assert_eq!(cluster.raft(follower).step(told), Err(Ignored::Stale));
 }
+
+/// A learner never campaigns, however long it hears nobody.
+#[test]
+fn the_election_timer_does_not_run_over() {
+    let mut cluster = Cluster::undisturbed(3);
+    cluster.join(4);
+    cluster.raft(4).election_elapsed = u32::MAX;
+    cluster.raft(4).tick();
+    assert!(!cluster.raft(4).hears_leader());
+}
