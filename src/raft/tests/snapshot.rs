@@ -215,6 +215,17 @@ fn an_installed_snapshot_is_the_beginning_of_the_log_whatever_was_there() {
     }
 }
 
+/// A restart would find a log of a later term than the node's own: FAULTS, "entry durable before its term".
+#[test]
+fn a_snapshot_is_not_fetched_before_its_term_is_durable() {
+    let mut raft = follower(Vec::new());
+    say(&mut raft, 2, 4, install(id(4, 8))).unwrap();
+    let ready = raft.ready();
+    assert_eq!(ready.offer, None);
+    raft.durable(ready.write.expect("the term is written").id);
+    assert_eq!(raft.ready().offer.map(|offer| offer.last), Some(id(4, 8)));
+}
+
 /// Figure 13, step 6: "retain log entries following it".
 #[test]
 fn a_snapshot_that_is_a_prefix_of_the_log_takes_nothing_away() {
