@@ -43,6 +43,9 @@ impl Raft {
             let leader = self.leader;
             return Err(NotLeader { leader }.into());
         };
+        if leadership.transfer.is_some() {
+            return Err(NotLeader { leader: None }.into()); // It is not known yet who will be.
+        }
         let target = target.settled();
         target.check()?;
         if self.commit < leadership.term_start {
@@ -53,6 +56,9 @@ impl Raft {
             return Err(ChangeRefused::InProgress { index });
         }
         let next = self.membership().towards(target);
+        if !next.can_be_decoded() {
+            return Err(BadMembership::TooLarge.into());
+        }
         Ok(self.append_membership(&next))
     }
 

@@ -73,6 +73,11 @@ impl Durability {
         self.last
     }
 
+    /// The last index that was given out to be written.
+    pub(super) fn issued(&self) -> Index {
+        self.issued
+    }
+
     /// The log was cut off before `from`.
     pub(super) fn truncated(&mut self, from: Index) {
         let kept = from.prev();
@@ -83,7 +88,7 @@ impl Durability {
         }
     }
 
-    /// A durable snapshot stands for the whole log.
+    /// A durable snapshot stands for all that was issued.
     pub(super) fn reset(&mut self, base: LogId) {
         self.truncated(Index(1));
         self.reset = Some(base);

@@ -46,6 +46,9 @@ pub enum BadMembership {
     /// A node would be both.
     #[error("node {0} would be voter and learner")]
     VoterAndLearner(NodeId),
+    /// It would take more than 1 MiB, alone or together with the one before it.
+    #[error("the membership would take more than {ENCODED_BYTES_MAX} bytes")]
+    TooLarge,
 }
 
 /// Marks an entry whose payload is a membership.
@@ -143,16 +146,18 @@ impl Membership {
     }
 
     /// The membership that leads to another one: a joint one, unless the voters stay the same.
+    /// What is known of a member stays known.
     pub(super) fn towards(&self, target: Membership) -> Membership {
-        if target.voters == self.voters {
-            return target;
-        }
         let mut members = self.members.clone();
         members.extend(target.members);
-        Membership {
+        let joint = Membership {
             outgoing: self.voters.clone(),
             members,
             ..target
+        };
+        match joint.voters == joint.outgoing {
+            true => joint.settled(),
+            false => joint,
         }
     }
 
@@ -187,6 +192,11 @@ impl Membership {
         let decoded = bincode::serde::decode_from_slice(payload, config);
         let (membership, read): (Membership, usize) = decoded.ok()?;
         (read == payload.len() && membership.check().is_ok()).then_some(membership)
+    }
+
+    /// Whether [`decode`](Membership::decode) takes what [`encode`](Membership::encode) gives.
+    pub(super) fn can_be_decoded(&self) -> bool {
+        Membership::decode(&self.encode()).is_some()
     }
 
     /// The mark of an entry that sets a membership.

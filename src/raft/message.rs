@@ -95,6 +95,9 @@ pub enum AppendOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Round(pub u64);
 
+/// No log comes so far. After a snapshot that claimed to, there would be no index left for what follows it.
+const SNAPSHOT_INDEX_MAX: Index = Index(u64::MAX / 2);
+
 impl Envelope {
     /// Whether it asks for a vote without the leader's wish.
     pub(super) fn asks_for_vote(&self) -> bool {
@@ -115,8 +118,8 @@ impl Envelope {
             Message::InstallSnapshot {
                 last, membership, ..
             } => {
-                let follows = last.index > Index(0) && last.index.0 < u64::MAX;
-                return follows && last.term <= self.term && membership.check().is_ok();
+                let is_index = last.index > Index(0) && last.index <= SNAPSHOT_INDEX_MAX;
+                return is_index && last.term <= self.term && membership.check().is_ok();
             }
             _ => return true,
         };

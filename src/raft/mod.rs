@@ -253,8 +253,8 @@ impl Raft {
     /// A node with what it had made durable before: nothing at its first start.
     ///
     /// # Panics
-    /// If there is no voter, or `log` is not consecutive from index 1 with terms that never go down, or holds a membership
-    /// that is none.
+    /// If there is no voter, or `log` is not consecutive from index 1 with terms that never go down and end at most at the
+    /// term of `hard_state`, or holds a membership that is none.
     pub fn new(config: Config, hard_state: HardState, log: Vec<Entry>) -> Raft {
         Raft::after_snapshot(config, hard_state, LogId::default(), log)
     }
@@ -284,6 +284,8 @@ impl Raft {
                 .for_each(|membership| memberships.push(entry.id.index, membership));
         }
         let log = Log::new(base, log);
+        let (term, last) = (hard_state.term, log.last());
+        assert!(term >= last.term, "{last} is of a term after {term}");
         let mut raft = Raft {
             rng: fastrand::Rng::with_seed(config.seed),
             durability: Durability::new(hard_state, log.last().index),
@@ -437,13 +439,16 @@ impl Raft {
         self.offer_snapshots();
         self.go_on_with_transfer();
         self.decide_reads();
+        // A snapshot must not be durable before the term it is of: a restart would find the log ahead of the term.
+        let term = self.durability.hard_state().term;
+        let offer = self.offer.take_if(|offer| offer.last.term <= term);
         Ready {
             send_now: std::mem::take(&mut self.send_now),
             write: self.durability.issue(self.hard_state, &self.log),
             send_when_durable: std::mem::take(&mut self.send_when_durable),
             committed: self.hand_out_committed(),
             reads: std::mem::take(&mut self.read_replies),
-            offer: self.offer.take(),
+            offer,
         }
     }
 

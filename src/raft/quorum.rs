@@ -14,7 +14,7 @@ use super::{Ignored, Raft, Role};
 
 impl Raft {
     pub(super) fn tick_election(&mut self) {
-        self.election_elapsed += 1;
+        self.election_elapsed = self.election_elapsed.saturating_add(1); // A learner never campaigns.
         let is_due = self.election_elapsed >= self.election_timeout;
         if !is_due || !self.memberships.may_campaign(self.config.id, self.commit) {
             return;

@@ -222,7 +222,9 @@ impl Sender<'_> {
             if follower.next_index.prev() < self.log.base().index {
                 // It lacks entries that are gone. Its heartbeats say how far the snapshot reaches at least.
                 follower.next_index = self.log.base().index.next();
-                follower.mode = Mode::Snapshot { offered: 0 };
+                if !matches!(follower.mode, Mode::Snapshot { .. }) {
+                    follower.mode = Mode::Snapshot { offered: 0 };
+                }
             }
             let entries = match follower.mode {
                 Mode::Probe { sent: true } | Mode::Snapshot { .. } => Vec::new(),

@@ -99,14 +99,17 @@ impl Raft {
     /// is the beginning of the log now, and the state machine is to be replaced by it; otherwise the log has come further
     /// meanwhile.
     pub fn snapshot_installed(&mut self, offer: &Offer) -> bool {
-        let is_news = offer.last.index > self.commit;
+        let holds = self.log.holds(offer.last);
+        // A leader has all that is committed: what it lacks, no correct node has offered.
+        let is_news = offer.last.index > self.commit && (holds || !self.is_leader());
         if is_news {
-            match self.log.holds(offer.last) {
+            match holds {
                 true => self.log.compact(offer.last),
-                false => {
-                    self.log.reset(offer.last);
-                    self.durability.reset(offer.last);
-                }
+                false => self.log.reset(offer.last),
+            }
+            // What the snapshot has will not be written any more, so without a reset the disk's log would have a gap.
+            if !holds || self.durability.issued() < offer.last.index {
+                self.durability.reset(offer.last);
             }
             let (index, membership) = (offer.last.index, offer.membership.clone());
             match self.memberships.index() <= index || self.log.last() == offer.last {

@@ -50,7 +50,7 @@ impl Leadership {
 
 impl Raft {
     /// Hands the leadership over to `to`, as soon as its log is complete. Commands are refused meanwhile. After an election
-    /// timeout without success the leader goes on.
+    /// timeout without success the leader goes on; to ask for the same again meanwhile changes nothing.
     pub fn transfer_leadership(&mut self, to: NodeId) -> Result<(), TransferRefused> {
         let is_voter = self.membership().voters().any(|voter| voter == to);
         let leader = self.leader;
@@ -60,11 +60,14 @@ impl Raft {
         if !is_voter {
             return Err(TransferRefused::NoVoter(to));
         }
-        leadership.transfer = (to != self.config.id).then_some(Transfer {
-            to,
-            elapsed: 0,
-            is_told: false,
-        });
+        let is_under_way = |transfer: &Transfer| transfer.to == to;
+        if !leadership.transfer.as_ref().is_some_and(is_under_way) {
+            leadership.transfer = (to != self.config.id).then_some(Transfer {
+                to,
+                elapsed: 0,
+                is_told: false,
+            });
+        }
         Ok(())
     }
 

@@ -242,6 +242,27 @@ fn a_transfer_that_does_not_succeed_is_given_up() {
 }
 
 #[test]
+fn to_ask_again_for_a_transfer_gives_it_no_more_time() {
+    let (mut cluster, leader) = undisturbed(3);
+    let to = others(&cluster, leader)[0];
+    cluster.crash(to);
+    cluster
+        .raft(leader)
+        .transfer_leadership(NodeId(to))
+        .unwrap();
+    for ticks in 0..25 {
+        if ticks == 20 {
+            cluster
+                .raft(leader)
+                .transfer_leadership(NodeId(to))
+                .unwrap();
+        }
+        cluster.tick();
+    }
+    cluster.propose(leader, "a");
+}
+
+#[test]
 fn only_a_leader_hands_over_and_only_to_a_voter() {
     let (mut cluster, leader) = undisturbed(3);
     let follower = others(&cluster, leader)[0];
@@ -278,4 +299,14 @@ fn who_is_not_the_leader_makes_nobody_campaign() {
         message: Message::TimeoutNow,
     };
     assert_eq!(cluster.raft(follower).step(told), Err(Ignored::Stale));
+}
+
+/// A learner never campaigns, however long it hears nobody.
+#[test]
+fn the_election_timer_does_not_run_over() {
+    let mut cluster = Cluster::undisturbed(3);
+    cluster.join(4);
+    cluster.raft(4).election_elapsed = u32::MAX;
+    cluster.raft(4).tick();
+    assert!(!cluster.raft(4).hears_leader());
 }

@@ -348,3 +348,14 @@ fn a_proposal_at_a_follower_names_the_leader() {
         })
     );
 }
+
+/// It would be elected in a term before that of its last entry.
+#[test]
+#[should_panic(expected = "is of a term after 1")]
+fn a_node_whose_term_was_lost_does_not_start() {
+    let hard_state = HardState {
+        term: Term(1),
+        ..HardState::default()
+    };
+    node_1_of_3(hard_state, vec![entry(2, 1, "a")]);
+}

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use duramen_wal::types::{Index, NodeId};
 
 use super::{Cluster, id};
-use crate::raft::{BadMembership, ChangeRefused, Membership};
+use crate::raft::{BadMembership, ChangeRefused, Member, Membership, NotLeader};
 
 fn voters(ids: &[u64]) -> Membership {
     Membership::of_voters(ids.iter().copied().map(NodeId))
@@ -236,6 +236,50 @@ fn a_change_that_breaks_the_rules_is_refused() {
         Err(ChangeRefused::InProgress { index: first.index })
     );
     assert_eq!(first, id(1, 2));
+}
+
+#[test]
+fn a_membership_that_would_not_be_read_back_is_refused() {
+    let mut cluster = led_by_1(&[]);
+    let verbose = Member {
+        peer_address: "x".repeat(1 << 20),
+        ..Member::default()
+    };
+    let target = voters(&[1, 2, 3]).with_member(NodeId(2), verbose);
+    let refused = cluster.raft(1).change_membership(target);
+    assert_eq!(refused, Err(ChangeRefused::Bad(BadMembership::TooLarge)));
+}
+
+#[test]
+fn what_is_known_of_a_member_stays_known_if_a_change_does_not_say_it_again() {
+    for target in [
+        voters(&[1, 2, 3]).with_learner(NodeId(4)),
+        voters(&[1, 2, 4]),
+    ] {
+        let mut cluster = led_by_1(&[4]);
+        let member = Member {
+            uuid: 7,
+            ..Member::default()
+        };
+        let known = voters(&[1, 2, 3]).with_member(NodeId(2), member.clone());
+        cluster.raft(1).change_membership(known).unwrap();
+        cluster.deliver();
+        cluster.raft(1).change_membership(target).unwrap();
+        cluster.deliver();
+        cluster.heartbeat(1);
+        let membership = cluster.raft(1).membership();
+        assert_eq!(membership.member(NodeId(2)), Some(&member));
+    }
+}
+
+/// The new leader's log would lack the entry, or it would be kept from being elected by who has it.
+#[test]
+fn a_leader_that_hands_over_changes_nothing() {
+    let mut cluster = led_by_1(&[]);
+    cluster.raft(1).transfer_leadership(NodeId(2)).unwrap();
+    let refused = cluster.raft(1).change_membership(voters(&[1, 2]));
+    let unknown = NotLeader { leader: None };
+    assert_eq!(refused, Err(ChangeRefused::NotLeader(unknown)));
 }
 
 #[test]

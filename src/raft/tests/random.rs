@@ -13,9 +13,7 @@ use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
 
 use super::random_node::SimNode;
-use crate::raft::{
-    Config, Envelope, Membership, Message, Offer, Raft, ReadId, Ready, Write, is_command,
-};
+use crate::raft::{Config, Envelope, Membership, Message, Raft, ReadId, Ready, Write, is_command};
 
 #[test]
 fn random_schedules_break_no_promise() {
@@ -195,7 +193,7 @@ impl Sim {
         for write in under_way.filter_map(|(write, _)| write) {
             node.persist(&write);
         }
-        node.raft = None;
+        (node.raft, node.offer) = (None, None);
         (node.commit, node.applied) = (Index(0), Index(0));
         node.reads.clear();
     }
@@ -284,16 +282,19 @@ impl Sim {
         self.node(id).snapshot = Some((last, membership));
     }
 
-    /// A node has made the snapshot durable that it was offered; or somebody else's, since that is gone.
-    fn install(&mut self, id: NodeId, offer: &Offer) {
+    /// A node has made the snapshot durable that it was offered, perhaps long ago.
+    fn install(&mut self, id: NodeId) {
         let node = self.node(id);
         let raft = node.raft.as_mut().unwrap();
+        let Some(offer) = node.offer.take() else {
+            return;
+        };
         if offer.last.index <= raft.commit() {
             return;
         }
         node.snapshot = Some((offer.last, offer.membership.clone()));
         assert!(
-            raft.snapshot_installed(offer),
+            raft.snapshot_installed(&offer),
             "{id} does not take {}",
             offer.last
         );
@@ -338,6 +339,9 @@ impl Sim {
         if let Some(raft) = &mut self.node(to).raft {
             let _ = raft.step(envelope);
             self.check(to);
+            if self.nodes[&to].offer.is_some() && self.chance(20) {
+                self.install(to);
+            }
             self.carry_out(to);
         }
     }
@@ -376,7 +380,10 @@ impl Sim {
                 }
             }
             if let Some(offer) = offer {
-                self.install(id, &offer);
+                self.node(id).offer = Some(offer);
+                if self.chance(100 - 3 * self.drop) {
+                    self.install(id);
+                }
             }
             if self.slow_disk == 0 {
                 let all = self.node(id).writes.len();

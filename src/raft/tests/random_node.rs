@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use duramen_wal::types::{Entry, HardState, Index, LogId};
 
-use crate::raft::{Envelope, Membership, Raft, ReadId, Write};
+use crate::raft::{Envelope, Membership, Offer, Raft, ReadId, Write};
 
 /// A node, what its disk holds, and what is on its way to the disk with the messages that wait for it.
 #[derive(Default)]
@@ -19,6 +19,8 @@ pub(super) struct SimNode {
     pub(super) writes: VecDeque<(Option<Write>, Vec<Envelope>)>,
     pub(super) commit: Index,
     pub(super) applied: Index,
+    /// A snapshot that is on its way here.
+    pub(super) offer: Option<Offer>,
     /// Open reads, with what had been committed when each was asked.
     pub(super) reads: BTreeMap<ReadId, Index>,
 }

@@ -147,6 +147,26 @@ fn an_offer_is_made_again_and_again() {
     assert_eq!(made, [(NodeId(3), id(1, 4)); 2]);
 }
 
+/// A follower that takes long to fetch a snapshot is not sent after another one at each compaction.
+#[test]
+fn a_compaction_makes_no_offer_before_its_time() {
+    let mut raft = leader_with_snapshot();
+    conflict(&mut raft, 3, 4, 1);
+    settle(&mut raft);
+    let mut made = Vec::new();
+    for last in 6..=50 {
+        raft.propose(Bytes::from_static(b"y")).unwrap();
+        settle(&mut raft);
+        matched(&mut raft, 2, last);
+        settle(&mut raft);
+        raft.snapshot_taken(Index(last), Bytes::new());
+        raft.compact(Index(last));
+        raft.tick();
+        made.extend(offers(&settle(&mut raft).0));
+    }
+    assert_eq!(made, []);
+}
+
 #[test]
 fn an_installed_snapshot_is_the_beginning_of_the_log_whatever_was_there() {
     for log in [
@@ -195,6 +215,17 @@ fn an_installed_snapshot_is_the_beginning_of_the_log_whatever_was_there() {
     }
 }
 
+/// A restart would find a log of a later term than the node's own: FAULTS, "entry durable before its term".
+#[test]
+fn a_snapshot_is_not_fetched_before_its_term_is_durable() {
+    let mut raft = follower(Vec::new());
+    say(&mut raft, 2, 4, install(id(4, 8))).unwrap();
+    let ready = raft.ready();
+    assert_eq!(ready.offer, None);
+    raft.durable(ready.write.expect("the term is written").id);
+    assert_eq!(raft.ready().offer.map(|offer| offer.last), Some(id(4, 8)));
+}
+
 /// Figure 13, step 6: "retain log entries following it".
 #[test]
 fn a_snapshot_that_is_a_prefix_of_the_log_takes_nothing_away() {
@@ -224,6 +255,47 @@ fn a_log_that_caught_up_while_the_snapshot_came_keeps_what_it_has() {
     assert!(!raft.snapshot_installed(&offer));
     assert_eq!(answers(&mut raft), [AppendOutcome::Matched(Index(4))]);
     assert_eq!((raft.last(), raft.first()), (id(1, 5), Index(1)));
+}
+
+/// What the snapshot stands for was appended, and is not even on its way to the disk: there the log would have a gap.
+#[test]
+fn a_snapshot_of_entries_that_were_never_written_is_written_as_the_beginning_of_the_log() {
+    let mut raft = follower(vec![entry(1, 1, "x")]);
+    say(&mut raft, 2, 3, install(id(1, 3))).unwrap();
+    let offer = raft.ready().offer.unwrap();
+    let append = Message::Append {
+        prev: id(1, 1),
+        entries: (2..=5).map(|index| entry(1, index, "x")).collect(),
+        commit: Index(1),
+        round: Round::default(),
+    };
+    say(&mut raft, 2, 3, append).unwrap();
+    assert!(raft.snapshot_installed(&offer));
+    let (_, writes) = settle(&mut raft);
+    let [write] = &writes[..] else {
+        panic!("{writes:?}");
+    };
+    let rest = [entry(1, 4, "x"), entry(1, 5, "x")];
+    assert_eq!(
+        (write.reset, &write.entries[..]),
+        (Some(id(1, 3)), &rest[..])
+    );
+}
+
+/// It was offered one that no correct leader has, and was elected before that was here.
+#[test]
+fn a_leader_does_not_give_up_its_log_for_a_snapshot() {
+    let mut raft = leader_with_snapshot();
+    let offer = Offer {
+        from: NodeId(2),
+        last: id(2, 8),
+        membership: Membership::of_voters([1, 2, 3].map(NodeId)),
+        manifest: Bytes::new(),
+    };
+    assert!(!raft.snapshot_installed(&offer));
+    raft.propose(Bytes::from_static(b"y")).unwrap();
+    settle(&mut raft);
+    assert_eq!((raft.last(), raft.commit()), (id(3, 6), Index(5)));
 }
 
 #[test]
@@ -285,7 +357,7 @@ fn an_offer_of_the_leader_resets_the_election_timer_and_one_of_an_earlier_term_i
 #[test]
 fn a_snapshot_that_makes_no_sense_is_ignored() {
     let mut raft = follower(Vec::new());
-    for last in [id(0, 0), id(9, 4), id(1, u64::MAX)] {
+    for last in [id(0, 0), id(9, 4), id(1, u64::MAX - 1), id(1, u64::MAX)] {
         assert_eq!(say(&mut raft, 2, 3, install(last)), Err(Ignored::Nonsense));
     }
     let nobody = Message::InstallSnapshot {
