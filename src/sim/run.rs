@@ -29,6 +29,8 @@ pub struct Seen {
     pub kills: u64,
     /// See `kills`.
     pub power_cuts: u64,
+    /// Processes that stood still for a while.
+    pub pauses: u64,
 }
 
 /// A key/value store that remembers what it applied.
@@ -178,6 +180,11 @@ impl Run {
             9..=11 => self.world.isolate(id),
             12..=14 => self.world.cut(id, other),
             15..=20 => self.world.heal_links(),
+            36..=41 => {
+                let micros = self.world.rng.u64(1..2_000_000);
+                self.world.pause(id, micros);
+                self.seen.pauses += 1;
+            }
             21..=35 if !self.world.is_up(id) => self.world.start(id),
             _ => {}
         }
@@ -358,6 +365,7 @@ mod tests {
             all.leaders += seen.leaders;
             all.kills += seen.kills;
             all.power_cuts += seen.power_cuts;
+            all.pauses += seen.pauses;
         }
         println!("{all:?}");
         let least = [
@@ -366,6 +374,7 @@ mod tests {
             all.leaders,
             all.kills,
             all.power_cuts,
+            all.pauses,
         ];
         assert!(
             !is_many || least.iter().all(|count| *count >= SEEDS),

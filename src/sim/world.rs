@@ -54,6 +54,9 @@ struct Machine<S: StateMachine> {
     outbox: Outbox,
     /// `None`: it is down.
     node: Option<Node<S, Outbox, SimClock>>,
+    /// Until then the process stands still, as if it was not given the processor; what comes in waits for it.
+    paused_until: u64,
+    inbox: Vec<Input<S>>,
 }
 
 /// A message on its way: when it arrives, and which one it is.
@@ -102,6 +105,8 @@ impl<S: StateMachine> World<S> {
                 clock: SimClock::default(),
                 outbox: Outbox::default(),
                 node: None,
+                paused_until: 0,
+                inbox: Vec::new(),
             };
             world.machines.insert(id, machine);
         }
@@ -152,7 +157,13 @@ impl<S: StateMachine> World<S> {
         let machine = self.machine(id);
         machine.disk.crash_after(0);
         machine.node = None;
+        machine.inbox.clear();
         machine.disk.kill();
+    }
+
+    /// A process stands still for a while, and does not notice.
+    pub(super) fn pause(&mut self, id: NodeId, micros: u64) {
+        self.machine(id).paused_until = self.now + micros;
     }
 
     /// The node dies in the middle of one of its next writes to the disk, if it makes any, and the power goes. What was not
@@ -184,12 +195,12 @@ impl<S: StateMachine> World<S> {
 
     /// Gives an input to a node. Says whether it is up.
     pub(super) fn give(&mut self, id: NodeId, input: Input<S>) -> bool {
-        match &mut self.machine(id).node {
-            Some(node) => node.handle(input),
-            None => return false,
+        let machine = self.machine(id);
+        if machine.node.is_some() {
+            machine.inbox.push(input);
+            self.turn(id);
         }
-        self.turn(id);
-        true
+        self.is_up(id)
     }
 
     /// Lets a little time pass. Gives the nodes that died in it.
@@ -217,12 +228,19 @@ impl<S: StateMachine> World<S> {
 
     fn turn(&mut self, id: NodeId) {
         let seed = self.rng.u64(..);
+        let now = self.now;
         let machine = self.machine(id);
-        let Some(node) = &mut machine.node else {
+        let Some(node) = machine
+            .node
+            .as_mut()
+            .filter(|_| machine.paused_until <= now)
+        else {
             return;
         };
+        machine.inbox.drain(..).for_each(|input| node.handle(input));
         if node.turn().is_err() {
             machine.node = None;
+            machine.inbox.clear();
             machine.disk.power_cut(seed);
             machine.outbox.0.lock().expect("one thread").clear();
             return;
