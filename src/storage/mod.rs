@@ -62,11 +62,19 @@ const ENTRY_OVERHEAD_BYTES: usize = 128;
 impl Storage {
     /// Opens the storage of `identity` in `dir`, or makes it at the node's first start.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, identity: &Identity) -> Result<Storage, Error> {
+        Storage::open_with(disk, dir, identity, Options::default())
+    }
+
+    /// The same with other options for the log: a simulation's has no threads.
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        identity: &Identity,
+        options: Options,
+    ) -> Result<Storage, Error> {
         let log = dir.join("log");
-        let wal = match Wal::open_on(disk.clone(), &log, Options::default()) {
-            Err(duramen_wal::Error::NotALog { .. }) => {
-                Wal::create_on(disk, &log, Options::default())?
-            }
+        let wal = match Wal::open_on(disk.clone(), &log, options.clone()) {
+            Err(duramen_wal::Error::NotALog { .. }) => Wal::create_on(disk, &log, options)?,
             opened => opened?,
         };
         let storage = Storage { wal };

@@ -1,0 +1,297 @@
+//! Whether a history of operations is linearizable: whether there is an order of them, in which each takes effect at some moment
+//! between its call and its return, that one copy of the object could have produced (Herlihy and Wing, 1990).
+//!
+//! The search is that of Wing and Gong with the memory of Lowe (2017): it goes through the orders depth first, and remembers
+//! which sets of operations led to which state. An operation whose outcome is unknown may have taken effect at any moment after
+//! its call, or never. For short histories of few clients; one object, one key at a time.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+
+/// What one copy of the object does.
+pub trait Model {
+    /// The state of the object; at first its default.
+    type State: Clone + Eq + Hash + Default;
+    /// An operation, as it was called.
+    type Call;
+    /// What it returned.
+    type Output: PartialEq;
+
+    /// What an operation does and returns.
+    fn step(state: &Self::State, call: &Self::Call) -> (Self::State, Self::Output);
+}
+
+/// An operation of a history.
+#[derive(Debug, Clone)]
+pub struct Operation<C, O> {
+    /// When it was called. Any clock will do that never goes back; what is called when another one returns overlaps it.
+    pub called: u64,
+    /// What was called.
+    pub call: C,
+    /// When it returned, and what; `None` if that is not known.
+    pub returned: Option<(u64, O)>,
+}
+
+/// What a check found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is such an order.
+    Linearizable,
+    /// There is none. So many operations can be put in order, and no more.
+    NotLinearizable {
+        /// In the longest order that was found.
+        explained: usize,
+    },
+    /// The search was given up. That is no proof, and must not be taken for one.
+    GaveUp,
+}
+
+/// So many sets of operations are looked at, at the most.
+const STEPS_MAX: usize = 2_000_000;
+
+/// Checks a history of one object.
+pub fn check<M: Model>(history: &[Operation<M::Call, M::Output>]) -> Verdict {
+    let mut search = Search::<M> {
+        history,
+        done: Set(vec![0; history.len().div_ceil(64)]),
+        seen: HashSet::new(),
+        path: Vec::new(),
+        explained: 0,
+    };
+    search.run()
+}
+
+/// Which operations have taken effect.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Set(Vec<u64>);
+
+impl Set {
+    fn has(&self, at: usize) -> bool {
+        self.0[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    fn flip(&mut self, at: usize) {
+        self.0[at / 64] ^= 1 << (at % 64);
+    }
+}
+
+struct Search<'h, M: Model> {
+    history: &'h [Operation<M::Call, M::Output>],
+    done: Set,
+    seen: HashSet<(Set, M::State)>,
+    /// The order so far: each operation with the state before it.
+    path: Vec<(usize, M::State)>,
+    explained: usize,
+}
+
+impl<M: Model> Search<'_, M> {
+    fn run(&mut self) -> Verdict {
+        let mut state = M::State::default();
+        let mut from = 0;
+        loop {
+            if self.all_explained() {
+                return Verdict::Linearizable;
+            }
+            if self.seen.len() > STEPS_MAX {
+                return Verdict::GaveUp;
+            }
+            match self.next(&state, from) {
+                Some((at, after)) => {
+                    self.path.push((at, std::mem::replace(&mut state, after)));
+                    self.explained = self.explained.max(self.path.len());
+                    from = 0;
+                }
+                None => {
+                    let Some((at, before)) = self.path.pop() else {
+                        return Verdict::NotLinearizable {
+                            explained: self.explained,
+                        };
+                    };
+                    self.done.flip(at);
+                    (state, from) = (before, at + 1);
+                }
+            }
+        }
+    }
+
+    /// Nothing is left but what may never have happened.
+    fn all_explained(&self) -> bool {
+        let mut operations = self.history.iter().enumerate();
+        operations.all(|(at, operation)| operation.returned.is_none() || self.done.has(at))
+    }
+
+    /// The first operation from `from` on that can be the next one, in a way that was not tried. It is done then.
+    fn next(&mut self, state: &M::State, from: usize) -> Option<(usize, M::State)> {
+        // What was called after another one returned comes after it.
+        let open = self
+            .history
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| !self.done.has(*at));
+        let returns = open.filter_map(|(_, operation)| Some(operation.returned.as_ref()?.0));
+        let first_return = returns.min().unwrap_or(u64::MAX);
+        for at in from..self.history.len() {
+            let operation = &self.history[at];
+            if self.done.has(at) || operation.called > first_return {
+                continue;
+            }
+            let (after, output) = M::step(state, &operation.call);
+            let fits = operation
+                .returned
+                .as_ref()
+                .is_none_or(|(_, returned)| *returned == output);
+            if !fits {
+                continue;
+            }
+            self.done.flip(at);
+            if self.seen.insert((self.done.clone(), after.clone())) {
+                return Some((at, after));
+            }
+            self.done.flip(at);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A counter that gives the value before.
+    struct Counter;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Call {
+        Read,
+        Add(u8),
+    }
+
+    impl Model for Counter {
+        type State = u8;
+        type Call = Call;
+        type Output = u8;
+
+        fn step(state: &u8, call: &Call) -> (u8, u8) {
+            match call {
+                Call::Read => (*state, *state),
+                Call::Add(by) => (state.wrapping_add(*by), *state),
+            }
+        }
+    }
+
+    type History = Vec<Operation<Call, u8>>;
+
+    fn operation(called: u64, call: Call, returned: Option<(u64, u8)>) -> Operation<Call, u8> {
+        Operation {
+            called,
+            call,
+            returned,
+        }
+    }
+
+    /// By trying all orders of all subsets.
+    fn is_linearizable_by_trying(history: &History) -> bool {
+        fn place(history: &History, done: &mut Vec<usize>, state: u8) -> bool {
+            let is_open = |at: &usize| !done.contains(at);
+            let open: Vec<usize> = (0..history.len()).filter(is_open).collect();
+            if open.iter().all(|at| history[*at].returned.is_none()) {
+                return true;
+            }
+            open.iter().any(|&at| {
+                let comes_after = |other: &usize| {
+                    let returned = history[*other].returned;
+                    returned.is_some_and(|(time, _)| time < history[at].called)
+                };
+                let (after, output) = Counter::step(&state, &history[at].call);
+                let returned = history[at].returned;
+                if open.iter().any(comes_after) || returned.is_some_and(|(_, told)| told != output)
+                {
+                    return false;
+                }
+                done.push(at);
+                let found = place(history, done, after);
+                done.pop();
+                found
+            })
+        }
+        place(history, &mut Vec::new(), 0)
+    }
+
+    fn any_operation() -> impl Strategy<Value = Operation<Call, u8>> {
+        let call = prop_oneof![Just(Call::Read), (1..3_u8).prop_map(Call::Add)];
+        let returned = prop::option::weighted(0.8, (0..8_u64, 0..5_u8));
+        (0..12_u64, call, returned).prop_map(|(called, call, returned)| {
+            operation(
+                called,
+                call,
+                returned.map(|(after, output)| (called + after, output)),
+            )
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn it_finds_what_trying_all_orders_finds(history in prop::collection::vec(any_operation(), 0..6)) {
+            let found = check::<Counter>(&history);
+            prop_assert_eq!(found == Verdict::Linearizable, is_linearizable_by_trying(&history), "{:?}", found);
+        }
+    }
+
+    #[test]
+    fn a_read_that_misses_what_was_acknowledged_before_is_found() {
+        let stale = vec![
+            operation(1, Call::Add(1), Some((2, 0))),
+            operation(3, Call::Read, Some((4, 0))),
+        ];
+        assert_eq!(
+            check::<Counter>(&stale),
+            Verdict::NotLinearizable { explained: 1 }
+        );
+    }
+
+    #[test]
+    fn an_unknown_outcome_may_be_late_or_never() {
+        let unknown = operation(1, Call::Add(1), None);
+        let read = |time, value| operation(time, Call::Read, Some((time + 1, value)));
+        for (reads, verdict) in [
+            (vec![read(5, 0), read(9, 1)], Verdict::Linearizable),
+            (vec![read(5, 0), read(9, 0)], Verdict::Linearizable),
+            (
+                vec![read(5, 1), read(9, 0)],
+                Verdict::NotLinearizable { explained: 2 },
+            ),
+        ] {
+            let history: History = [vec![unknown.clone()], reads].concat();
+            assert_eq!(check::<Counter>(&history), verdict);
+        }
+    }
+
+    /// Eight clients, three hundred operations, some of unknown outcome.
+    #[test]
+    fn a_long_history_is_checked_soon() {
+        let mut history = History::new();
+        let mut value = 0_u8;
+        for round in 0..38_u64 {
+            for client in 0..8_u64 {
+                let (call, called) = (Call::Add(1), round * 20 + client);
+                let is_known = (round + client) % 11 != 0;
+                history.push(operation(
+                    called,
+                    call,
+                    is_known.then_some((called + 12, value)),
+                ));
+                value = value.wrapping_add(1);
+            }
+        }
+        assert_eq!(check::<Counter>(&history), Verdict::Linearizable);
+        history[200].returned = Some((history[200].called + 12, value));
+        assert!(matches!(
+            check::<Counter>(&history),
+            Verdict::NotLinearizable { .. }
+        ));
+    }
+}
