@@ -114,8 +114,7 @@ impl Install {
             .draft
             .as_mut()
             .expect("it is there until it is dropped");
-        let row = draft.put_chunk(name, bytes)?;
-        draft.flush()?; // It can be read from now on.
+        let row = draft.put_through(name, bytes)?; // It can be read from now on.
         self.unsynced += bytes.len() as u64;
         if self.unsynced >= SYNC_BYTES {
             let synced = draft.sync();

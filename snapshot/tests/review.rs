@@ -1,0 +1,65 @@
+//! What a reviewer found: retries on a full disk, files that cannot be read for a while, numbers and lengths that lie.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::Arc;
+
+use duramen_disk::SimDisk;
+use duramen_snapshot::{Error, SnapshotStore};
+use support::*;
+
+const STATE_BYTES: usize = 48 << 10;
+
+fn two_states() -> States {
+    States::from([(10, noise(1, STATE_BYTES)), (20, noise(2, STATE_BYTES))])
+}
+
+/// Chunks of 768 KiB and more, which go to the file before they are padded.
+#[test]
+fn a_long_chunk_that_had_no_room_leaves_the_others_where_they_can_be_found() {
+    let mut long = options();
+    long.chunk_bytes = 1 << 20;
+    let peer = SnapshotStore::open_on(Arc::new(SimDisk::new()), DIR, long).unwrap();
+    let states = States::from([(10, noise(1, 6 << 20))]);
+    write(&peer, 10, &states[&10]).unwrap();
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let mut install = store.begin_install(manifest(&peer, 10)).unwrap();
+    for name in install.missing() {
+        let bytes = peer.read_chunk(name).unwrap();
+        disk.set_free_bytes(Some(0));
+        assert!(matches!(install.put(name, &bytes), Err(Error::Full { .. })));
+        disk.set_free_bytes(None);
+        assert!(install.put(name, &bytes).unwrap());
+    }
+    install.publish().unwrap();
+    drop(store);
+    let store = open(&disk).unwrap();
+    assert_eq!(store.report().damaged, []);
+    all_read_back(&store, &states);
+}
+
+#[test]
+fn what_is_put_again_when_there_is_room_is_written_once() {
+    let states = two_states();
+    let peer = peer(&states);
+    let file_bytes = |tries: usize| {
+        let disk = SimDisk::new();
+        let store = open(&disk).unwrap();
+        let mut install = store.begin_install(manifest(&peer, 10)).unwrap();
+        for name in install.missing() {
+            let bytes = peer.read_chunk(name).unwrap();
+            disk.set_free_bytes(Some(0));
+            for _ in 0..tries {
+                assert!(install.put(name, &bytes).is_err());
+            }
+            disk.set_free_bytes(None);
+            assert!(install.put(name, &bytes).unwrap());
+        }
+        let published = install.publish().unwrap();
+        all_read_back(&store, &states);
+        published.counts.file_bytes
+    };
+    assert_eq!(file_bytes(10), file_bytes(0));
+}
