@@ -211,11 +211,13 @@ fn begin_anew(store: &Store, changes: &mut Changes, manifest: &Manifest) -> Resu
 
 /// Ends the file of an install.
 fn end_file(store: &Store, number: u64, draft: &mut Draft) -> Result<()> {
-    match draft.end_file() {
+    match draft.put_end() {
         Ok(()) => {}
         Err(Error::Full { path }) => return Err(Error::Full { path }),
-        Err(error) => return Err(store.poison(error)), // What had arrived may be gone.
+        Err(error) => return Err(store.poison(error)),
     }
+    // What had arrived may be gone, also where the sync had no space: it is not to be tried again.
+    draft.sync().map_err(|error| store.poison(error))?;
     if let Some(file) = store.state().files.get_mut(&number) {
         file.file_bytes = draft.end();
     }

@@ -3,10 +3,11 @@
 
 mod support;
 
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
-use duramen_disk::SimDisk;
-use duramen_snapshot::{Error, SnapshotStore};
+use duramen_disk::{Op, SimDisk};
+use duramen_snapshot::{Error, Meta, SnapshotStore};
 use support::*;
 
 const STATE_BYTES: usize = 48 << 10;
@@ -62,4 +63,32 @@ fn what_is_put_again_when_there_is_room_is_written_once() {
         published.counts.file_bytes
     };
     assert_eq!(file_bytes(10), file_bytes(0));
+}
+
+/// A sync that has no space (delayed allocation) has failed as any other: its pages count as clean.
+#[test]
+fn a_sync_without_space_is_never_tried_again() {
+    let (disk, states) = (SimDisk::new(), two_states());
+    let (store, peer) = (open(&disk).unwrap(), peer(&states));
+    let mut install = store.begin_install(manifest(&peer, 10)).unwrap();
+    fetch(&mut install, &peer).unwrap();
+    drop(install);
+    // Somebody needs what has arrived, so that giving up the install keeps it.
+    let mut writer = store.begin(Meta::new(1, 30)).unwrap();
+    writer.write_all(&states[&10]).unwrap();
+    writer.write_all(&vec![0; 1 << 20]).unwrap();
+    assert!(writer.counts().bytes_shared > 0);
+    // The first one is that of the new install's manifest.
+    disk.fail_op(Op::SyncData, 1, ErrorKind::StorageFull);
+    let other = store.begin_install(manifest(&peer, 20));
+    drop((other, writer));
+    let again = store.begin_install(manifest(&peer, 10));
+    if let Ok(install) = again {
+        install.publish().unwrap();
+        drop(store);
+        disk.power_cut(0);
+        all_read_back(&open(&disk).unwrap(), &states);
+        panic!("it was not the sync of the first install that failed");
+    }
+    assert!(matches!(again, Err(Error::Poisoned { .. })));
 }
