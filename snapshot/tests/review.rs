@@ -6,7 +6,7 @@ mod support;
 use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
-use duramen_disk::{Op, SimDisk};
+use duramen_disk::{Disk, Op, SimDisk};
 use duramen_snapshot::{Error, Meta, SnapshotStore};
 use support::*;
 
@@ -14,6 +14,30 @@ const STATE_BYTES: usize = 48 << 10;
 
 fn two_states() -> States {
     States::from([(10, noise(1, STATE_BYTES)), (20, noise(2, STATE_BYTES))])
+}
+
+/// A store with an install of snapshot 10 that has all its chunks, and a snapshot 30 of the same state, that needs them.
+fn shared_with_an_install(disk: &SimDisk) -> States {
+    let mut states = two_states();
+    let (store, peer) = (open(disk).unwrap(), peer(&states));
+    let mut install = store.begin_install(manifest(&peer, 10)).unwrap();
+    fetch(&mut install, &peer).unwrap();
+    let published = write(&store, 30, &states[&10]).unwrap();
+    assert_eq!(published.counts.bytes_written, 0);
+    states.insert(30, states[&10].clone());
+    states
+}
+
+/// Flips a bit in the manifest of a file.
+fn spoil_manifest(disk: &SimDisk, name: &str) {
+    let bytes = bytes_of(disk, &path(name));
+    let at = bytes.windows(8).position(|found| found == b"DURAMANI");
+    disk.flip_bit(&path(name), at.unwrap() as u64 + 60, 0)
+        .unwrap();
+}
+
+fn has_file(disk: &SimDisk, number: &str) -> bool {
+    names(disk).iter().any(|name| name.starts_with(number))
 }
 
 /// Chunks of 768 KiB and more, which go to the file before they are padded.
@@ -91,4 +115,29 @@ fn a_sync_without_space_is_never_tried_again() {
         panic!("it was not the sync of the first install that failed");
     }
     assert!(matches!(again, Err(Error::Poisoned { .. })));
+}
+
+#[test]
+fn an_install_that_cannot_be_read_stays_while_a_snapshot_lacks_chunks() {
+    let disk = SimDisk::new();
+    shared_with_an_install(&disk);
+    let file = path(&names(&disk)[0]);
+    disk.power_cut(0); // Everything is durable.
+    let len = disk.open(&file).unwrap().len().unwrap();
+    disk.make_bad(&file, 0..len).unwrap();
+    let store = open(&disk).unwrap();
+    assert_eq!(store.report().incomplete.len(), 1);
+    assert!(has_file(&disk, "0000000000000001"), "{:?}", names(&disk));
+}
+
+#[test]
+fn an_install_without_manifest_stays_while_nobody_knows_what_a_snapshot_needs() {
+    let disk = SimDisk::new();
+    shared_with_an_install(&disk);
+    disk.power_cut(0);
+    for name in names(&disk) {
+        spoil_manifest(&disk, &name);
+    }
+    drop(open(&disk).unwrap());
+    assert!(has_file(&disk, "0000000000000001"), "{:?}", names(&disk));
 }
