@@ -262,7 +262,9 @@ fn give_up(store: &Store, number: u64, draft: &mut Draft) -> Result<()> {
     let mut state = store.state();
     let arriving = state.installs.get(&number);
     let manifest = arriving.map(|arriving| arriving.manifest.clone());
-    let unshared = manifest.filter(|manifest| !state.index.is_shared(number, manifest));
+    // As long as a snapshot's manifest cannot be read, nobody knows whether something else needs what is in it.
+    let unshared = manifest
+        .filter(|manifest| !state.has_unknown() && !state.index.is_shared(number, manifest));
     if let Some(manifest) = unshared {
         // From now on nobody can refer to what is in it.
         state.index.lose_all_in(number, &manifest);

@@ -141,3 +141,21 @@ fn an_install_without_manifest_stays_while_nobody_knows_what_a_snapshot_needs() 
     drop(open(&disk).unwrap());
     assert!(has_file(&disk, "0000000000000001"), "{:?}", names(&disk));
 }
+
+#[test]
+fn an_install_is_given_up_and_stays_while_nobody_knows_what_a_snapshot_needs() {
+    let disk = SimDisk::new();
+    let states = shared_with_an_install(&disk);
+    disk.power_cut(0);
+    spoil_manifest(&disk, "0000000000000002.snap");
+    let store = open(&disk).unwrap();
+    store
+        .begin_install(manifest(&peer(&two_states()), 20))
+        .unwrap();
+    drop(store);
+    assert!(has_file(&disk, "0000000000000001"), "{:?}", names(&disk));
+    spoil_manifest(&disk, "0000000000000002.snap"); // It is what it was.
+    let store = open(&disk).unwrap();
+    assert_eq!(indexes(&store), [30]);
+    all_read_back(&store, &states);
+}
