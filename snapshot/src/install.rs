@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::index::Place;
 use crate::manifest::Manifest;
 use crate::names::Role;
-use crate::store::{Changes, Store};
+use crate::store::{Changes, State, Store};
 use crate::writer::{Counts, Published};
 
 /// An install that is not complete.
@@ -227,13 +227,19 @@ fn end_file(store: &Store, number: u64, draft: &mut Draft) -> Result<()> {
 /// Gives up the installs that nobody has in hand, but for one. What has arrived of them stays if something needs it.
 pub(crate) fn give_up_others(store: &Store, but: Option<u64>) -> Result<()> {
     store.settle_released();
-    let mut state = store.state();
-    let others = state.installs.iter_mut();
+    let mut guard = store.state();
+    // A snapshot may need what could not be read of it, and no table would tell of that.
+    let lacks_chunks = guard.lacks_chunks();
+    let State {
+        installs, files, ..
+    } = &mut *guard;
+    let is_to_stay = |number| lacks_chunks && files.get(number).is_some_and(|file| file.is_damaged);
+    let others = installs.iter_mut();
     let others: Vec<(u64, Draft)> = others
-        .filter(|(other, _)| Some(**other) != but)
+        .filter(|(other, _)| Some(**other) != but && !is_to_stay(*other))
         .filter_map(|(other, arriving)| Some((*other, arriving.draft.take()?)))
         .collect();
-    drop(state);
+    drop(guard);
     for (other, mut draft) in others {
         let given_up = give_up(store, other, &mut draft);
         let mut state = store.state();

@@ -149,7 +149,7 @@ struct Found {
 
 impl Found {
     fn add(&mut self, number: u64, mut file: File, contents: Contents, options: &Options) {
-        file.is_damaged = !contents.bad.is_empty();
+        file.is_damaged = !contents.bad.is_empty() || contents.unreadable > 0;
         let State {
             index,
             snapshots,

@@ -159,3 +159,25 @@ fn an_install_is_given_up_and_stays_while_nobody_knows_what_a_snapshot_needs() {
     assert_eq!(indexes(&store), [30]);
     all_read_back(&store, &states);
 }
+
+#[test]
+fn an_install_that_cannot_be_read_is_not_given_up_while_a_snapshot_lacks_chunks() {
+    let (disk, states) = (SimDisk::new(), two_states());
+    shared_with_an_install(&disk);
+    disk.power_cut(0);
+    let file = path("0000000000000001.install");
+    disk.make_bad(&file, 32768..33280).unwrap();
+    let store = open(&disk).unwrap();
+    assert_eq!(store.report().incomplete.len(), 1);
+    drop(store.begin_install(manifest(&peer(&states), 20)).unwrap());
+    store.give_up_installs().unwrap();
+    assert!(disk.open(&file).is_ok(), "{:?}", names(&disk));
+    // When nothing is missing any more it is given up.
+    for name in store.missing(&manifest(&peer(&states), 10)) {
+        let bytes = peer(&states).read_chunk(name).unwrap();
+        store.repair_chunk(name, &bytes).unwrap();
+    }
+    store.give_up_installs().unwrap();
+    assert!(disk.open(&file).is_err(), "{:?}", names(&disk));
+    assert_eq!(read(&store, id_of(&store, 30)).unwrap(), states[&10]);
+}
