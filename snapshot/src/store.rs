@@ -8,6 +8,7 @@
 //! * A step that fails so that nobody knows whether it happened is the last one (`poison`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::index::{Index, Place};
 use crate::install::Arriving;
 use crate::manifest::Manifest;
-use crate::names::Role;
+use crate::names::{NUMBERS_MAX, Role};
 use crate::{Options, SnapshotId};
 
 pub(crate) struct Store {
@@ -242,7 +243,7 @@ impl Store {
         role: Role,
         manifest: Option<Manifest>,
     ) -> Result<u64> {
-        let number = self.next_number();
+        let number = self.next_number()?;
         let path = role.path(&self.dir, number);
         self.rename(&draft.path, &path)?;
         draft.keep_as(path);
@@ -268,11 +269,16 @@ impl Store {
         Ok(number)
     }
 
-    fn next_number(&self) -> u64 {
+    /// None above those that the next open takes for numbers.
+    fn next_number(&self) -> Result<u64> {
         let mut state = self.state();
         let number = state.next.max(1);
+        if number >= NUMBERS_MAX {
+            let none_left = io::Error::other("a file has the last number");
+            return Err(Error::io("add a file to", &self.dir)(none_left));
+        }
         state.next = number + 1;
-        number
+        Ok(number)
     }
 
     /// Gives a file another role. Durable on return, if it was so before.

@@ -161,6 +161,23 @@ fn an_install_is_given_up_and_stays_while_nobody_knows_what_a_snapshot_needs() {
 }
 
 #[test]
+fn a_file_with_the_last_number_hides_no_snapshot() {
+    let disk = SimDisk::new();
+    let states = States::from([(10, noise(1, STATE_BYTES))]);
+    write(&open(&disk).unwrap(), 10, &states[&10]).unwrap();
+    disk.rename(
+        &path("0000000000000001.snap"),
+        &path("3fffffffffffffff.snap"),
+    )
+    .unwrap();
+    let store = open(&disk).unwrap();
+    let published = write(&store, 20, b"the next one");
+    drop(store);
+    let is_there = indexes(&open(&disk).unwrap()).contains(&20);
+    assert_eq!(is_there, published.is_ok());
+}
+
+#[test]
 fn an_install_that_cannot_be_read_is_not_given_up_while_a_snapshot_lacks_chunks() {
     let (disk, states) = (SimDisk::new(), two_states());
     shared_with_an_install(&disk);
