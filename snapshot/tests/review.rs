@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
 use duramen_disk::{Disk, Op, SimDisk};
-use duramen_snapshot::{Error, Meta, SnapshotStore};
+use duramen_snapshot::{Error, Manifest, Meta, SnapshotStore};
 use support::*;
 
 const STATE_BYTES: usize = 48 << 10;
@@ -175,6 +175,37 @@ fn a_file_with_the_last_number_hides_no_snapshot() {
     drop(store);
     let is_there = indexes(&open(&disk).unwrap()).contains(&20);
     assert_eq!(is_there, published.is_ok());
+}
+
+/// An install of it is never complete; as a snapshot it can only come from a file that somebody made.
+#[test]
+fn a_snapshot_that_lies_about_a_length_is_not_read_short() {
+    let states = two_states();
+    let (disk, peer) = (SimDisk::new(), peer(&states));
+    for by in [-1_i64, 1] {
+        let disk = disk.fork();
+        let mut encoded = manifest(&peer, 10).encode();
+        let refs = encoded.len() - 36 * manifest(&peer, 10).chunks().len();
+        let bytes = manifest(&peer, 10).chunks()[0].bytes as i64 + by;
+        encoded[refs + 32..][..4].copy_from_slice(&(bytes as u32).to_le_bytes());
+        let sum = (STATE_BYTES as i64 + by) as u64;
+        encoded[24..32].copy_from_slice(&sum.to_le_bytes());
+        let lying = Manifest::decode(&encoded).unwrap();
+        let store = open(&disk).unwrap();
+        write(&store, 10, &states[&10]).unwrap();
+        drop(store.begin_install(lying).unwrap());
+        drop(store);
+        disk.rename(
+            &path("0000000000000002.install"),
+            &path("0000000000000002.snap"),
+        )
+        .unwrap();
+        let store = open(&disk).unwrap();
+        let list = store.list();
+        let liar = list.iter().find(|snapshot| snapshot.missing == 1).unwrap();
+        let error = read(&store, liar.id).unwrap_err();
+        assert!(matches!(error, Error::MissingChunk { snapshot, .. } if snapshot == Some(liar.id)));
+    }
 }
 
 #[test]
