@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 
 use duramen_disk::{Disk, Op, SimDisk};
-use duramen_snapshot::{Error, Manifest, Meta, SnapshotStore};
+use duramen_snapshot::{BadManifest, Error, Manifest, Meta, SnapshotStore};
 use support::*;
 
 const STATE_BYTES: usize = 48 << 10;
@@ -206,6 +206,24 @@ fn a_snapshot_that_lies_about_a_length_is_not_read_short() {
         let error = read(&store, liar.id).unwrap_err();
         assert!(matches!(error, Error::MissingChunk { snapshot, .. } if snapshot == Some(liar.id)));
     }
+}
+
+/// A file of it could be written, and not be found again.
+#[test]
+fn a_manifest_of_more_chunks_than_a_snapshot_can_have_is_refused() {
+    let chunks = (1_usize << 24) + 1;
+    let mut encoded = manifest(&peer(&two_states()), 10).encode();
+    encoded[16..24].copy_from_slice(&(chunks as u64).to_le_bytes());
+    let meta_bytes = u64::from_le_bytes(encoded[8..16].try_into().unwrap()) as usize;
+    let mut long = vec![0; 32 + meta_bytes.next_multiple_of(4) + 36 * chunks];
+    long[..64].copy_from_slice(&encoded[..64]);
+    let error = Manifest::decode(&long).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::BadManifest {
+            reason: BadManifest::Length
+        }
+    ));
 }
 
 #[test]
