@@ -227,6 +227,21 @@ fn a_manifest_of_more_chunks_than_a_snapshot_can_have_is_refused() {
 }
 
 #[test]
+fn a_repair_of_a_length_that_no_chunk_has_is_refused() {
+    let (disk, states) = (SimDisk::new(), two_states());
+    let (store, peer) = (open(&disk).unwrap(), peer(&states));
+    let name = duramen_snapshot::ChunkName::of(b"");
+    let mut encoded = manifest(&peer, 10).encode();
+    let refs = encoded.len() - 36 * manifest(&peer, 10).chunks().len();
+    encoded[refs..][..32].copy_from_slice(name.as_bytes());
+    let install = store.begin_install(Manifest::decode(&encoded).unwrap());
+    let repaired = store.repair_chunk(name, b"");
+    assert!(matches!(repaired, Err(Error::WrongChunk { .. })));
+    drop((install, store));
+    assert_eq!(open(&disk).unwrap().report().damaged, []);
+}
+
+#[test]
 fn an_install_that_cannot_be_read_is_not_given_up_while_a_snapshot_lacks_chunks() {
     let (disk, states) = (SimDisk::new(), two_states());
     shared_with_an_install(&disk);
