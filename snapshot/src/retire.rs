@@ -102,6 +102,8 @@ impl Store {
             .files
             .values_mut()
             .for_each(|file| file.is_stuck = false);
+        drop(state);
+        self.reclaim_or_warn(&mut changes); // Of what was repaired before.
         Ok(())
     }
 }

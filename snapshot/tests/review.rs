@@ -226,6 +226,22 @@ fn a_manifest_of_more_chunks_than_a_snapshot_can_have_is_refused() {
     ));
 }
 
+/// A lone repair is given back with its file when the next one replaces it.
+#[test]
+fn chunks_that_are_repaired_again_and_again_take_no_more_space() {
+    let mut long = options();
+    long.chunk_bytes = 64 << 10;
+    let store = SnapshotStore::open_on(Arc::new(SimDisk::new()), DIR, long).unwrap();
+    let state = noise(1, 512 << 10);
+    write(&store, 10, &state).unwrap();
+    let name = some_chunk(&store);
+    let bytes = store.read_chunk(name).unwrap();
+    for _ in 0..50 {
+        store.repair_chunk(name, &bytes).unwrap();
+    }
+    space_is_bounded(&store);
+}
+
 #[test]
 fn a_repair_of_a_length_that_no_chunk_has_is_refused() {
     let (disk, states) = (SimDisk::new(), two_states());
