@@ -88,6 +88,12 @@ impl Drop for Pin {
     fn drop(&mut self) {
         let held = std::mem::replace(&mut self.held, Held::Chunks(Vec::new()));
         self.store.released.lock().expect(NO_PANIC).push(held);
+        // Else whoever only reads would leave more and more. What is given back must not change meanwhile.
+        if let Ok(_changes) = self.store.changes.try_lock()
+            && let Ok(mut state) = self.store.state.try_lock()
+        {
+            self.store.let_go(&mut state);
+        }
     }
 }
 
@@ -196,8 +202,11 @@ impl Store {
 
     /// Lets go of what was held by those who are gone.
     pub(crate) fn settle_released(&self) {
+        self.let_go(&mut self.state());
+    }
+
+    fn let_go(&self, state: &mut State) {
         let released = std::mem::take(&mut *self.released.lock().expect(NO_PANIC));
-        let mut state = self.state();
         for held in released {
             match held {
                 Held::Manifest(manifest) => state.index.release_all(&manifest),
@@ -368,6 +377,32 @@ impl Store {
                     });
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use duramen_disk::SimDisk;
+
+    use super::*;
+    use crate::{Meta, SnapshotStore};
+
+    #[test]
+    fn whoever_only_reads_leaves_nothing() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+        let open = |read| match read {
+            true => SnapshotStore::open_read(disk.clone(), "/store", Options::default()),
+            false => SnapshotStore::open_on(disk.clone(), "/store", Options::default()),
+        };
+        let store = open(false).unwrap();
+        let id = store.begin(Meta::new(1, 1)).unwrap().publish().unwrap().id;
+        drop(store);
+        for read in [false, true] {
+            let store = open(read).unwrap();
+            store.verify(|_| {}).unwrap();
+            drop(store.reader(id).unwrap());
+            assert_eq!(store.store.released.lock().unwrap().len(), 0);
         }
     }
 }
