@@ -128,7 +128,9 @@ impl Install {
             bytes: row.bytes,
         };
         let mut state = self.store.state();
-        state.index.put(&name, place);
+        if state.index.find(&name).is_none() {
+            state.index.put(&name, place); // Else it came another way meanwhile, and a snapshot may rely on that copy.
+        }
         if let Some(file) = state.files.get_mut(&self.number) {
             file.file_bytes = draft.end();
         }
