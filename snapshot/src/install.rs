@@ -117,6 +117,8 @@ impl Install {
         let row = draft.put_through(name, bytes)?; // It can be read from now on.
         self.unsynced += bytes.len() as u64;
         if self.unsynced >= SYNC_BYTES {
+            // A failed sync is told once. Whoever syncs the same bytes waits, and is told that the store is poisoned.
+            let _changes = self.store.changes()?;
             let synced = draft.sync();
             synced.map_err(|error| self.store.poison(error))?;
             self.unsynced = 0;

@@ -139,3 +139,39 @@ fn a_copy_that_is_not_durable_does_not_replace_one_that_a_snapshot_relies_on() {
         all_read_back(&store, &states);
     }
 }
+
+/// A failed sync is told once: whoever relies on the same bytes must hear of it.
+#[test]
+fn no_snapshot_is_published_on_bytes_whose_sync_just_failed() {
+    let states = States::from([(10, noise(1, 40 << 20))]);
+    let mut long = options();
+    long.chunk_bytes = 1 << 20;
+    let peer = SnapshotStore::open_on(Arc::new(SimDisk::new()), DIR, long).unwrap();
+    write(&peer, 10, &states[&10]).unwrap();
+    let (disk, hooks, store) = hooked(1 << 20);
+    let all = manifest(&peer, 10);
+    let mut install = store.begin_install(all.clone()).unwrap();
+    let shared = all.chunks()[0];
+    install
+        .put(shared.name, &peer.read_chunk(shared.name).unwrap())
+        .unwrap();
+    let writer = begin(&store, 30, &states[&10][..shared.bytes as usize]).unwrap();
+    let (done, published) = mpsc::channel();
+    *hooks.after_sync.lock().unwrap() = Some(Box::new(move || {
+        std::thread::spawn(move || {
+            done.send(writer.publish()).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(300));
+    }));
+    disk.fail_next_sync(Failure::EIO);
+    let names = install.missing();
+    let mut put = names
+        .into_iter()
+        .map(|name| install.put(name, &peer.read_chunk(name).unwrap()));
+    assert!(put.any(|put| matches!(put, Err(Error::Io { .. }))));
+    let published = published.recv().unwrap();
+    assert!(
+        matches!(published, Err(Error::Poisoned { .. })),
+        "{published:?}"
+    );
+}
