@@ -257,6 +257,21 @@ fn a_repair_of_a_length_that_no_chunk_has_is_refused() {
     assert_eq!(open(&disk).unwrap().report().damaged, []);
 }
 
+/// A state machine that only ever appends: each snapshot's own chunks are needed for ever.
+#[test]
+#[ignore = "one file stays open for each snapshot that was ever taken"]
+fn the_number_of_files_does_not_grow_with_the_number_of_snapshots() {
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let state = noise(1, 300 * 2048);
+    for at in 1..=300 {
+        write(&store, at as u64, &state[..at * 2048]).unwrap();
+        store.drop_older(1).unwrap();
+    }
+    let stats = store.stats();
+    assert!(stats.files < 50, "{stats:?}");
+}
+
 #[test]
 fn an_install_that_cannot_be_read_is_not_given_up_while_a_snapshot_lacks_chunks() {
     let (disk, states) = (SimDisk::new(), two_states());
