@@ -192,6 +192,11 @@ impl Container {
             }
             whole.push(row);
         }
+        if may_change && !whole.is_empty() {
+            // Older copies of these chunks may be given back from now on.
+            let synced = self.file.sync_data();
+            synced.map_err(Error::io("sync", &self.path))?;
+        }
         contents.rows = whole;
         Ok(())
     }

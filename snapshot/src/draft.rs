@@ -121,6 +121,26 @@ impl Draft {
         Ok(row)
     }
 
+    /// Appends a chunk, and gives it to the file. After an error it is as if it had not been put, and it can be put again.
+    pub(crate) fn put_through(&mut self, name: ChunkName, bytes: &[u8]) -> Result<Row> {
+        let (end, rows) = (self.end(), self.rows.len());
+        let put = self.put_chunk(name, bytes);
+        let put = put.and_then(|row| self.flush().map(|()| row));
+        put.inspect_err(|_| self.go_back(end, rows))
+    }
+
+    /// Forgets what was put behind `end`, and all rows but so many.
+    fn go_back(&mut self, end: u64, rows: usize) {
+        match end.checked_sub(self.start) {
+            Some(kept) => self.buffer.truncate(kept as usize),
+            None => {
+                self.buffer.clear();
+                self.start = end;
+            }
+        }
+        self.rows.truncate(rows);
+    }
+
     /// Appends the manifest.
     pub(crate) fn put_manifest(&mut self, manifest: &Manifest) -> Result<()> {
         let offset = self.end();
@@ -139,6 +159,18 @@ impl Draft {
 
     /// Ends the file. Its bytes are durable on return; its name is not.
     pub(crate) fn end_file(&mut self) -> Result<()> {
+        self.put_end()?;
+        self.sync()
+    }
+
+    /// Appends what a file ends with, and gives it to the file. After an error it is as if this had not been tried.
+    pub(crate) fn put_end(&mut self) -> Result<()> {
+        let (end, rows) = (self.end(), self.rows.len());
+        let put = self.put_table();
+        put.inspect_err(|_| self.go_back(end, rows))
+    }
+
+    fn put_table(&mut self) -> Result<()> {
         let (table, mut checksum) = (self.end(), crc32fast::Hasher::new());
         for at in 0..self.rows.len() {
             let row = self.rows[at].encode();
@@ -156,8 +188,7 @@ impl Draft {
         self.flush()?;
         // An install that was begun before a crash may have had a torn end.
         let cut = self.file.set_len(self.start);
-        cut.map_err(Error::io("cut off", &self.path))?;
-        self.sync()
+        cut.map_err(Error::io("cut off", &self.path))
     }
 
     /// Makes durable what was put so far.

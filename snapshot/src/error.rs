@@ -196,7 +196,7 @@ pub enum Damage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadManifest {
-    /// It has another length than it claims.
+    /// It has another length than it claims, or more chunks than a snapshot can have.
     #[error("its length is wrong")]
     Length,
     /// A chunk has a length that none can have, or their sum is not what it claims.

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::index::Place;
 use crate::manifest::Manifest;
 use crate::names::Role;
-use crate::store::{Changes, Store};
+use crate::store::{Changes, State, Store};
 use crate::writer::{Counts, Published};
 
 /// An install that is not complete.
@@ -114,10 +114,11 @@ impl Install {
             .draft
             .as_mut()
             .expect("it is there until it is dropped");
-        let row = draft.put_chunk(name, bytes)?;
-        draft.flush()?; // It can be read from now on.
+        let row = draft.put_through(name, bytes)?; // It can be read from now on.
         self.unsynced += bytes.len() as u64;
         if self.unsynced >= SYNC_BYTES {
+            // A failed sync is told once. Whoever syncs the same bytes waits, and is told that the store is poisoned.
+            let _changes = self.store.changes()?;
             let synced = draft.sync();
             synced.map_err(|error| self.store.poison(error))?;
             self.unsynced = 0;
@@ -129,7 +130,9 @@ impl Install {
             bytes: row.bytes,
         };
         let mut state = self.store.state();
-        state.index.put(&name, place);
+        if state.index.find(&name).is_none() {
+            state.index.put(&name, place); // Else it came another way meanwhile, and a snapshot may rely on that copy.
+        }
         if let Some(file) = state.files.get_mut(&self.number) {
             file.file_bytes = draft.end();
         }
@@ -212,11 +215,13 @@ fn begin_anew(store: &Store, changes: &mut Changes, manifest: &Manifest) -> Resu
 
 /// Ends the file of an install.
 fn end_file(store: &Store, number: u64, draft: &mut Draft) -> Result<()> {
-    match draft.end_file() {
+    match draft.put_end() {
         Ok(()) => {}
         Err(Error::Full { path }) => return Err(Error::Full { path }),
-        Err(error) => return Err(store.poison(error)), // What had arrived may be gone.
+        Err(error) => return Err(store.poison(error)),
     }
+    // What had arrived may be gone, also where the sync had no space: it is not to be tried again.
+    draft.sync().map_err(|error| store.poison(error))?;
     if let Some(file) = store.state().files.get_mut(&number) {
         file.file_bytes = draft.end();
     }
@@ -226,13 +231,19 @@ fn end_file(store: &Store, number: u64, draft: &mut Draft) -> Result<()> {
 /// Gives up the installs that nobody has in hand, but for one. What has arrived of them stays if something needs it.
 pub(crate) fn give_up_others(store: &Store, but: Option<u64>) -> Result<()> {
     store.settle_released();
-    let mut state = store.state();
-    let others = state.installs.iter_mut();
+    let mut guard = store.state();
+    // A snapshot may need what could not be read of it, and no table would tell of that.
+    let lacks_chunks = guard.lacks_chunks();
+    let State {
+        installs, files, ..
+    } = &mut *guard;
+    let is_to_stay = |number| lacks_chunks && files.get(number).is_some_and(|file| file.is_damaged);
+    let others = installs.iter_mut();
     let others: Vec<(u64, Draft)> = others
-        .filter(|(other, _)| Some(**other) != but)
+        .filter(|(other, _)| Some(**other) != but && !is_to_stay(*other))
         .filter_map(|(other, arriving)| Some((*other, arriving.draft.take()?)))
         .collect();
-    drop(state);
+    drop(guard);
     for (other, mut draft) in others {
         let given_up = give_up(store, other, &mut draft);
         let mut state = store.state();
@@ -261,7 +272,9 @@ fn give_up(store: &Store, number: u64, draft: &mut Draft) -> Result<()> {
     let mut state = store.state();
     let arriving = state.installs.get(&number);
     let manifest = arriving.map(|arriving| arriving.manifest.clone());
-    let unshared = manifest.filter(|manifest| !state.index.is_shared(number, manifest));
+    // As long as a snapshot's manifest cannot be read, nobody knows whether something else needs what is in it.
+    let unshared = manifest
+        .filter(|manifest| !state.has_unknown() && !state.index.is_shared(number, manifest));
     if let Some(manifest) = unshared {
         // From now on nobody can refer to what is in it.
         state.index.lose_all_in(number, &manifest);

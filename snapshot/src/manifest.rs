@@ -21,7 +21,7 @@ use byteorder::{ByteOrder, LittleEndian as LE};
 use crate::chunk::{ChunkName, Cutter};
 use crate::codec;
 use crate::error::{BadManifest, Error, Result};
-use crate::format::{CHUNK_BYTES_MAX, VERSION};
+use crate::format::{CHUNK_BYTES_MAX, CHUNKS_MAX, VERSION};
 
 /// What a snapshot is of: the caller's words, kept with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -170,7 +170,8 @@ impl Manifest {
         let meta_end = meta_end.ok_or(bad(BadManifest::Length))?;
         let refs = rest.get(meta_end.next_multiple_of(4)..);
         let refs = refs.ok_or(bad(BadManifest::Length))?;
-        if count.checked_mul(REF_BYTES as u64) != Some(refs.len() as u64) {
+        let fits = count.checked_mul(REF_BYTES as u64) == Some(refs.len() as u64);
+        if !fits || count > CHUNKS_MAX as u64 {
             return Err(bad(BadManifest::Length));
         }
         let meta = codec::decode(&rest[..meta_end]).ok_or(bad(BadManifest::Meta))?;

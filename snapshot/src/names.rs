@@ -16,7 +16,7 @@ pub(crate) enum Role {
 }
 
 /// Numbers stay below this, so that counting on never overflows.
-const NUMBERS_MAX: u64 = 1 << 62;
+pub(crate) const NUMBERS_MAX: u64 = 1 << 62;
 
 impl Role {
     const ALL: [Role; 4] = [Role::Snapshot, Role::Chunks, Role::Install, Role::Temporary];

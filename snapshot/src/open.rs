@@ -149,7 +149,7 @@ struct Found {
 
 impl Found {
     fn add(&mut self, number: u64, mut file: File, contents: Contents, options: &Options) {
-        file.is_damaged = !contents.bad.is_empty();
+        file.is_damaged = !contents.bad.is_empty() || contents.unreadable > 0;
         let State {
             index,
             snapshots,
@@ -202,6 +202,8 @@ impl Found {
             }
         }
         self.lose_holes();
+        // What cannot be read of an install may be what a snapshot needs.
+        let is_asked_for = self.state.has_unknown() || self.state.lacks_chunks();
         let State {
             index,
             snapshots,
@@ -210,6 +212,7 @@ impl Found {
         } = &mut self.state;
         for number in &self.headless {
             if index.live(*number) == 0
+                && !is_asked_for
                 && let Some(file) = files.remove(number)
             {
                 let path = file.container.path.clone();

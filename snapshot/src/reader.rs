@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::SnapshotId;
 use crate::canary::planted;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{ChunkRef, Manifest};
 use crate::store::{Held, Pin, Store};
 
 /// A snapshot's bytes, with [`Read`] and [`Seek`]. Each chunk is checked against its name before any of it is given.
@@ -66,8 +66,14 @@ impl SnapshotReader {
             return Ok(&[]);
         }
         if self.chunk.as_ref().is_none_or(|(held, _)| *held != at) {
-            let name = self.manifest.chunks()[at].name;
-            self.chunk = Some((at, self.pin.store.chunk(name, Some(self.id))?));
+            let ChunkRef { name, bytes } = self.manifest.chunks()[at];
+            let snapshot = Some(self.id);
+            let chunk = self.pin.store.chunk(name, snapshot)?;
+            if chunk.len() != bytes as usize {
+                // The manifest lies: there is no such chunk.
+                return Err(Error::MissingChunk { snapshot, name });
+            }
+            self.chunk = Some((at, chunk));
         }
         let start = self.ends[at] - u64::from(self.manifest.chunks()[at].bytes);
         let chunk = self.chunk.as_ref().map_or(&[][..], |(_, bytes)| bytes);

@@ -4,6 +4,7 @@ use crate::SnapshotId;
 use crate::canary::planted;
 use crate::chunk::ChunkName;
 use crate::error::{Error, Result};
+use crate::format::CHUNK_BYTES_MAX;
 use crate::manifest::Manifest;
 use crate::names::Role;
 use crate::store::{State, Store};
@@ -79,7 +80,8 @@ impl Store {
 
     pub(crate) fn repair_chunk(&self, name: ChunkName, bytes: &[u8]) -> Result<()> {
         let found = ChunkName::of(bytes);
-        if found != name {
+        let is_length = (1..=CHUNK_BYTES_MAX as usize).contains(&bytes.len());
+        if found != name || !is_length {
             return Err(Error::WrongChunk {
                 expected: name,
                 found,
@@ -100,6 +102,8 @@ impl Store {
             .files
             .values_mut()
             .for_each(|file| file.is_stuck = false);
+        drop(state);
+        self.reclaim_or_warn(&mut changes); // Of what was repaired before.
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 //! * A step that fails so that nobody knows whether it happened is the last one (`poison`).
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::index::{Index, Place};
 use crate::install::Arriving;
 use crate::manifest::Manifest;
-use crate::names::Role;
+use crate::names::{NUMBERS_MAX, Role};
 use crate::{Options, SnapshotId};
 
 pub(crate) struct Store {
@@ -87,6 +88,12 @@ impl Drop for Pin {
     fn drop(&mut self) {
         let held = std::mem::replace(&mut self.held, Held::Chunks(Vec::new()));
         self.store.released.lock().expect(NO_PANIC).push(held);
+        // Else whoever only reads would leave more and more. What is given back must not change meanwhile.
+        if let Ok(_changes) = self.store.changes.try_lock()
+            && let Ok(mut state) = self.store.state.try_lock()
+        {
+            self.store.let_go(&mut state);
+        }
     }
 }
 
@@ -195,8 +202,11 @@ impl Store {
 
     /// Lets go of what was held by those who are gone.
     pub(crate) fn settle_released(&self) {
+        self.let_go(&mut self.state());
+    }
+
+    fn let_go(&self, state: &mut State) {
         let released = std::mem::take(&mut *self.released.lock().expect(NO_PANIC));
-        let mut state = self.state();
         for held in released {
             match held {
                 Held::Manifest(manifest) => state.index.release_all(&manifest),
@@ -242,7 +252,7 @@ impl Store {
         role: Role,
         manifest: Option<Manifest>,
     ) -> Result<u64> {
-        let number = self.next_number();
+        let number = self.next_number()?;
         let path = role.path(&self.dir, number);
         self.rename(&draft.path, &path)?;
         draft.keep_as(path);
@@ -268,11 +278,16 @@ impl Store {
         Ok(number)
     }
 
-    fn next_number(&self) -> u64 {
+    /// None above those that the next open takes for numbers.
+    fn next_number(&self) -> Result<u64> {
         let mut state = self.state();
         let number = state.next.max(1);
+        if number >= NUMBERS_MAX {
+            let none_left = io::Error::other("a file has the last number");
+            return Err(Error::io("add a file to", &self.dir)(none_left));
+        }
         state.next = number + 1;
-        number
+        Ok(number)
     }
 
     /// Gives a file another role. Durable on return, if it was so before.
@@ -362,6 +377,32 @@ impl Store {
                     });
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use duramen_disk::SimDisk;
+
+    use super::*;
+    use crate::{Meta, SnapshotStore};
+
+    #[test]
+    fn whoever_only_reads_leaves_nothing() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+        let open = |read| match read {
+            true => SnapshotStore::open_read(disk.clone(), "/store", Options::default()),
+            false => SnapshotStore::open_on(disk.clone(), "/store", Options::default()),
+        };
+        let store = open(false).unwrap();
+        let id = store.begin(Meta::new(1, 1)).unwrap().publish().unwrap().id;
+        drop(store);
+        for read in [false, true] {
+            let store = open(read).unwrap();
+            store.verify(|_| {}).unwrap();
+            drop(store.reader(id).unwrap());
+            assert_eq!(store.store.released.lock().unwrap().len(), 0);
         }
     }
 }

@@ -114,12 +114,15 @@ impl Store {
             }));
         report.bad_chunks.sort_by_key(|bad| bad.name);
         report.bad_chunks.dedup_by_key(|bad| bad.name);
-        for bad in &mut report.bad_chunks {
-            let needs = |name: ChunkName| move |chunk: &crate::ChunkRef| chunk.name == name;
-            let of = snapshots
-                .iter()
-                .filter(|(_, manifest)| manifest.chunks().iter().any(needs(bad.name)));
-            bad.snapshots = of.map(|(id, _)| *id).collect();
+        for (id, manifest) in &snapshots {
+            for chunk in manifest.chunks() {
+                let bad = &mut report.bad_chunks;
+                if let Ok(at) = bad.binary_search_by_key(&chunk.name, |bad| bad.name)
+                    && bad[at].snapshots.last() != Some(id)
+                {
+                    bad[at].snapshots.push(*id);
+                }
+            }
         }
         Ok(report)
     }

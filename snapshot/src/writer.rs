@@ -111,8 +111,8 @@ impl SnapshotWriter {
         self.draft.put_manifest(&manifest)?;
         self.draft.end_file()?;
         let store = self.pin.store.clone();
-        store.sync_installs(&manifest)?;
         let mut changes = store.changes()?;
+        store.sync_installs(&manifest)?;
         let number = store.publish(
             &mut changes,
             &mut self.draft,
