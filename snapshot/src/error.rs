@@ -92,7 +92,7 @@ pub enum Error {
 
     /// No file holds a chunk that a snapshot needs. [`SnapshotStore::repair_chunk`](crate::SnapshotStore::repair_chunk)
     /// puts it right.
-    #[error("chunk {name} is missing, which {} needs: fetch it from a peer", match snapshot { Some(id) => format!("snapshot {id}"), None => "nobody".to_owned() })]
+    #[error("chunk {name} is missing{}: fetch it from a peer", match snapshot { Some(id) => format!(", which snapshot {id} needs"), None => String::new() })]
     MissingChunk {
         /// The snapshot that was read, if it was one.
         snapshot: Option<SnapshotId>,

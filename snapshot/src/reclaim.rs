@@ -18,6 +18,9 @@ use crate::store::{Changes, Store};
 /// What a file may take beside twice what is needed of it: a header, a trailer, and what is left of blocks.
 const SLACK_BYTES: u64 = 16 << 10;
 
+/// When there are so many files of dropped snapshots, the smaller half of them becomes one.
+const MANY_FILES: usize = 32;
+
 /// A file of which something is needed.
 struct Worn {
     number: u64,
@@ -47,13 +50,16 @@ impl Store {
                 used = self.make_holes(&worn, changes)?;
             }
             if used > 2 * worn.live + SLACK_BYTES && !worn.is_stuck {
-                match self.move_live(&worn, changes) {
+                match self.move_live(std::slice::from_ref(&worn), changes) {
                     Err(Error::Full { .. }) => {}
                     moved => moved?,
                 }
             }
         }
-        Ok(())
+        match self.merge_small(changes) {
+            Err(Error::Full { .. }) => Ok(()),
+            merged => merged,
+        }
     }
 
     /// The same after a step that has happened, whatever becomes of this: what fails leaves space to be given back later, or
@@ -144,31 +150,60 @@ impl Store {
         }))
     }
 
-    /// Writes what is needed of a file to another one, and removes it.
-    fn move_live(&self, worn: &Worn, changes: &mut Changes) -> Result<()> {
+    /// Writes what is needed of the smallest files together, if there are many: each takes a file handle for as long as
+    /// something of it is needed. A chunk is written again once for so many times as many files.
+    fn merge_small(&self, changes: &mut Changes) -> Result<()> {
+        let mut small = self.worn();
+        small.retain(|worn| !worn.is_stuck && worn.live > 0);
+        if small.len() < MANY_FILES {
+            return Ok(());
+        }
+        small.sort_by_key(|worn| worn.live);
+        small.truncate(MANY_FILES / 2);
+        self.move_live(&small, changes)
+    }
+
+    /// Writes what is needed of files to another one, and removes them. One of which something is damaged stays.
+    fn move_live(&self, worn: &[Worn], changes: &mut Changes) -> Result<()> {
+        changes.drafts += 1;
+        let owner = self.options.owner;
+        let mut draft = Draft::create(&self.disk, &self.dir, changes.drafts, owner)?;
+        let mut moved = Vec::new();
+        for worn in worn {
+            if self.copy_live(worn, &mut draft)? {
+                moved.push(worn);
+            }
+        }
+        if moved.is_empty() {
+            return Ok(());
+        }
+        draft.end_file()?;
+        self.publish(changes, &mut draft, Role::Chunks, None)?;
+        for worn in moved {
+            self.remove(worn.number, &worn.container);
+        }
+        Ok(())
+    }
+
+    /// Says whether all that is needed of a file could be copied.
+    fn copy_live(&self, worn: &Worn, draft: &mut Draft) -> Result<bool> {
         let contents = self.look(worn)?;
         let rows = self.live_rows(worn, &contents);
         let found: u64 = rows.iter().map(|row| chunk_space(row.bytes)).sum();
         if found != worn.live {
             self.let_alone(worn, "a chunk is not found any more");
-            return Ok(());
+            return Ok(false);
         }
-        changes.drafts += 1;
-        let owner = self.options.owner;
-        let mut draft = Draft::create(&self.disk, &self.dir, changes.drafts, owner)?;
         for row in &rows {
             match worn.container.chunk(row) {
                 Ok(bytes) => drop(draft.put_chunk(row.name, &bytes)?),
                 Err(reason) => {
                     self.let_alone(worn, &format!("chunk {}: {reason}", row.name));
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
-        draft.end_file()?;
-        self.publish(changes, &mut draft, Role::Chunks, None)?;
-        self.remove(worn.number, &worn.container);
-        Ok(())
+        Ok(true)
     }
 
     /// A file with a damaged chunk stays until that is repaired, or not needed any more: removed, it could not be named.

@@ -259,7 +259,6 @@ fn a_repair_of_a_length_that_no_chunk_has_is_refused() {
 
 /// A state machine that only ever appends: each snapshot's own chunks are needed for ever.
 #[test]
-#[ignore = "one file stays open for each snapshot that was ever taken"]
 fn the_number_of_files_does_not_grow_with_the_number_of_snapshots() {
     let disk = SimDisk::new();
     let store = open(&disk).unwrap();

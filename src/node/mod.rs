@@ -27,11 +27,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use duramen_wal::{Entry, Index, NodeId, Term};
 
-use crate::raft::{Config, Envelope, Raft, Ready, is_command};
-use crate::storage::{self, Storage};
-use crate::transport::Network;
+use crate::raft::{Raft, Ready, is_command};
+use crate::storage;
 
-pub use crate::transport::ClientAddresses;
+pub use crate::raft::{Config, Envelope};
+pub use crate::storage::{Identity, Storage};
+pub use crate::transport::{ClientAddresses, Network};
 pub use driver::{Handle, spawn};
 use waiting::Waiting;
 

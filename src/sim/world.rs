@@ -12,10 +12,9 @@ use std::time::Duration;
 use duramen_disk::SimDisk;
 use duramen_wal::{NodeId, Options};
 
-use crate::node::{Clock, Input, Node, StateMachine, Status};
-use crate::raft::{Config, Envelope};
-use crate::storage::{Identity, Storage};
-use crate::transport::Network;
+use crate::node::{
+    Clock, Config, Envelope, Identity, Input, Network, Node, StateMachine, Status, Storage,
+};
 
 /// How bad things are, in percent unless said.
 #[derive(Debug, Clone, Copy)]
