@@ -192,14 +192,15 @@ impl<S: StateMachine> World<S> {
         self.cut.clear();
     }
 
-    /// Gives an input to a node. Says whether it is up.
+    /// Gives an input to a node. Says whether it was up.
     pub(super) fn give(&mut self, id: NodeId, input: Input<S>) -> bool {
         let machine = self.machine(id);
-        if machine.node.is_some() {
-            machine.inbox.push(input);
-            self.turn(id);
+        if machine.node.is_none() {
+            return false;
         }
-        self.is_up(id)
+        machine.inbox.push(input);
+        self.turn(id); // It may die of it, and have done what it was given.
+        true
     }
 
     /// Lets a little time pass. Gives the nodes that died in it.
