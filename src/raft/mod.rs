@@ -256,11 +256,13 @@ impl Raft {
     /// If there is no voter, or `log` is not consecutive from index 1 with terms that never go down and end at most at the
     /// term of `hard_state`, or holds a membership that is none.
     pub fn new(config: Config, hard_state: HardState, log: Vec<Entry>) -> Raft {
-        Raft::after_snapshot(config, hard_state, LogId::default(), log)
+        Raft::with_base(config, hard_state, LogId::default(), log)
     }
 
     /// The same where a snapshot stands for the log up to `base`, and the state machine holds it. `config` has the membership
-    /// as of that entry.
+    /// as of that entry, and `manifest` is what followers are offered with the snapshot. Nothing of the log up to `base` may
+    /// be on the disk, unless `base` is in it and what follows it is in `log`: after a crash between an installed snapshot and
+    /// the write that resets the log, the driver resets it first.
     ///
     /// # Panics
     /// See [`new`](Raft::new).
@@ -268,8 +270,20 @@ impl Raft {
         config: Config,
         hard_state: HardState,
         base: LogId,
+        manifest: Bytes,
         log: Vec<Entry>,
     ) -> Raft {
+        let membership = config.membership.clone();
+        let mut raft = Raft::with_base(config, hard_state, base, log);
+        raft.snapshot = Some(Own {
+            last: base,
+            membership,
+            manifest,
+        });
+        raft
+    }
+
+    fn with_base(config: Config, hard_state: HardState, base: LogId, log: Vec<Entry>) -> Raft {
         let bad = config.membership.check();
         assert!(bad.is_ok(), "{bad:?}");
         assert!(

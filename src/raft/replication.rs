@@ -19,7 +19,7 @@ impl Raft {
         commit: Index,
         round: Round,
     ) -> Result<(), Ignored> {
-        if self.is_leader() {
+        if self.leader.is_some_and(|leader| leader != from) {
             return Err(Ignored::Nonsense); // Two leaders in one term.
         }
         let matched = Index(prev.index.0 + entries.len() as u64);

@@ -35,19 +35,26 @@ pub struct Offer {
 
 impl Raft {
     /// A snapshot of the state machine up to `index`, which was handed out as committed, is durable. It is what followers are
-    /// offered from now on; `manifest` is for the drivers.
+    /// offered from now on; `manifest` is for the drivers. False if there is a newer one by now: a snapshot that takes long may
+    /// be overtaken by one that is installed.
     ///
     /// # Panics
-    /// If `index` was not handed out, or is not in the log any more.
-    pub fn snapshot_taken(&mut self, index: Index, manifest: Bytes) {
+    /// If `index` was not handed out.
+    pub fn snapshot_taken(&mut self, index: Index, manifest: Bytes) -> bool {
         assert!(index <= self.handed_out, "{index} was not handed out");
-        let term = self.log.term_at(index);
-        let term = term.unwrap_or_else(|| panic!("{index} is not in the log any more"));
+        let newest = self
+            .snapshot
+            .as_ref()
+            .map_or(Index(0), |own| own.last.index);
+        let Some(term) = self.log.term_at(index).filter(|_| index > newest) else {
+            return false;
+        };
         self.snapshot = Some(Own {
             last: LogId { term, index },
             membership: self.memberships.at(index).clone(),
             manifest,
         });
+        true
     }
 
     /// The membership as of an entry that was handed out and is in the log, or at its base: it belongs to a snapshot.
@@ -81,7 +88,7 @@ impl Raft {
     }
 
     pub(super) fn on_install_snapshot(&mut self, offer: Offer) -> Result<(), Ignored> {
-        if self.is_leader() {
+        if self.leader.is_some_and(|leader| leader != offer.from) {
             return Err(Ignored::Nonsense); // Two leaders in one term.
         }
         self.follow(offer.from);

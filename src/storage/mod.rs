@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use duramen_disk::Disk;
-use duramen_wal::{Batch, Entry, GroupId, HardState, Index, Options, RecoveryReport, Wal};
+use duramen_wal::{Batch, Entry, GroupId, HardState, Index, Options, RecoveryReport, Term, Wal};
 
 use crate::raft::Write;
 
@@ -36,6 +36,17 @@ pub enum Error {
         found: Box<Identity>,
         /// Who wants it.
         expected: Box<Identity>,
+    },
+
+    /// The log holds entries of a later term than the node has: the disk lost what was durable, or was rolled back.
+    #[error("{} has term {term}, and its last entry is of term {last}: the term was lost, so this node may have voted already; give it a new identity", path.display())]
+    LostTerm {
+        /// The directory.
+        path: PathBuf,
+        /// The node's term.
+        term: Term,
+        /// That of the last entry.
+        last: Term,
     },
 
     /// The record that says whose log it is cannot be read.
@@ -79,7 +90,15 @@ impl Storage {
         };
         let storage = Storage { wal };
         storage.check_identity(dir, identity)?;
-        Ok(storage)
+        let (term, last) = (storage.hard_state().term, storage.wal.last(GROUP).term);
+        match term < last {
+            true => Err(Error::LostTerm {
+                path: dir.to_owned(),
+                term,
+                last,
+            }),
+            false => Ok(storage),
+        }
     }
 
     fn check_identity(&self, dir: &Path, expected: &Identity) -> Result<(), Error> {
@@ -148,7 +167,7 @@ impl Storage {
 mod tests {
     use bytes::Bytes;
     use duramen_disk::OsDisk;
-    use duramen_wal::{LogId, NodeId, Term};
+    use duramen_wal::{LogId, NodeId};
 
     use super::*;
     use crate::raft::WriteId;
@@ -203,6 +222,24 @@ mod tests {
         assert_eq!(
             storage.entries().unwrap(),
             [entry(1, 1, vec![1]), entry(2, 3, vec![4])]
+        );
+    }
+
+    #[test]
+    fn a_log_that_is_ahead_of_its_term_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut storage = open(dir.path(), "c", 1).unwrap();
+        let write = Write {
+            id: WriteId(1),
+            hard_state: None,
+            reset: None,
+            entries: vec![entry(1, 3, vec![1])],
+        };
+        storage.persist(&write).unwrap();
+        drop(storage);
+        let refused = open(dir.path(), "c", 1).map(|_| ()).unwrap_err();
+        assert!(
+            matches!(refused, Error::LostTerm { term, last, .. } if (term, last) == (Term(0), Term(3)))
         );
     }
 

@@ -179,8 +179,13 @@ impl Sim {
         // Its driver finds the log as it was before the snapshot was installed, or after it.
         node.compact(last);
         config.membership = membership;
-        let mut raft = Raft::after_snapshot(config, node.hard_state, last, node.log.clone());
-        raft.snapshot_taken(last.index, Bytes::new());
+        let raft = Raft::after_snapshot(
+            config,
+            node.hard_state,
+            last,
+            Bytes::new(),
+            node.log.clone(),
+        );
         node.raft = Some(raft);
         (node.commit, node.applied) = (last.index, last.index);
     }

@@ -398,3 +398,14 @@ fn exchange(from: &mut Raft, to: &mut Raft, messages: &mut usize) {
         to.step(message).unwrap();
     }
 }
+
+/// It cannot be, unless a node lost its vote: then the first one counts, and the second is not helped.
+#[test]
+fn a_second_leader_of_a_term_is_not_followed() {
+    let mut raft = follower(3, Vec::new());
+    raft.step(append(3, id(0, 0), Vec::new(), 0)).unwrap();
+    let mut second = append(3, id(0, 0), vec![entry(3, 1, "x")], 0);
+    second.from = NodeId(3);
+    assert_eq!(raft.step(second), Err(Ignored::Nonsense));
+    assert_eq!((raft.leader(), raft.last()), (Some(NodeId(2)), id(0, 0)));
+}

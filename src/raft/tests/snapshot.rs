@@ -319,7 +319,13 @@ fn a_snapshot_never_moves_the_state_backwards() {
 
 #[test]
 fn an_append_that_begins_in_the_snapshot_counts_for_what_is_after_it() {
-    let mut raft = Raft::after_snapshot(as_in_the_paper(1, 3), in_term(3), id(2, 4), Vec::new());
+    let mut raft = Raft::after_snapshot(
+        as_in_the_paper(1, 3),
+        in_term(3),
+        id(2, 4),
+        Bytes::new(),
+        Vec::new(),
+    );
     for (entries, expected) in [
         (vec![entry(1, 2, "x")], 2),
         ((2..=4).map(|index| entry(2, index, "x")).collect(), 4),
@@ -371,7 +377,13 @@ fn a_snapshot_that_makes_no_sense_is_ignored() {
 #[test]
 fn a_node_starts_with_its_snapshot_and_what_follows_it() {
     let log = vec![entry(2, 5, "x"), entry(2, 6, "y")];
-    let raft = Raft::after_snapshot(as_in_the_paper(1, 3), in_term(3), id(1, 4), log);
+    let raft = Raft::after_snapshot(
+        as_in_the_paper(1, 3),
+        in_term(3),
+        id(1, 4),
+        Bytes::new(),
+        log,
+    );
     assert_eq!(
         (raft.commit(), raft.last(), raft.first()),
         (Index(4), id(2, 6), Index(5))
@@ -382,4 +394,30 @@ fn a_node_starts_with_its_snapshot_and_what_follows_it() {
 #[should_panic(expected = "the snapshot is of 4, not of 5")]
 fn what_no_snapshot_has_is_not_given_up() {
     leader_with_snapshot().compact(Index(5));
+}
+
+/// It took long, and one that was installed overtook it.
+#[test]
+fn a_snapshot_that_was_overtaken_is_none() {
+    let mut raft = leader_with_snapshot();
+    assert!(!raft.snapshot_taken(Index(3), Bytes::new()));
+    assert!(!raft.snapshot_taken(Index(4), Bytes::new()));
+    assert!(raft.snapshot_taken(Index(5), Bytes::new()));
+}
+
+#[test]
+fn a_node_that_starts_with_a_snapshot_offers_it_when_it_leads() {
+    let log = vec![entry(2, 5, "x")];
+    let manifest = Bytes::from_static(b"where it is");
+    let config = as_in_the_paper(1, 3);
+    let mut raft = Raft::after_snapshot(config, in_term(2), id(1, 4), manifest, log);
+    while raft.term() == Term(2) {
+        raft.tick();
+    }
+    settle(&mut raft);
+    say(&mut raft, 2, 3, Message::Vote { granted: true }).unwrap();
+    settle(&mut raft);
+    conflict(&mut raft, 3, 5, 1);
+    let (messages, _) = settle(&mut raft);
+    assert_eq!(offers(&messages), [(NodeId(3), id(1, 4))]);
 }
