@@ -161,6 +161,7 @@ fn no_snapshot_is_published_on_bytes_whose_sync_just_failed() {
         std::thread::spawn(move || {
             done.send(writer.publish()).unwrap();
         });
+        // Time enough to be told Ok by a sync of the same bytes, if nothing holds it up. It cannot be seen that something does.
         std::thread::sleep(Duration::from_millis(300));
     }));
     disk.fail_next_sync(Failure::EIO);
