@@ -1,0 +1,182 @@
+//! Seals, and the directories of frames, that stand in for each other.
+
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
+#[path = "support/sealed.rs"]
+mod sealed;
+mod support;
+
+use duramen_wal::{Damage, Error, GroupId};
+use sealed::*;
+use support::*;
+
+/// The log is opened by the frames.
+const WITHOUT_A_SEAL: [Seal; 4] = [
+    Seal::NoCopy,
+    Seal::NoTrailer,
+    Seal::Missing,
+    Seal::Overwritten,
+];
+
+#[test]
+fn frames_stand_in_for_a_seal_that_is_missing_or_damaged_which_is_written_again() {
+    for how in WITHOUT_A_SEAL {
+        let (disk, mut steps) = sealed();
+        let whole = read_file(&disk, &segment(1));
+        spoil_seal(&disk, how);
+        let spoiled = read_file(&disk, &segment(1));
+        assert_holds(&disk, &small(), &steps, 8);
+        assert!(read_file(&disk, &segment(1)) == spoiled, "{how:?}");
+        steps.push(vec![user(3, b"more")]);
+        write_all(&open(&disk, &small()).unwrap(), &steps[8..]);
+        assert!(read_file(&disk, &segment(1)) == whole, "{how:?}");
+        assert_holds(&disk, &small(), &steps, 9);
+    }
+}
+
+/// Each is enough to open the log and to read it, with the frames; and it is left to stay so.
+#[test]
+fn the_directories_and_the_summary_in_a_seal_stand_in_for_each_other() {
+    for how in [Seal::NoDirectories, Seal::NoSummary] {
+        let (disk, mut steps) = sealed();
+        spoil_seal(&disk, how);
+        let spoiled = read_file(&disk, &segment(1));
+        assert_holds(&disk, &small(), &steps, 8);
+        steps.push(vec![user(3, b"more")]);
+        write_all(&open(&disk, &small()).unwrap(), &steps[8..]);
+        assert_holds(&disk, &small(), &steps, 9);
+        assert!(read_file(&disk, &segment(1)) == spoiled, "{how:?}");
+    }
+}
+
+#[test]
+fn a_seal_stands_in_for_the_directories_of_its_frames() {
+    let (disk, steps) = sealed();
+    for frame in frames(&read_file(&disk, &segment(1))) {
+        let copy = frame.copy.as_ref().map(|copy| copy.start);
+        for byte in [frame.directory.start, frame.header]
+            .into_iter()
+            .chain(copy)
+        {
+            flip(&disk, &segment(1), byte);
+        }
+    }
+    assert_holds(&disk, &small(), &steps, 8);
+}
+
+/// Row 38.
+#[test]
+fn a_directory_that_is_bad_in_its_frame_and_in_the_seal_is_named() {
+    let (disk, _) = sealed();
+    for (n, frame) in frames(&read_file(&disk, &segment(1)))
+        .into_iter()
+        .enumerate()
+    {
+        for how in WITHOUT_A_SEAL {
+            let spoiled = disk.fork();
+            spoil_seal(&spoiled, how);
+            let copy = frame.copy.as_ref().map(|copy| copy.start + 7);
+            for byte in [frame.directory.end - 8].into_iter().chain(copy) {
+                flip(&spoiled, &segment(1), byte);
+            }
+            let before = files(&spoiled, DIR.as_ref());
+            match error(open(&spoiled, &small())) {
+                Error::DamagedDirectory {
+                    path,
+                    offset,
+                    sequence,
+                } => {
+                    let place = (segment(1), frame.header as u64, n as u64 + 1);
+                    assert_eq!((path, offset, sequence), place);
+                }
+                other => panic!("{other}"),
+            }
+            assert_eq!(files(&spoiled, DIR.as_ref()), before);
+        }
+    }
+}
+
+/// The summary is enough to open the log. The frames before the bad one are served, and others are named.
+#[test]
+fn a_directory_that_is_bad_in_its_frame_and_in_the_seal_is_named_by_reading() {
+    let (disk, steps) = sealed();
+    let state = states(&steps).pop().unwrap();
+    let frames = frames(&read_file(&disk, &segment(1)));
+    for (n, frame) in frames.iter().enumerate() {
+        let _replay = Replay(|| format!("frame {n}: {frame:?}"));
+        let spoiled = disk.fork();
+        spoil_seal(&spoiled, Seal::NoDirectories);
+        let copy = frame.copy.as_ref().map(|copy| copy.start + 7);
+        for byte in [frame.directory.end - 8].into_iter().chain(copy) {
+            flip(&spoiled, &segment(1), byte);
+        }
+        let wal = open(&spoiled, &small()).unwrap();
+        assert_eq!(
+            (&wal.recovery().cut, &wal.recovery().damaged[..]),
+            (&None, &[][..])
+        );
+        for (group, content) in &state {
+            assert_eq!(wal.hard_state(*group), content.hard_state);
+            for entry in &content.entries {
+                let index = entry.id.index;
+                // Each frame after the first one is a step.
+                let of_frame = 2 * index.0 as usize - usize::from(*group == GroupId(1));
+                match wal.entries(*group, index..index.next(), 0) {
+                    Ok(read) => {
+                        assert!(of_frame != n);
+                        assert_eq!(read[0], *entry);
+                    }
+                    Err(Error::DamagedDirectory {
+                        path,
+                        offset,
+                        sequence,
+                    }) => {
+                        assert!((n..frames.len()).contains(&of_frame));
+                        let place = (segment(1), frame.header as u64, n as u64 + 1);
+                        assert_eq!((path, offset, sequence), place);
+                    }
+                    Err(other) => panic!("entry {index} of group {group}: {other}"),
+                }
+            }
+        }
+    }
+}
+
+/// Payloads of a segment whose frames stand in for its seal are looked at, as those of the last one.
+#[test]
+fn a_damaged_payload_of_a_segment_without_a_seal_is_reported_and_never_cut() {
+    let (disk, steps) = sealed();
+    let frames = frames(&read_file(&disk, &segment(1)));
+    for frame in frames.iter().filter(|frame| !frame.payload.is_empty()) {
+        let spoiled = disk.fork();
+        spoil_seal(&spoiled, Seal::NoTrailer);
+        flip(&spoiled, &segment(1), frame.payload.start);
+        let wal = open(&spoiled, &small()).unwrap();
+        assert_eq!(wal.recovery().cut, None);
+        assert_eq!(wal.recovery().damaged.len(), 1);
+        let damaged = &wal.recovery().damaged[0];
+        assert_eq!(
+            (&damaged.path, damaged.entry.offset),
+            (&segment(1), frame.payload.start as u64)
+        );
+        let index = damaged.entry.id.index;
+        let read = wal.entries(damaged.entry.group, index..index.next(), 0);
+        match error(read) {
+            Error::DamagedEntry {
+                group,
+                id,
+                path,
+                offset,
+                reason: Damage::Checksum,
+            } => {
+                assert_eq!((group, id), (damaged.entry.group, damaged.entry.id));
+                assert_eq!((&path, offset), (&damaged.path, damaged.entry.offset));
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(
+            wal.hard_state(GroupId(1)),
+            states(&steps)[8][&GroupId(1)].hard_state
+        );
+    }
+}
