@@ -20,7 +20,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 
 /// What each crate may depend on. The log engine alone needs no async runtime.
 const MAY_DEPEND: &[(&str, &[&str])] = &[
-    ("disk", &["fastrand", "fs2", "memmap2", "rustix"]),
+    (
+        "disk",
+        &["fastrand", "fs2", "getrandom", "memmap2", "rustix"],
+    ),
     (
         "wal",
         &[
@@ -29,7 +32,6 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "byteorder",
             "bytes",
             "crc32fast",
-            "getrandom",
             "rustc-hash",
             "smallvec",
             "serde",

@@ -106,6 +106,13 @@ pub trait Disk: Send + Sync + 'static {
     /// [`LOCK_FILE`] in `dir`; see [`LockMode::Shared`] for where it cannot.
     fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>>;
 
+    /// A number that nobody else draws, for ids: from the operating system, as far as a disk does not say otherwise.
+    fn random(&self) -> io::Result<u128> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(u128::from_le_bytes(bytes))
+    }
+
     /// What is known against keeping a log in `dir`. Nothing, as far as a disk does not say otherwise.
     fn cautions(&self, dir: &Path) -> io::Result<Vec<Caution>> {
         let _ = dir;

@@ -296,7 +296,7 @@ impl Wal {
         let lock = lock(&*disk, dir, LockMode::Exclusive)?;
         clear_the_way(&*disk, dir)?;
         let control = Control {
-            log_id: random(dir)?,
+            log_id: random(&*disk, dir)?,
             generation: 1,
             oldest: 1,
             newest: 0,
@@ -343,7 +343,7 @@ impl Wal {
     ) -> Result<Wal> {
         let cautions = cautions(&*disk, dir);
         let found = look(&*disk, dir, Access::Write, options.keep_suspects)?;
-        let epoch = random_epoch(dir)?;
+        let epoch = random_epoch(&*disk, dir)?;
         let mut recovered = found.settle(&*disk, dir, epoch, options.segment_bytes)?;
         let is_cow = |caution: &Caution| matches!(caution, Caution::CopyOnWrite { .. });
         let copies_on_write = cautions.iter().any(is_cow);
@@ -537,15 +537,12 @@ fn clear_the_way(disk: &dyn Disk, dir: &Path) -> Result<()> {
     }
 }
 
-fn random(dir: &Path) -> Result<u128> {
-    let mut bytes = [0; 16];
-    let drawn = getrandom::fill(&mut bytes).map_err(std::io::Error::other);
-    drawn.map_err(Error::io("draw an id for", dir))?;
-    Ok(u128::from_le_bytes(bytes))
+fn random(disk: &dyn Disk, dir: &Path) -> Result<u128> {
+    disk.random().map_err(Error::io("draw an id for", dir))
 }
 
 /// Never 0, which is before the first epoch, nor the number that stands for any.
-fn random_epoch(dir: &Path) -> Result<u64> {
-    let epoch = random(dir)? as u64;
+fn random_epoch(disk: &dyn Disk, dir: &Path) -> Result<u64> {
+    let epoch = random(disk, dir)? as u64;
     Ok(epoch.clamp(1, frame::Link::ANY_EPOCH - 1))
 }

@@ -206,6 +206,17 @@ impl SimDisk {
     }
 }
 
+/// Chance.
+impl SimDisk {
+    /// Lets [`Disk::random`](crate::Disk::random) follow from `seed`: the same calls then give the same bytes on the disk. At
+    /// first it asks the operating system.
+    ///
+    /// It goes on after a crash. But forks of a disk draw the same numbers: only one of them should live on, or each be given a seed.
+    pub fn seed_random(&self, seed: u64) {
+        self.state().random = Some(fastrand::Rng::with_seed(seed));
+    }
+}
+
 /// The media.
 impl SimDisk {
     /// Lets the sectors of these bytes be unreadable (`EIO`) until each is written anew as a whole. Writing a part of one

@@ -10,7 +10,7 @@ use super::SimDisk;
 use super::faults::{Failure, Hang, Op, Stop};
 use super::names::FileId;
 use super::state::{Description, State, split};
-use crate::{DirLock, Disk, DiskFile, LOCK_FILE, LockMode, Map};
+use crate::{DirLock, Disk, DiskFile, LOCK_FILE, LockMode, Map, OsDisk};
 
 impl SimDisk {
     fn handle(
@@ -84,6 +84,14 @@ impl Disk for SimDisk {
             }
         }
         self.sync_dir(parent)
+    }
+
+    fn random(&self) -> io::Result<u128> {
+        let seeded = self.state().random.as_mut().map(|random| random.u128(..));
+        match seeded {
+            Some(drawn) => Ok(drawn),
+            None => OsDisk::new().random(),
+        }
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

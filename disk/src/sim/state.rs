@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) crashed_in: Option<(Op, PathBuf)>,
     /// The last operation to which something happened that was asked for.
     pub(super) failed_in: Option<(Op, PathBuf)>,
+    /// Where ids come from; from outside if this is none.
+    pub(super) random: Option<fastrand::Rng>,
     pub(super) read_only: bool,
     pub(super) write_bytes_max: Option<usize>,
     pub(super) read_bytes_max: Option<usize>,

@@ -537,3 +537,21 @@ fn what_is_wrong_with_a_fork_is_not_wrong_with_its_origin() {
     let left = fork.open_read(Path::new(PATH)).unwrap();
     assert_eq!(left.len().unwrap(), 2048);
 }
+
+#[test]
+fn chance_follows_from_a_seed_and_goes_on_after_a_crash() {
+    let drawn = |seed| {
+        let disk = SimDisk::new();
+        disk.seed_random(seed);
+        let before = disk.random().unwrap();
+        disk.power_cut(0);
+        (before, disk.random().unwrap())
+    };
+    assert_eq!(drawn(1), drawn(1));
+    assert_ne!(drawn(1), drawn(2));
+    assert_ne!(drawn(1).0, drawn(1).1);
+    assert_ne!(
+        SimDisk::new().random().unwrap(),
+        SimDisk::new().random().unwrap()
+    );
+}
