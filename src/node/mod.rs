@@ -263,6 +263,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         for entry in &ready.committed {
             self.apply(entry);
         }
+        for id in ready.dropped {
+            tracing::warn!(%id, "dropped an entry that is torn on every node: it was never acknowledged");
+        }
         if let Some(offer) = ready.offer {
             // Nodes take no snapshots yet, so this one is of a newer program.
             tracing::warn!(from = %offer.from, last = %offer.last, "cannot install a snapshot");

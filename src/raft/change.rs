@@ -85,7 +85,7 @@ impl Raft {
     pub(super) fn follow_membership(&mut self) {
         let mut members = self.membership().all();
         members.remove(&self.config.id);
-        let last = self.log.last().index;
+        let last = self.settled_up_to();
         if let Role::Leader(leadership) = &mut self.role {
             let before = std::mem::take(&mut leadership.followers);
             let mut followers: BTreeMap<_, _> = before

@@ -7,8 +7,11 @@
 //! * `last <= issued`, and entries up to `last` are on disk as they are in the log.
 //! * An index counts as durable only when the latest write that touched it is: a truncation takes the index back from
 //!   every write under way, so a write of overwritten entries that completes late says nothing about the new ones.
+//! * A hole is an entry whose place on the disk is bad. It ends when the write that repairs it is durable, or when the entry
+//!   goes: a truncation takes the repairs back too, so that a late one says nothing about a new entry at that index.
+//! * While an entry is suspect, nothing is written after it: the log engine takes nothing there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use duramen_wal::types::{Entry, HardState, Index, LogId};
 
@@ -27,6 +30,10 @@ pub struct Write {
     pub hard_state: Option<HardState>,
     /// A snapshot that was installed stands for all entries so far, up to this one: they go, and the log goes on after it.
     pub reset: Option<LogId>,
+    /// A snapshot that was installed stands for bad entries up to this one: they go, what follows stays.
+    pub purge: Option<LogId>,
+    /// The true content of entries that were bad on this disk, to be put in their places, before `entries`.
+    pub repairs: Vec<Entry>,
     /// Entries, consecutive.
     pub entries: Vec<Entry>,
 }
@@ -38,9 +45,12 @@ pub(super) struct Durability {
     issued: Index,
     /// To be issued with the next write.
     reset: Option<LogId>,
+    purge: Option<LogId>,
+    repairs: BTreeSet<Index>,
     under_way: VecDeque<UnderWay>,
     hard_state: HardState,
     last: Index,
+    holes: BTreeSet<Index>,
 }
 
 #[derive(Debug)]
@@ -48,19 +58,24 @@ struct UnderWay {
     id: WriteId,
     hard_state: HardState,
     last: Index,
+    repairs: Vec<Index>,
 }
 
 impl Durability {
-    /// All of what was read back from disk is durable.
-    pub(super) fn new(hard_state: HardState, last: Index) -> Durability {
+    /// All of what was read back from disk is durable, but for the holes.
+    pub(super) fn new(hard_state: HardState, log: &Log) -> Durability {
+        let last = log.last().index;
         Durability {
             latest: WriteId(0),
             issued_hard_state: hard_state,
             issued: last,
             reset: None,
+            purge: None,
+            repairs: BTreeSet::new(),
             under_way: VecDeque::new(),
             hard_state,
             last,
+            holes: log.bad().map(|(id, _)| id.index).collect(),
         }
     }
 
@@ -68,9 +83,29 @@ impl Durability {
         self.hard_state
     }
 
-    /// The last durable index.
+    /// All up to here is durable and whole.
     pub(super) fn last(&self) -> Index {
-        self.last
+        let hole = self.holes.first();
+        hole.map_or(self.last, |hole| self.last.min(hole.prev()))
+    }
+
+    /// The true content of a hole is known, and to be written.
+    pub(super) fn restored(&mut self, index: Index) {
+        assert!(self.holes.contains(&index), "{index} is no hole");
+        self.repairs.insert(index);
+    }
+
+    /// A snapshot stands for all up to `base`, and what is after it stays.
+    pub(super) fn compacted(&mut self, base: LogId) {
+        let first = base.index.next();
+        if self.holes.first().is_some_and(|hole| *hole < first) {
+            self.purge = Some(base);
+        }
+        self.holes = self.holes.split_off(&first);
+        self.repairs = self.repairs.split_off(&first);
+        for write in &mut self.under_way {
+            write.repairs.retain(|index| *index >= first);
+        }
     }
 
     /// The last index that was given out to be written.
@@ -83,25 +118,35 @@ impl Durability {
         let kept = from.prev();
         self.issued = self.issued.min(kept);
         self.last = self.last.min(kept);
+        self.holes.split_off(&from);
+        self.repairs.split_off(&from);
         for write in &mut self.under_way {
             write.last = write.last.min(kept);
+            write.repairs.retain(|index| *index < from);
         }
     }
 
     /// A durable snapshot stands for all that was issued.
     pub(super) fn reset(&mut self, base: LogId) {
         self.truncated(Index(1));
-        self.reset = Some(base);
+        (self.reset, self.purge) = (Some(base), None);
         (self.issued, self.last) = (base.index, base.index);
     }
 
     /// What is to be written next, if anything.
     pub(super) fn issue(&mut self, hard_state: HardState, log: &Log) -> Option<Write> {
-        let last = log.last().index;
+        let last = match log.has_suspects() {
+            true => self.issued,
+            false => log.last().index,
+        };
         let hard_state_changed = hard_state != self.issued_hard_state;
-        if !hard_state_changed && last == self.issued && self.reset.is_none() {
+        let nothing_goes = self.reset.is_none() && self.purge.is_none();
+        if !hard_state_changed && last == self.issued && nothing_goes && self.repairs.is_empty() {
             return None;
         }
+        let repairs: Vec<Index> = std::mem::take(&mut self.repairs).into_iter().collect();
+        let repaired = repairs.iter().filter_map(|index| log.entry(*index));
+        let repaired = repaired.cloned().collect();
         let entries = log.range(self.issued.next(), last).to_vec();
         self.latest = WriteId(self.latest.0 + 1);
         self.issued_hard_state = hard_state;
@@ -110,11 +155,14 @@ impl Durability {
             id: self.latest,
             hard_state,
             last,
+            repairs,
         });
         Some(Write {
             id: self.latest,
             hard_state: hard_state_changed.then_some(hard_state),
             reset: self.reset.take(),
+            purge: self.purge.take(),
+            repairs: repaired,
             entries,
         })
     }
@@ -130,6 +178,9 @@ impl Durability {
         while let Some(write) = self.under_way.front().filter(|write| write.id <= id) {
             self.hard_state = write.hard_state;
             self.last = self.last.max(write.last);
+            write.repairs.iter().for_each(|index| {
+                self.holes.remove(index);
+            });
             self.under_way.pop_front();
         }
     }
@@ -160,7 +211,7 @@ mod tests {
             voted_for: None,
             ..HardState::default()
         };
-        let mut durability = Durability::new(hard_state, Index(0));
+        let mut durability = Durability::new(hard_state, &Log::default());
         let mut log = Log::new(LogId::default(), vec![entry(1, 1), entry(2, 1)]);
         let first = durability.issue(hard_state, &log).unwrap();
         assert_eq!(first.entries.len(), 2);
@@ -178,8 +229,8 @@ mod tests {
 
     #[test]
     fn nothing_new_is_no_write() {
-        let mut durability = Durability::new(HardState::default(), Index(1));
         let log = Log::new(LogId::default(), vec![entry(1, 1)]);
+        let mut durability = Durability::new(HardState::default(), &log);
         assert_eq!(durability.issue(HardState::default(), &log), None);
     }
 }

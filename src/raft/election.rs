@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use duramen_wal::types::{Context, HardState, LogId, NodeId, Term};
+use duramen_wal::types::{HardState, LogId, NodeId, Term};
 
 use super::message::Message;
 use super::read::Reads;
+use super::settle::Settling;
 use super::{Ignored, Leadership, Raft, Role};
 
 impl Raft {
@@ -116,14 +116,14 @@ impl Raft {
         }
     }
 
-    /// The new leader appends a blank entry: only with an entry of its own term can it commit (5.4.2), and only then does
-    /// it know which entries are committed (section 8).
+    /// The new leader settles its bad entries if it has any, and then begins its term with a blank entry.
     fn become_leader(&mut self) {
         let last = self.log.last().index;
         self.leader = Some(self.config.id);
         self.role = Role::Leader(Leadership {
             followers: BTreeMap::new(),
             term_start: last.next(),
+            settling: Some(Settling::default()),
             heartbeat_elapsed: 0,
             quorum_elapsed: 0,
             transfer: None,
@@ -131,6 +131,9 @@ impl Raft {
             reads: Reads::default(),
         });
         self.follow_membership();
-        self.append_own(Bytes::new(), Context::EMPTY);
+        self.settle();
+        if self.is_settling() {
+            self.ask_peers();
+        }
     }
 }

@@ -1,14 +1,22 @@
 //! The log as the core sees it (section 5.3), without what a snapshot stands for (section 7).
 //!
-//! Invariants: indexes are consecutive from the one after `base` on; terms never go down.
+//! Invariants:
+//! * Indexes are consecutive from the one after `base` on; terms never go down.
+//! * An index in `bad` is in `entries`, as a placeholder: its id is true, and its payload, which is lost, empty.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, Term};
+
+use super::repair::Badness;
 
 #[derive(Debug, Default)]
 pub(super) struct Log {
     /// The last entry that a snapshot stands for; zero if there is none.
     base: LogId,
     entries: Vec<Entry>,
+    bad: BTreeMap<Index, Badness>,
 }
 
 impl Log {
@@ -16,6 +24,7 @@ impl Log {
         let mut log = Log {
             base,
             entries: Vec::with_capacity(entries.len()),
+            bad: BTreeMap::new(),
         };
         for entry in entries {
             log.push(entry);
@@ -59,9 +68,71 @@ impl Log {
         self.term_at(id.index) == Some(id.term)
     }
 
+    /// Marks entries as bad, when the log is read from disk.
+    pub(super) fn mark_bad(&mut self, bad: BTreeMap<Index, Badness>) {
+        for &index in bad.keys() {
+            let position = self.position_after_base(index);
+            let entry = self.entries.get_mut(position);
+            let entry = entry.unwrap_or_else(|| panic!("{index} is bad and not in the log"));
+            entry.payload = Bytes::new(); // Whatever it was: nobody is to see it.
+        }
+        self.bad = bad;
+    }
+
+    /// The entries that are bad, in order.
+    pub(super) fn bad(&self) -> impl Iterator<Item = (LogId, Badness)> + '_ {
+        self.bad_after(Index(0))
+    }
+
+    /// The same of those after `index`.
+    pub(super) fn bad_after(&self, index: Index) -> impl Iterator<Item = (LogId, Badness)> + '_ {
+        let bad = self.bad.range(index.next()..);
+        bad.map(|(&index, &badness)| {
+            let term = self.term_at(index).expect("what is bad is in the log");
+            (LogId { term, index }, badness)
+        })
+    }
+
+    /// Whether `id` is one of them.
+    pub(super) fn is_bad(&self, id: LogId) -> bool {
+        self.bad.contains_key(&id.index) && self.holds(id)
+    }
+
+    pub(super) fn badness(&self, index: Index) -> Option<Badness> {
+        self.bad.get(&index).copied()
+    }
+
+    /// Whether one of them may never have been written whole.
+    pub(super) fn has_suspects(&self) -> bool {
+        self.bad
+            .values()
+            .any(|badness| *badness == Badness::Suspect)
+    }
+
+    pub(super) fn first_bad(&self) -> Option<Index> {
+        self.bad.keys().next().copied()
+    }
+
+    /// Puts the true content in the place of a bad entry.
+    pub(super) fn restore(&mut self, entry: Entry) {
+        assert!(self.is_bad(entry.id), "{} is not bad", entry.id);
+        let position = self.position_after_base(entry.id.index);
+        self.bad.remove(&entry.id.index);
+        self.entries[position] = entry;
+    }
+
+    /// The entry at `index`, whole or not.
+    pub(super) fn entry(&self, index: Index) -> Option<&Entry> {
+        self.entries.get(self.position(index)?)
+    }
+
     /// The entries from `from` on, at most `entries_max`, and no more than `bytes_max` of payload, but at least one if
-    /// there is one.
+    /// there is one. It stops before the first bad one.
     pub(super) fn slice(&self, from: Index, entries_max: usize, bytes_max: usize) -> Vec<Entry> {
+        let whole = match self.bad.range(from..).next() {
+            Some((bad, _)) => (bad.0 - from.0) as usize,
+            None => usize::MAX,
+        };
         let rest = &self.entries[self.position_after_base(from)..];
         let mut bytes = 0;
         let fits = |entry: &&Entry| {
@@ -70,7 +141,7 @@ impl Log {
             first || bytes <= bytes_max
         };
         rest.iter()
-            .take(entries_max)
+            .take(entries_max.min(whole))
             .take_while(fits)
             .cloned()
             .collect()
@@ -100,6 +171,7 @@ impl Log {
     /// Drops `from` and all after it.
     pub(super) fn truncate(&mut self, from: Index) {
         self.entries.truncate(self.position_after_base(from));
+        self.bad.split_off(&from);
     }
 
     /// A snapshot stands for all up to `base`, which is in the log: what is after it stays (section 7).
@@ -107,6 +179,7 @@ impl Log {
         assert!(self.holds(base), "{base} is not in the log");
         let kept = self.position(base.index.next()).unwrap_or(0);
         self.entries.drain(..kept);
+        self.bad = self.bad.split_off(&base.index.next());
         self.base = base;
     }
 

@@ -117,11 +117,12 @@ impl Membership {
 
     /// Whether these are a majority: of the old voters and of the new ones, if there are both.
     pub fn is_majority(&self, is_in: impl Fn(NodeId) -> bool) -> bool {
-        let has_majority = |voters: &BTreeSet<u64>| {
-            let count = voters.iter().filter(|id| is_in(NodeId(**id))).count();
-            count > voters.len() / 2
-        };
-        self.deciding().all(has_majority)
+        self.deciding().all(|voters| is_most_of(voters, &is_in))
+    }
+
+    /// Whether these are a majority of the old voters or of the new ones.
+    pub(super) fn has_any_majority(&self, is_in: impl Fn(NodeId) -> bool) -> bool {
+        self.deciding().any(|voters| is_most_of(voters, &is_in))
     }
 
     /// The largest value that a majority has reached.
@@ -213,6 +214,11 @@ impl Membership {
     }
 }
 
+fn is_most_of(voters: &BTreeSet<u64>, is_in: impl Fn(NodeId) -> bool) -> bool {
+    let count = voters.iter().filter(|id| is_in(NodeId(**id))).count();
+    count > voters.len() / 2
+}
+
 /// An entry that is marked as a membership and is none.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadEntry;
@@ -276,6 +282,12 @@ impl Memberships {
     pub(super) fn at(&self, index: Index) -> &Membership {
         let later = self.list.partition_point(|(set, _)| *set <= index);
         &self.list[later.saturating_sub(1)].1
+    }
+
+    /// The one that was in force at `index`, and all later ones.
+    pub(super) fn since(&self, index: Index) -> &[(Index, Membership)] {
+        let later = self.list.partition_point(|(set, _)| *set <= index);
+        &self.list[later.saturating_sub(1)..]
     }
 
     /// The log was cut off before `from`.

@@ -1,6 +1,7 @@
 //! What nodes say to each other: the two RPCs of figure 2 and their replies.
 
 use super::membership::Membership;
+use super::repair::{Answer, Answers, IDS_MAX, Question};
 use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
 
@@ -52,6 +53,10 @@ pub enum Message {
         /// What the drivers need to find the snapshot.
         manifest: Bytes,
     },
+    /// Asks for entries that are bad at the sender, or for a snapshot if its state is lost.
+    AskEntries(Question),
+    /// The reply to `AskEntries`.
+    Entries(Answers),
     /// From the leader: the receiver is to campaign at once, its log is complete (thesis, 3.10).
     TimeoutNow,
     /// AppendEntries (section 5.3). Without entries it is a heartbeat.
@@ -98,6 +103,13 @@ pub struct Round(pub u64);
 /// No log comes so far. After a snapshot that claimed to, there would be no index left for what follows it.
 const SNAPSHOT_INDEX_MAX: Index = Index(u64::MAX / 2);
 
+impl Message {
+    /// Whether it says something in whatever term it was sent: see `repair.rs`.
+    pub(super) fn is_of_any_term(&self) -> bool {
+        matches!(self, Message::AskEntries(_) | Message::Entries(_))
+    }
+}
+
 impl Envelope {
     /// Whether it asks for a vote without the leader's wish.
     pub(super) fn asks_for_vote(&self) -> bool {
@@ -111,16 +123,23 @@ impl Envelope {
         )
     }
 
+    /// Whether its term is taken over. A question of whoever is no leader spreads none: see `repair.rs`.
+    pub(super) fn spreads_term(&self) -> bool {
+        match &self.message {
+            Message::AskEntries(question) => question.is_leader,
+            _ => true,
+        }
+    }
+
     /// Whether the numbers in it agree with each other. Peers are not trusted to.
     pub(super) fn is_sane(&self) -> bool {
         let (prev, entries) = match &self.message {
             Message::Append { prev, entries, .. } => (prev, entries),
             Message::InstallSnapshot {
                 last, membership, ..
-            } => {
-                let is_index = last.index > Index(0) && last.index <= SNAPSHOT_INDEX_MAX;
-                return is_index && last.term <= self.term && membership.check().is_ok();
-            }
+            } => return self.is_sane_snapshot(*last, membership),
+            Message::AskEntries(question) => return are_ascending(question.ids.iter().copied()),
+            Message::Entries(answers) => return self.are_sane_answers(answers),
             _ => return true,
         };
         let mut before = *prev;
@@ -134,4 +153,33 @@ impl Envelope {
             sane
         })
     }
+
+    fn is_sane_snapshot(&self, last: LogId, membership: &Membership) -> bool {
+        let is_index = last.index > Index(0) && last.index <= SNAPSHOT_INDEX_MAX;
+        is_index && last.term <= self.term && membership.check().is_ok()
+    }
+
+    fn are_sane_answers(&self, answers: &Answers) -> bool {
+        let is_sane = |answer: &Answer| match answer {
+            Answer::Have(entry) => {
+                entry.id.term <= self.term && Membership::of_entry(entry).is_ok()
+            }
+            _ => true,
+        };
+        let snapshot = answers.snapshot.as_ref();
+        are_ascending(answers.entries.iter().map(Answer::id))
+            && answers.entries.iter().all(is_sane)
+            && snapshot.is_none_or(|own| self.is_sane_snapshot(own.last, &own.membership))
+    }
+}
+
+/// Whether these can be the ids of one question.
+fn are_ascending(ids: impl Iterator<Item = LogId>) -> bool {
+    let (mut before, mut count) = (Index(0), 0);
+    let mut ids = ids.map(|id| id.index);
+    ids.all(|index| {
+        let follows = index > before && count < IDS_MAX;
+        (before, count) = (index, count + 1);
+        follows
+    })
 }

@@ -34,7 +34,9 @@
 //!   sends new entries while it writes them itself, and counts itself only when they are durable (thesis, 10.2.1).
 //! * `term` never goes down; `voted_for` changes only from nobody to somebody within a term.
 //! * `commit` never goes down, and nothing at or below it is ever truncated.
-//! * What is handed out as committed is durable on this node too.
+//! * What is handed out as committed is durable and whole on this node too.
+//! * A bad entry counts as present in votes and elections, and as missing in acknowledgements. It is never sent, nor taken
+//!   for a blank entry.
 //!
 //! # Where the paper is
 //!
@@ -47,6 +49,7 @@
 //! | 7 log compaction | `snapshot.rs`, `log.rs` |
 //! | 6 membership | `membership.rs`, `change.rs` |
 //! | 8 linearizable reads | `read.rs` |
+//! | Protocol-Aware Recovery (FAST'18): damaged entries and snapshots | `repair.rs`, `settle.rs` |
 //! | figure 2, the messages | `message.rs` |
 //! | figure 2, persistent state | `durability.rs` |
 
@@ -59,7 +62,9 @@ mod message;
 mod progress;
 mod quorum;
 mod read;
+mod repair;
 mod replication;
+mod settle;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -75,7 +80,8 @@ pub use durability::{Write, WriteId};
 pub use membership::{BadMembership, Member, Membership, is_command};
 pub use message::{AppendOutcome, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
-pub use snapshot::Offer;
+pub use repair::{Answer, Answers, Badness, Question};
+pub use snapshot::{Offer, OwnSnapshot};
 pub use transfer::TransferRefused;
 
 use durability::Durability;
@@ -83,7 +89,8 @@ use log::Log;
 use membership::Memberships;
 use progress::Progress;
 use read::Reads;
-use snapshot::Own;
+use repair::Repair;
+use settle::Settling;
 use transfer::Transfer;
 
 /// What a node must know before it starts.
@@ -142,9 +149,10 @@ pub struct Raft {
     log: Log,
     memberships: Memberships,
     /// The newest snapshot of this node.
-    snapshot: Option<Own>,
+    snapshot: Option<OwnSnapshot>,
     /// The leader's, which this node needs.
     offer: Option<Offer>,
+    repair: Repair,
     durability: Durability,
     /// Known to be committed up to here.
     commit: Index,
@@ -182,6 +190,8 @@ struct Leadership {
     followers: BTreeMap<NodeId, Progress>,
     /// The blank entry of the term (section 8).
     term_start: Index,
+    /// Until the term begins: which of the bad entries stay.
+    settling: Option<Settling>,
     heartbeat_elapsed: u32,
     /// Ticks since it was looked who answers.
     quorum_elapsed: u32,
@@ -206,7 +216,10 @@ pub struct Ready {
     pub committed: Vec<Entry>,
     /// Decided reads.
     pub reads: Vec<ReadReply>,
-    /// The leader has no more the entries that this node lacks: fetch this snapshot, make it durable, and then call
+    /// Entries that a new leader has dropped from its log, since every node's copy of them was torn: they were never
+    /// acknowledged. For the operator.
+    pub dropped: Vec<LogId>,
+    /// Nobody but a snapshot has the entries or the state that this node lacks: fetch this snapshot, make it durable, and then call
     /// [`Raft::snapshot_installed`]. It is offered again as long as it is needed, perhaps a newer one.
     pub offer: Option<Offer>,
 }
@@ -219,8 +232,28 @@ impl Ready {
             && self.send_when_durable.is_empty()
             && self.committed.is_empty()
             && self.reads.is_empty()
+            && self.dropped.is_empty()
             && self.offer.is_none()
     }
+}
+
+/// What a node has when it starts.
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    /// Its term and vote.
+    pub hard_state: HardState,
+    /// The last entry that the newest snapshot stands for, and its state machine; the log begins after it. Zero if there is no
+    /// snapshot.
+    pub base: LogId,
+    /// What followers are offered with that snapshot. `None` if there is none, or it cannot be read.
+    pub manifest: Option<Bytes>,
+    /// The snapshot cannot be read, so that there is nothing to apply the log to: nothing is handed out as committed before a
+    /// peer's snapshot, which [`Ready::offer`] tells of, is installed.
+    pub lacks_state: bool,
+    /// The log after `base`. Of what is bad there is a placeholder, with its id.
+    pub log: Vec<Entry>,
+    /// Entries of the log whose payload is lost. None of them is a membership: of those the storage has a second copy.
+    pub bad: BTreeMap<Index, Badness>,
 }
 
 /// Only a leader can do that.
@@ -256,34 +289,34 @@ impl Raft {
     /// If there is no voter, or `log` is not consecutive from index 1 with terms that never go down and end at most at the
     /// term of `hard_state`, or holds a membership that is none.
     pub fn new(config: Config, hard_state: HardState, log: Vec<Entry>) -> Raft {
-        Raft::with_base(config, hard_state, LogId::default(), log)
+        let restored = Restored {
+            hard_state,
+            log,
+            ..Restored::default()
+        };
+        Raft::restart(config, restored)
     }
 
-    /// The same where a snapshot stands for the log up to `base`, and the state machine holds it. `config` has the membership
-    /// as of that entry, and `manifest` is what followers are offered with the snapshot. Nothing of the log up to `base` may
-    /// be on the disk, unless `base` is in it and what follows it is in `log`: after a crash between an installed snapshot and
-    /// the write that resets the log, the driver resets it first.
+    /// The same with all that a node may have. `config` has the membership as of `base`. Nothing of the log up to `base` may be
+    /// on the disk, unless `base` is in it and what follows it is in `log`: after a crash between an installed snapshot and the
+    /// write that resets the log, the driver resets it first.
     ///
     /// # Panics
-    /// See [`new`](Raft::new).
-    pub fn after_snapshot(
-        config: Config,
-        hard_state: HardState,
-        base: LogId,
-        manifest: Bytes,
-        log: Vec<Entry>,
-    ) -> Raft {
-        let membership = config.membership.clone();
-        let mut raft = Raft::with_base(config, hard_state, base, log);
-        raft.snapshot = Some(Own {
-            last: base,
-            membership,
+    /// See [`new`](Raft::new); or if what is bad is not in `log`.
+    pub fn restart(config: Config, restored: Restored) -> Raft {
+        let Restored {
+            hard_state,
+            base,
             manifest,
-        });
-        raft
-    }
-
-    fn with_base(config: Config, hard_state: HardState, base: LogId, log: Vec<Entry>) -> Raft {
+            lacks_state,
+            log,
+            bad: bad_entries,
+        } = restored;
+        let no_state = !lacks_state || base.index > Index(0) && manifest.is_none();
+        assert!(
+            no_state,
+            "a state that was read is not lost, nor is that before the first entry"
+        );
         let bad = config.membership.check();
         assert!(bad.is_ok(), "{bad:?}");
         assert!(
@@ -297,18 +330,25 @@ impl Raft {
                 .into_iter()
                 .for_each(|membership| memberships.push(entry.id.index, membership));
         }
-        let log = Log::new(base, log);
+        let snapshot = manifest.map(|manifest| OwnSnapshot {
+            last: base,
+            membership: config.membership.clone(),
+            manifest,
+        });
+        let mut log = Log::new(base, log);
+        log.mark_bad(bad_entries);
         let (term, last) = (hard_state.term, log.last());
         assert!(term >= last.term, "{last} is of a term after {term}");
         let mut raft = Raft {
             rng: fastrand::Rng::with_seed(config.seed),
-            durability: Durability::new(hard_state, log.last().index),
+            durability: Durability::new(hard_state, &log),
             config,
             hard_state,
             log,
             memberships,
-            snapshot: None,
+            snapshot,
             offer: None,
+            repair: Repair::new(lacks_state),
             commit: base.index,
             handed_out: base.index,
             role: Role::Follower,
@@ -364,6 +404,7 @@ impl Raft {
             Role::Leader(_) => self.tick_leader(),
             _ => self.tick_election(),
         }
+        self.tick_repair();
     }
 
     /// Takes in a message of a peer. A message that makes no sense changes nothing.
@@ -380,7 +421,7 @@ impl Raft {
         if envelope.asks_for_vote() && self.hears_leader() {
             return Err(Ignored::HasLeader); // Its term too is let be.
         }
-        if envelope.term > self.hard_state.term {
+        if envelope.term > self.hard_state.term && envelope.spreads_term() {
             self.become_follower(envelope.term); // figure 2, "All servers"
         }
         let Envelope {
@@ -389,10 +430,12 @@ impl Raft {
             message,
             ..
         } = envelope;
-        if term < self.hard_state.term {
+        if term < self.hard_state.term && !message.is_of_any_term() {
             return self.answer_stale(from, message);
         }
         match message {
+            Message::AskEntries(question) => self.on_ask_entries(from, &question),
+            Message::Entries(answers) => self.on_entries(from, term, answers),
             Message::PreVote { last } => self.on_pre_vote(from, last),
             Message::PreVoted { granted } => self.on_pre_voted(from, granted),
             Message::RequestVote { last, .. } => self.on_request_vote(from, last),
@@ -426,10 +469,12 @@ impl Raft {
     pub fn propose(&mut self, command: Bytes) -> Result<LogId, NotLeader> {
         assert!(!command.is_empty(), "a command is not empty");
         match &self.role {
-            Role::Leader(leadership) if leadership.transfer.is_none() => {
-                Ok(self.append_own(command, Context::EMPTY))
-            }
-            // It is not known yet who will be.
+            Role::Leader(Leadership {
+                transfer: None,
+                settling: None,
+                ..
+            }) => Ok(self.append_own(command, Context::EMPTY)),
+            // It is not known yet who will be, or what the log is.
             Role::Leader(_) => Err(NotLeader { leader: None }),
             _ => Err(NotLeader {
                 leader: self.leader,
@@ -462,13 +507,14 @@ impl Raft {
             send_when_durable: std::mem::take(&mut self.send_when_durable),
             committed: self.hand_out_committed(),
             reads: std::mem::take(&mut self.read_replies),
+            dropped: std::mem::take(&mut self.repair.dropped),
             offer,
         }
     }
 
     fn hand_out_committed(&mut self) -> Vec<Entry> {
         let up_to = self.commit.min(self.durability.last());
-        if self.handed_out >= up_to {
+        if self.handed_out >= up_to || self.repair.lacks_state {
             return Vec::new();
         }
         let all = self.log.range(self.handed_out.next(), up_to);
@@ -498,6 +544,8 @@ impl Raft {
             }
             Message::PreVoted { .. }
             | Message::Vote { .. }
+            | Message::AskEntries(_)
+            | Message::Entries(_)
             | Message::TimeoutNow
             | Message::AppendReply { .. } => {}
         }

@@ -42,12 +42,22 @@ impl Raft {
             return Err(Ignored::Nonsense); // It would take back what is committed.
         }
         self.follow(from);
+        let held = &entries[..new_from.unwrap_or(entries.len())];
+        for entry in held
+            .iter()
+            .filter(|entry| self.log.is_bad(entry.id))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            self.restore(entry);
+        }
         if let Some(at) = new_from {
             self.store(entries, at);
         }
         // Figure 2, AppendEntries 5: min with the last entry that is known to be the leader's, not with our last one.
         self.commit = self.commit.max(commit.min(matched));
-        let outcome = AppendOutcome::Matched(matched);
+        // The reply leaves when all that was restored until now is durable.
+        let outcome = AppendOutcome::Matched(self.whole_up_to(matched));
         self.reply(from, Message::AppendReply { outcome, round });
         Ok(())
     }
@@ -155,7 +165,7 @@ impl Raft {
         outcome: AppendOutcome,
         round: Round,
     ) -> Result<(), Ignored> {
-        let last = self.log.last().index;
+        let (last, settled) = (self.log.last().index, self.settled_up_to());
         let Role::Leader(leadership) = &mut self.role else {
             return Err(Ignored::Stale);
         };
@@ -173,6 +183,9 @@ impl Raft {
         follower.round = follower.round.max(round);
         match outcome {
             AppendOutcome::Matched(index) => {
+                if let Some(settling) = leadership.settling.as_mut().filter(|_| index > settled) {
+                    settling.heard_of_commit(index); // More than it was sent: so it knows that it is committed.
+                }
                 follower.matched(index);
                 self.advance_commit();
             }

@@ -12,12 +12,15 @@ use super::message::{AppendOutcome, Message, Round};
 use super::progress::Mode;
 use super::{Ignored, Leadership, Raft, Role};
 
-/// A durable snapshot of this node.
-#[derive(Debug, Clone)]
-pub(super) struct Own {
-    pub(super) last: LogId,
-    pub(super) membership: Membership,
-    pub(super) manifest: Bytes,
+/// A durable snapshot of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnSnapshot {
+    /// The last entry that it stands for.
+    pub last: LogId,
+    /// The membership as of that entry.
+    pub membership: Membership,
+    /// What the node's driver gave to [`Raft::snapshot_taken`].
+    pub manifest: Bytes,
 }
 
 /// A snapshot that the leader offers: see [`Ready::offer`](super::Ready::offer).
@@ -49,7 +52,7 @@ impl Raft {
         let Some(term) = self.log.term_at(index).filter(|_| index > newest) else {
             return false;
         };
-        self.snapshot = Some(Own {
+        self.snapshot = Some(OwnSnapshot {
             last: LogId { term, index },
             membership: self.memberships.at(index).clone(),
             manifest,
@@ -95,7 +98,7 @@ impl Raft {
         if offer.last.index > self.commit && self.log.holds(offer.last) {
             self.commit = offer.last.index; // The log has all of it, and more (section 7, step 6).
         }
-        match offer.last.index <= self.commit {
+        match offer.last.index <= self.commit && !self.needs_snapshot(offer.last.index) {
             true => self.matched_by_commit(offer.from),
             false => self.offer = Some(offer),
         }
@@ -104,27 +107,34 @@ impl Raft {
 
     /// The snapshot that was offered is durable here, with `manifest` for whoever is offered it next. If this says true, it
     /// is the beginning of the log now, and the state machine is to be replaced by it; otherwise the log has come further
-    /// meanwhile.
+    /// meanwhile. It is taken also for what is committed, by a leader too, if it stands for bad entries or for a state that was
+    /// lost.
     pub fn snapshot_installed(&mut self, offer: &Offer) -> bool {
+        let index = offer.last.index;
         let holds = self.log.holds(offer.last);
         // A leader has all that is committed: what it lacks, no correct node has offered.
-        let is_news = offer.last.index > self.commit && (holds || !self.is_leader());
+        let may_reset = index > self.commit && !self.is_leader();
+        let is_wanted = index > self.commit || self.needs_snapshot(index);
+        let is_news = is_wanted && (holds || may_reset);
         if is_news {
             match holds {
                 true => self.log.compact(offer.last),
                 false => self.log.reset(offer.last),
             }
             // What the snapshot has will not be written any more, so without a reset the disk's log would have a gap.
-            if !holds || self.durability.issued() < offer.last.index {
-                self.durability.reset(offer.last);
+            match !holds || self.durability.issued() < index {
+                true => self.durability.reset(offer.last),
+                false => self.durability.compacted(offer.last),
             }
-            let (index, membership) = (offer.last.index, offer.membership.clone());
+            let membership = offer.membership.clone();
             match self.memberships.index() <= index || self.log.last() == offer.last {
                 true => self.memberships = Memberships::new(index, membership),
                 false => self.memberships.compacted(index),
             }
-            (self.commit, self.handed_out) = (index, index);
-            self.snapshot = Some(Own {
+            self.commit = self.commit.max(index);
+            self.handed_out = index;
+            self.repair.lacks_state = false;
+            self.snapshot = Some(OwnSnapshot {
                 last: offer.last,
                 membership: offer.membership.clone(),
                 manifest: offer.manifest.clone(),
@@ -133,12 +143,13 @@ impl Raft {
         if let Some(leader) = self.leader.filter(|leader| *leader != self.config.id) {
             self.matched_by_commit(leader);
         }
+        self.settle();
         is_news
     }
 
     /// What is committed is the same everywhere, so it equals the leader's log.
     fn matched_by_commit(&mut self, leader: NodeId) {
-        let outcome = AppendOutcome::Matched(self.commit);
+        let outcome = AppendOutcome::Matched(self.whole_up_to(self.commit));
         let round = Round::default();
         self.reply(leader, Message::AppendReply { outcome, round });
     }

@@ -72,7 +72,11 @@ impl Raft {
     }
 
     pub(super) fn go_on_with_transfer(&mut self) {
-        let last = self.log.last().index;
+        // While the leader settles, its log is as complete there as it can be.
+        let last = match self.is_settling() {
+            true => self.settled_up_to(),
+            false => self.log.last().index,
+        };
         if let Role::Leader(leadership) = &mut self.role
             && let Some(to) = leadership.next_leader(last)
         {

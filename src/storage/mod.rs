@@ -142,12 +142,21 @@ impl Storage {
     /// Term and vote go first, with the first entries: no entry is ever durable before the term it was received in.
     /// After an error nothing is known of the write, and the node must stop.
     pub fn persist(&mut self, write: &Write) -> Result<(), Error> {
+        for entry in &write.repairs {
+            self.wal.repair(GROUP, entry.clone())?;
+        }
         let mut batch = Batch::new();
         if let Some(hard_state) = write.hard_state {
             batch.hard_state(GROUP, hard_state);
         }
         if let Some(last) = write.reset {
             batch.truncate(GROUP, self.wal.purged(GROUP).index); // all
+            batch.purge(GROUP, last);
+        }
+        if let Some(last) = write
+            .purge
+            .filter(|last| last.index > self.wal.purged(GROUP).index)
+        {
             batch.purge(GROUP, last);
         }
         let mut bytes = 0;
@@ -206,6 +215,8 @@ mod tests {
             id: WriteId(1),
             hard_state: Some(hard_state),
             reset: None,
+            purge: None,
+            repairs: Vec::new(),
             entries: vec![
                 entry(1, 1, vec![1]),
                 entry(2, 1, vec![2]),
@@ -233,6 +244,8 @@ mod tests {
             id: WriteId(1),
             hard_state: None,
             reset: None,
+            purge: None,
+            repairs: Vec::new(),
             entries: vec![entry(1, 3, vec![1])],
         };
         storage.persist(&write).unwrap();
@@ -254,6 +267,8 @@ mod tests {
             id: WriteId(1),
             hard_state: None,
             reset: None,
+            purge: None,
+            repairs: Vec::new(),
             entries: entries.clone(),
         };
         storage.persist(&write).unwrap();

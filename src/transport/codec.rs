@@ -8,7 +8,7 @@
 //!
 //! message (the body)
 //!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply, 5 PreVote, 6 PreVoted, 7 TimeoutNow,
-//!                8 InstallSnapshot
+//!                8 InstallSnapshot, 9 AskEntries, 10 Entries
 //!   1  from  8
 //!   9  to    8
 //!  17  term  8
@@ -18,6 +18,12 @@
 //!      Append       prev term 8, prev index 8, commit 8, round 8, number of entries 4,
 //!                   then for each: term 8, context length 1, context, payload length 4, payload
 //!      InstallSnapshot  last term 8, last index 8, membership length 4, membership, manifest length 4, manifest
+//!      AskEntries   leader 1, state 1: 0 none, 1 lost, index 8; number of ids 4, then for each: term 8, index 8
+//!      Entries      commit 8, number of answers 4, then for each: term 8, index 8,
+//!                                       answer 1: 0 have, context length 1, context, payload length 4, payload
+//!                                                 1 lack, 2 damaged, 3 suspect, 4 purged
+//!                   snapshot 1: 0 none, 1 last term 8, last index 8, membership length 4, membership,
+//!                                       manifest length 4, manifest
 //!      AppendReply  round 8, outcome 1: 0 matched, index 8
 //!                                       1 conflict, prev 8, term 8, first 8
 //! ```
@@ -35,7 +41,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use duramen_wal::{Context, Entry, Index, LogId, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
-use crate::raft::{AppendOutcome, Envelope, Membership, Message, Round};
+use crate::raft::{
+    Answer, Answers, AppendOutcome, Badness, Envelope, Membership, Message, OwnSnapshot, Question,
+    Round,
+};
 
 pub(super) const VERSION: u16 = 1;
 
@@ -54,6 +63,13 @@ const KIND_PRE_VOTE: u8 = 5;
 const KIND_PRE_VOTED: u8 = 6;
 const KIND_TIMEOUT_NOW: u8 = 7;
 const KIND_INSTALL_SNAPSHOT: u8 = 8;
+const KIND_ASK_ENTRIES: u8 = 9;
+const KIND_ENTRIES: u8 = 10;
+const ANSWER_HAVE: u8 = 0;
+const ANSWER_LACK: u8 = 1;
+const ANSWER_DAMAGED: u8 = 2;
+const ANSWER_SUSPECT: u8 = 3;
+const ANSWER_PURGED: u8 = 4;
 const OUTCOME_MATCHED: u8 = 0;
 const OUTCOME_CONFLICT: u8 = 1;
 
@@ -137,6 +153,8 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
             Message::PreVoted { .. } => KIND_PRE_VOTED,
             Message::TimeoutNow => KIND_TIMEOUT_NOW,
             Message::InstallSnapshot { .. } => KIND_INSTALL_SNAPSHOT,
+            Message::AskEntries(_) => KIND_ASK_ENTRIES,
+            Message::Entries(_) => KIND_ENTRIES,
         };
         buf.put_u8(kind);
         buf.put_u64_le(envelope.from.0);
@@ -156,11 +174,9 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
                 last,
                 membership,
                 manifest,
-            } => {
-                put_log_id(buf, *last);
-                put_bytes(buf, &membership.encode());
-                put_bytes(buf, manifest);
-            }
+            } => put_snapshot(buf, *last, membership, manifest),
+            Message::AskEntries(question) => put_question(buf, question),
+            Message::Entries(answers) => put_answers(buf, answers),
             Message::Append {
                 prev,
                 entries,
@@ -173,10 +189,7 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
                 buf.put_u32_le(entries.len() as u32);
                 for entry in entries {
                     buf.put_u64_le(entry.id.term.0);
-                    let context = entry.context.as_bytes();
-                    buf.put_u8(context.len() as u8);
-                    buf.put_slice(context);
-                    put_bytes(buf, &entry.payload);
+                    put_content(buf, entry);
                 }
             }
             Message::AppendReply { outcome, round } => {
@@ -185,6 +198,54 @@ pub(super) fn put_message(buf: &mut BytesMut, envelope: &Envelope) {
             }
         }
     });
+}
+
+/// What an entry has beside its id.
+fn put_content(buf: &mut BytesMut, entry: &Entry) {
+    let context = entry.context.as_bytes();
+    buf.put_u8(context.len() as u8);
+    buf.put_slice(context);
+    put_bytes(buf, &entry.payload);
+}
+
+fn put_snapshot(buf: &mut BytesMut, last: LogId, membership: &Membership, manifest: &[u8]) {
+    put_log_id(buf, last);
+    put_bytes(buf, &membership.encode());
+    put_bytes(buf, manifest);
+}
+
+fn put_question(buf: &mut BytesMut, question: &Question) {
+    buf.put_u8(u8::from(question.is_leader));
+    buf.put_u8(u8::from(question.state.is_some()));
+    if let Some(state) = question.state {
+        buf.put_u64_le(state.0);
+    }
+    buf.put_u32_le(question.ids.len() as u32);
+    question.ids.iter().for_each(|id| put_log_id(buf, *id));
+}
+
+fn put_answers(buf: &mut BytesMut, answers: &Answers) {
+    buf.put_u64_le(answers.commit.0);
+    buf.put_u32_le(answers.entries.len() as u32);
+    for answer in &answers.entries {
+        put_log_id(buf, answer.id());
+        match answer {
+            Answer::Have(entry) => {
+                buf.put_u8(ANSWER_HAVE);
+                put_content(buf, entry);
+            }
+            Answer::Lack(_) => buf.put_u8(ANSWER_LACK),
+            Answer::Bad { badness, .. } => buf.put_u8(match badness {
+                Badness::Damaged => ANSWER_DAMAGED,
+                Badness::Suspect => ANSWER_SUSPECT,
+            }),
+            Answer::Purged(_) => buf.put_u8(ANSWER_PURGED),
+        }
+    }
+    buf.put_u8(u8::from(answers.snapshot.is_some()));
+    if let Some(own) = &answers.snapshot {
+        put_snapshot(buf, own.last, &own.membership, &own.manifest);
+    }
 }
 
 /// Bytes with their length before them.
@@ -240,11 +301,20 @@ fn decode(body: &mut Bytes) -> Option<Envelope> {
             granted: get_bool(body)?,
         },
         KIND_TIMEOUT_NOW => Message::TimeoutNow,
-        KIND_INSTALL_SNAPSHOT => Message::InstallSnapshot {
-            last: get_log_id(body)?,
-            membership: Membership::decode(&get_long_bytes(body)?)?,
-            manifest: get_long_bytes(body)?,
-        },
+        KIND_INSTALL_SNAPSHOT => {
+            let OwnSnapshot {
+                last,
+                membership,
+                manifest,
+            } = get_snapshot(body)?;
+            Message::InstallSnapshot {
+                last,
+                membership,
+                manifest,
+            }
+        }
+        KIND_ASK_ENTRIES => Message::AskEntries(get_question(body)?),
+        KIND_ENTRIES => Message::Entries(get_answers(body)?),
         KIND_VOTE => Message::Vote {
             granted: get_bool(body)?,
         },
@@ -272,21 +342,75 @@ fn get_append(body: &mut Bytes) -> Option<Message> {
     for n in 1..=u64::from(count) {
         let term = Term(get_u64(body)?);
         let index = Index(prev.index.0.checked_add(n)?);
-        let len = body.try_get_u8().ok()?;
-        let context = Context::new(&get_bytes(body, len.into())?)?;
-        let payload = get_long_bytes(body)?;
-        let id = LogId { term, index };
-        entries.push(Entry {
-            id,
-            context,
-            payload,
-        });
+        entries.push(get_content(body, LogId { term, index })?);
     }
     Some(Message::Append {
         prev,
         entries,
         commit,
         round,
+    })
+}
+
+fn get_content(body: &mut Bytes, id: LogId) -> Option<Entry> {
+    let len = body.try_get_u8().ok()?;
+    Some(Entry {
+        id,
+        context: Context::new(&get_bytes(body, len.into())?)?,
+        payload: get_long_bytes(body)?,
+    })
+}
+
+fn get_snapshot(body: &mut Bytes) -> Option<OwnSnapshot> {
+    Some(OwnSnapshot {
+        last: get_log_id(body)?,
+        membership: Membership::decode(&get_long_bytes(body)?)?,
+        manifest: get_long_bytes(body)?,
+    })
+}
+
+fn get_question(body: &mut Bytes) -> Option<Question> {
+    let is_leader = get_bool(body)?;
+    let state = match get_bool(body)? {
+        true => Some(Index(get_u64(body)?)),
+        false => None,
+    };
+    let count = body.try_get_u32_le().ok()?;
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(get_log_id(body)?);
+    }
+    Some(Question {
+        ids,
+        state,
+        is_leader,
+    })
+}
+
+fn get_answers(body: &mut Bytes) -> Option<Answers> {
+    let commit = Index(get_u64(body)?);
+    let count = body.try_get_u32_le().ok()?;
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        let id = get_log_id(body)?;
+        let bad = |badness| Answer::Bad { id, badness };
+        entries.push(match body.try_get_u8().ok()? {
+            ANSWER_HAVE => Answer::Have(get_content(body, id)?),
+            ANSWER_LACK => Answer::Lack(id),
+            ANSWER_DAMAGED => bad(Badness::Damaged),
+            ANSWER_SUSPECT => bad(Badness::Suspect),
+            ANSWER_PURGED => Answer::Purged(id),
+            _ => return None,
+        });
+    }
+    let snapshot = match get_bool(body)? {
+        true => Some(get_snapshot(body)?),
+        false => None,
+    };
+    Some(Answers {
+        entries,
+        commit,
+        snapshot,
     })
 }
 
@@ -400,6 +524,59 @@ mod tests {
         })
     }
 
+    fn ask_entries() -> impl Strategy<Value = Message> {
+        let state = proptest::option::of(any::<u64>());
+        (vec(log_id(), 0..5), state, any::<bool>()).prop_map(|(ids, state, is_leader)| {
+            Message::AskEntries(Question {
+                ids,
+                state: state.map(Index),
+                is_leader,
+            })
+        })
+    }
+
+    fn entries() -> impl Strategy<Value = Message> {
+        let content = (
+            vec(any::<u8>(), 0..Context::BYTES_MAX),
+            vec(any::<u8>(), 0..40),
+        );
+        let have = (log_id(), content).prop_map(|(id, (context, payload))| {
+            Answer::Have(Entry {
+                id,
+                context: Context::new(&context).unwrap(),
+                payload: payload.into(),
+            })
+        });
+        let bad = (log_id(), any::<bool>()).prop_map(|(id, is_suspect)| Answer::Bad {
+            id,
+            badness: match is_suspect {
+                true => Badness::Suspect,
+                false => Badness::Damaged,
+            },
+        });
+        let answer = prop_oneof![
+            have,
+            bad,
+            log_id().prop_map(Answer::Lack),
+            log_id().prop_map(Answer::Purged),
+        ];
+        let snapshot = (log_id(), any::<u64>(), vec(any::<u8>(), 0..40)).prop_map(
+            |(last, voter, manifest)| OwnSnapshot {
+                last,
+                membership: Membership::of_voters([NodeId(voter)]),
+                manifest: manifest.into(),
+            },
+        );
+        let snapshot = proptest::option::of(snapshot);
+        (vec(answer, 0..5), any::<u64>(), snapshot).prop_map(|(entries, commit, snapshot)| {
+            Message::Entries(Answers {
+                entries,
+                commit: Index(commit),
+                snapshot,
+            })
+        })
+    }
+
     fn envelope() -> impl Strategy<Value = Envelope> {
         let message = prop_oneof![
             (log_id(), any::<bool>())
@@ -409,6 +586,8 @@ mod tests {
             any::<bool>().prop_map(|granted| Message::PreVoted { granted }),
             Just(Message::TimeoutNow),
             install_snapshot(),
+            ask_entries(),
+            entries(),
             append(),
             append_reply(),
         ];
@@ -467,6 +646,89 @@ mod tests {
         }
         let mut large = BytesMut::from(&b"\xff\xff\xff\x7f1234"[..]);
         take_frame(&mut large, BODY_BYTES_MAX).unwrap_err();
+    }
+
+    fn body_of(message: Message) -> BytesMut {
+        let mut buf = BytesMut::new();
+        let envelope = Envelope {
+            from: NodeId(1),
+            to: NodeId(2),
+            term: Term(3),
+            message,
+        };
+        put_message(&mut buf, &envelope);
+        buf.split_off(HEADER_BYTES + 1 + 3 * 8)
+    }
+
+    /// Frozen, as the handshake is.
+    #[test]
+    fn a_question_and_its_answer_are_these_bytes() {
+        let id = |term, index| LogId {
+            term: Term(term),
+            index: Index(index),
+        };
+        let question = Question {
+            ids: vec![id(1, 2)],
+            state: Some(Index(9)),
+            is_leader: true,
+        };
+        let bytes = body_of(Message::AskEntries(question));
+        assert_eq!(
+            &bytes[..],
+            b"\x01\x01\x09\0\0\0\0\0\0\0\x01\0\0\0\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0"
+        );
+        let have = Entry {
+            id: id(1, 2),
+            context: Context::new(b"c").unwrap(),
+            payload: Bytes::from_static(b"x"),
+        };
+        let badness = Badness::Suspect;
+        let answers = Answers {
+            entries: vec![
+                Answer::Have(have),
+                Answer::Bad {
+                    id: id(1, 3),
+                    badness,
+                },
+            ],
+            commit: Index(4),
+            snapshot: None,
+        };
+        let bytes = body_of(Message::Entries(answers));
+        let expected = [
+            &b"\x04\0\0\0\0\0\0\0\x02\0\0\0"[..],
+            b"\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0\x01c\x01\0\0\0x",
+            b"\x01\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x03",
+            b"\0",
+        ];
+        assert_eq!(&bytes[..], expected.concat());
+    }
+
+    /// A count and a length are believed only as far as bytes have arrived.
+    #[test]
+    fn a_message_that_ends_early_is_an_error() {
+        let answers = Answers {
+            entries: vec![Answer::Have(Entry::default()); 3],
+            ..Answers::default()
+        };
+        let question = Question {
+            ids: vec![LogId::default(); 3],
+            ..Question::default()
+        };
+        for message in [Message::Entries(answers), Message::AskEntries(question)] {
+            let envelope = Envelope {
+                from: NodeId(1),
+                to: NodeId(2),
+                term: Term(3),
+                message,
+            };
+            let mut buf = BytesMut::new();
+            put_message(&mut buf, &envelope);
+            let body = buf.split_off(HEADER_BYTES).freeze();
+            for len in 0..body.len() {
+                decode_message(body.slice(..len)).unwrap_err();
+            }
+        }
     }
 
     /// Frozen: nodes of two builds of one version must understand each other.

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
 
 use super::random_node::SimNode;
-use crate::raft::{Config, Envelope, Membership, Message, Raft, ReadId, Ready, Write, is_command};
+use crate::raft::{
+    Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored, Write, is_command,
+};
 
 #[test]
 fn random_schedules_break_no_promise() {
@@ -179,14 +181,14 @@ impl Sim {
         // Its driver finds the log as it was before the snapshot was installed, or after it.
         node.compact(last);
         config.membership = membership;
-        let raft = Raft::after_snapshot(
-            config,
-            node.hard_state,
-            last,
-            Bytes::new(),
-            node.log.clone(),
-        );
-        node.raft = Some(raft);
+        let restored = Restored {
+            hard_state: node.hard_state,
+            base: last,
+            manifest: Some(Bytes::new()),
+            log: node.log.clone(),
+            ..Restored::default()
+        };
+        node.raft = Some(Raft::restart(config, restored));
         (node.commit, node.applied) = (last.index, last.index);
     }
 
@@ -359,6 +361,7 @@ impl Sim {
                 send_when_durable,
                 committed,
                 reads,
+                dropped: _,
                 offer,
             } = raft.ready();
             let idle =

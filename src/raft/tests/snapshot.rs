@@ -5,7 +5,8 @@ use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 
 use super::{as_in_the_paper, entry, id};
 use crate::raft::{
-    AppendOutcome, Envelope, Ignored, Membership, Message, Offer, Raft, Round, Write, is_command,
+    AppendOutcome, Config, Envelope, Ignored, Membership, Message, Offer, Raft, Restored, Round,
+    Write, is_command,
 };
 
 fn in_term(term: u64) -> HardState {
@@ -13,6 +14,23 @@ fn in_term(term: u64) -> HardState {
         term: Term(term),
         ..HardState::default()
     }
+}
+
+fn after_snapshot(
+    config: Config,
+    hard_state: HardState,
+    base: LogId,
+    manifest: Bytes,
+    log: Vec<Entry>,
+) -> Raft {
+    let restored = Restored {
+        hard_state,
+        base,
+        manifest: Some(manifest),
+        log,
+        ..Restored::default()
+    };
+    Raft::restart(config, restored)
 }
 
 /// Does what the core asks for, and gives the messages.
@@ -319,7 +337,7 @@ fn a_snapshot_never_moves_the_state_backwards() {
 
 #[test]
 fn an_append_that_begins_in_the_snapshot_counts_for_what_is_after_it() {
-    let mut raft = Raft::after_snapshot(
+    let mut raft = after_snapshot(
         as_in_the_paper(1, 3),
         in_term(3),
         id(2, 4),
@@ -377,7 +395,7 @@ fn a_snapshot_that_makes_no_sense_is_ignored() {
 #[test]
 fn a_node_starts_with_its_snapshot_and_what_follows_it() {
     let log = vec![entry(2, 5, "x"), entry(2, 6, "y")];
-    let raft = Raft::after_snapshot(
+    let raft = after_snapshot(
         as_in_the_paper(1, 3),
         in_term(3),
         id(1, 4),
@@ -410,7 +428,7 @@ fn a_node_that_starts_with_a_snapshot_offers_it_when_it_leads() {
     let log = vec![entry(2, 5, "x")];
     let manifest = Bytes::from_static(b"where it is");
     let config = as_in_the_paper(1, 3);
-    let mut raft = Raft::after_snapshot(config, in_term(2), id(1, 4), manifest, log);
+    let mut raft = after_snapshot(config, in_term(2), id(1, 4), manifest, log);
     while raft.term() == Term(2) {
         raft.tick();
     }
