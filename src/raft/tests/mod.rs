@@ -7,7 +7,9 @@ mod membership;
 mod random;
 mod random_node;
 mod reads;
+mod repair;
 mod replication;
+mod settle;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,7 +17,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 
-use super::{Config, Envelope, Membership, Raft, ReadReply, Ready, Write, is_command};
+use super::{
+    Badness, Config, Envelope, Membership, Raft, ReadReply, Ready, Restored, Write, is_command,
+};
 
 pub(super) fn id(term: u64, index: u64) -> LogId {
     LogId {
@@ -45,8 +49,11 @@ struct TestNode {
     raft: Option<Raft>,
     hard_state: HardState,
     log: Vec<Entry>,
+    /// What of the log is bad on its disk.
+    bad: BTreeMap<Index, Badness>,
     applied: Vec<Entry>,
     reads: Vec<ReadReply>,
+    dropped: Vec<LogId>,
 }
 
 impl TestNode {
@@ -61,8 +68,10 @@ impl TestNode {
                 ..HardState::default()
             },
             log,
+            bad: BTreeMap::new(),
             applied: Vec::new(),
             reads: Vec::new(),
+            dropped: Vec::new(),
         }
     }
 
@@ -74,7 +83,25 @@ impl TestNode {
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
         }
+        for entry in &write.repairs {
+            assert_eq!(
+                self.log[entry.id.index.0 as usize - 1],
+                *entry,
+                "another entry"
+            );
+            assert!(
+                self.bad.remove(&entry.id.index).is_some(),
+                "{} is whole",
+                entry.id
+            );
+        }
         if let Some(first) = write.entries.first() {
+            self.bad.split_off(&first.id.index);
+            let suspect = self
+                .bad
+                .values()
+                .any(|badness| *badness == Badness::Suspect);
+            assert!(!suspect, "an entry after a suspect one");
             self.log.truncate((first.id.index.0 - 1) as usize);
             self.log.extend(write.entries.iter().cloned());
         }
@@ -143,8 +170,34 @@ impl Cluster {
         config.check_quorum = self.is_disturbed_by_nobody;
         let state = self.nodes.get_mut(&node).unwrap();
         state.applied.clear();
-        state.raft = Some(Raft::new(config, state.hard_state, state.log.clone()));
+        let restored = Restored {
+            hard_state: state.hard_state,
+            log: state.log.clone(),
+            bad: state.bad.clone(),
+            ..Restored::default()
+        };
+        state.raft = Some(Raft::restart(config, restored));
         self.down.remove(&node);
+    }
+
+    /// Starts a node anew, with entries that are bad on its disk.
+    pub(super) fn restart_with_bad(&mut self, node: u64, bad: &[(u64, Badness)]) {
+        let state = self.nodes.get_mut(&node).unwrap();
+        state.bad = bad
+            .iter()
+            .map(|&(index, badness)| (Index(index), badness))
+            .collect();
+        self.start(node);
+    }
+
+    /// What is bad on a node's disk.
+    pub(super) fn bad(&self, node: u64) -> Vec<u64> {
+        self.nodes[&node].bad.keys().map(|index| index.0).collect()
+    }
+
+    /// What a node has dropped as torn.
+    pub(super) fn dropped(&self, node: u64) -> &[LogId] {
+        &self.nodes[&node].dropped
     }
 
     /// Starts a node that belongs to nobody yet.
@@ -217,6 +270,7 @@ impl Cluster {
         }
         state.applied.extend(ready.committed);
         state.reads.extend(ready.reads);
+        state.dropped.extend(ready.dropped);
         self.queue.extend(ready.send_when_durable);
         self.check_applied();
     }
