@@ -3,18 +3,23 @@
 //! Messages are dropped, doubled, delayed and reordered, links are cut one way, writes become durable late and several at
 //! once, nodes crash with what was not reported durable, in part or whole, and start again. Half of the seeds have the
 //! elections of the paper alone; the others pre-votes and leaders that check their quorum, and of these half change the
-//! membership, with two more nodes that join and leave. Half of all take snapshots and compact their logs. At the end all is mended, and all members must agree soon.
+//! membership, with two more nodes that join and leave. Half of all take snapshots and compact their logs. In half of all the
+//! write that a crash interrupts may be torn, and in three of five disks damage what was durable (see `faults.rs`). At the end
+//! all is mended, and all members must agree soon, unless nobody has an entry any more that may have been committed.
 //!
 //! `RAFT_SEED=7` replays one seed, `RAFT_SEEDS=100000` runs more of them.
+
+mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
 
+use self::faults::Rot;
 use super::random_node::SimNode;
 use crate::raft::{
-    Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored, Write, is_command,
+    Answer, Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored, Write, is_command,
 };
 
 #[test]
@@ -37,7 +42,13 @@ fn random_schedules_break_no_promise() {
         seen.changes += sim.seen.changes;
         seen.transfers += sim.seen.transfers;
         seen.installs += sim.seen.installs;
+        seen.torn += sim.seen.torn;
+        seen.damaged += sim.seen.damaged;
+        seen.repairs += sim.seen.repairs;
+        seen.dropped += sim.seen.dropped;
+        seen.lost += sim.seen.lost;
     }
+    eprintln!("{seen:?}");
     // A schedule in which nothing happens breaks nothing.
     assert!(
         !many || seen.each_at_least(SEEDS as usize / 4),
@@ -65,6 +76,13 @@ struct Seen {
     changes: usize,
     transfers: usize,
     installs: usize,
+    /// Entries that a crash tore, that a disk damaged, that were repaired, and that were dropped as torn everywhere.
+    torn: usize,
+    damaged: usize,
+    repairs: usize,
+    dropped: usize,
+    /// Schedules after which an entry was nowhere whole.
+    lost: usize,
 }
 
 impl Seen {
@@ -77,6 +95,9 @@ impl Seen {
             self.changes,
             self.transfers,
             self.installs,
+            4 * self.torn,
+            self.damaged,
+            self.repairs,
         ];
         all.iter().all(|&count| count >= least)
     }
@@ -95,6 +116,8 @@ struct Sim {
     is_undisturbed: bool,
     changes: bool,
     compacts: bool,
+    tears: bool,
+    rot: Rot,
     /// Who belongs to the cluster at the beginning of the log.
     membership: Membership,
     leaders: BTreeMap<Term, NodeId>,
@@ -126,6 +149,8 @@ impl Sim {
             is_undisturbed,
             changes,
             compacts: rng.bool(),
+            tears: rng.bool(),
+            rot: Rot::any(&mut rng),
             membership: Membership::of_voters((1..=nodes).map(NodeId)),
             nodes: ids.map(|id| (id, SimNode::default())).collect(),
             network: Vec::new(),
@@ -174,32 +199,36 @@ impl Sim {
         (config.append_bytes_max, config.window_entries) = (30, 6);
         config.seed = self.rng.u64(..);
         let node = self.node(id);
-        let Some((last, membership)) = node.snapshot.clone() else {
-            node.raft = Some(Raft::new(config, node.hard_state, node.log.clone()));
-            return;
-        };
-        // Its driver finds the log as it was before the snapshot was installed, or after it.
-        node.compact(last);
-        config.membership = membership;
+        let mut base = LogId::default();
+        if let Some((last, membership)) = node.snapshot.clone() {
+            // Its driver finds the log as it was before the snapshot was installed, or after it.
+            node.compact(last);
+            (base, config.membership) = (last, membership);
+        }
+        let is_readable = node.snapshot.is_some() && !node.lost_state;
         let restored = Restored {
             hard_state: node.hard_state,
-            base: last,
-            manifest: Some(Bytes::new()),
+            base,
+            manifest: is_readable.then(Bytes::new),
+            lacks_state: node.lost_state,
             log: node.log.clone(),
-            ..Restored::default()
+            bad: node.bad.clone(),
         };
         node.raft = Some(Raft::restart(config, restored));
-        (node.commit, node.applied) = (last.index, last.index);
+        (node.commit, node.applied) = (base.index, base.index);
     }
 
     /// What is under way to the disk may have reached it, as far as chance wants it, and nobody has been told.
     fn crash(&mut self, id: NodeId) {
         let reached = self.some_writes(id);
         let node = self.node(id);
-        let under_way = std::mem::take(&mut node.writes).into_iter().take(reached);
-        for write in under_way.filter_map(|(write, _)| write) {
+        let under_way: Vec<_> = node.writes.drain(..reached).collect();
+        for write in under_way.into_iter().filter_map(|(write, _)| write) {
             node.persist(&write);
         }
+        self.tear_write(id);
+        self.rot(id);
+        let node = self.node(id);
         (node.raft, node.offer) = (None, None);
         (node.commit, node.applied) = (Index(0), Index(0));
         node.reads.clear();
@@ -215,7 +244,10 @@ impl Sim {
             return;
         }
         match self.rng.u32(..100) {
-            0 if self.crash > self.rng.u32(..3) => self.crash(id),
+            0 if self.crash > self.rng.u32(..3) => match self.tears && self.chance(20) {
+                true => self.cut_power(),
+                false => self.crash(id),
+            },
             1 if self.drop > 0 => self.cut_or_heal(id),
             2 if self.changes => self.change_membership(id),
             3 if self.is_undisturbed => self.transfer(id),
@@ -296,16 +328,19 @@ impl Sim {
         let Some(offer) = node.offer.take() else {
             return;
         };
-        if offer.last.index <= raft.commit() {
+        let (last, is_news) = (offer.last, offer.last.index > raft.commit());
+        let is_taken = raft.snapshot_installed(&offer);
+        assert!(is_taken || !is_news, "{id} does not take {last}");
+        if !is_taken {
             return;
         }
-        node.snapshot = Some((offer.last, offer.membership.clone()));
         assert!(
-            raft.snapshot_installed(&offer),
-            "{id} does not take {}",
-            offer.last
+            last.index > node.applied || node.lost_state,
+            "{id} goes back to {last}"
         );
-        (node.commit, node.applied) = (offer.last.index, offer.last.index);
+        node.snapshot = Some((last, offer.membership.clone()));
+        node.lost_state = false;
+        (node.commit, node.applied) = (node.commit.max(last.index), last.index);
         let known = self.history[offer.last.index.0 as usize - 1].id;
         assert_eq!(known, offer.last, "{id} installs what was not committed");
         self.seen.installs += 1;
@@ -361,7 +396,7 @@ impl Sim {
                 send_when_durable,
                 committed,
                 reads,
-                dropped: _,
+                dropped,
                 offer,
             } = raft.ready();
             let idle =
@@ -369,6 +404,7 @@ impl Sim {
             if let Some(write) = &write {
                 self.check_log_matching(id, write);
             }
+            self.seen.dropped += dropped.len();
             self.send(id, send_now);
             let node = self.node(id);
             if write.is_some() || !send_when_durable.is_empty() {
@@ -376,7 +412,15 @@ impl Sim {
             }
             for entry in committed {
                 assert_eq!(entry.id.index, node.applied.next(), "{id} skips or repeats");
-                assert!(node.holds(entry.id), "{id} applies what is not on its disk");
+                assert!(
+                    node.holds_whole(entry.id),
+                    "{id} applies what is not on its disk"
+                );
+                assert!(
+                    !node.lost_state,
+                    "{id} has nothing to apply {} to",
+                    entry.id
+                );
                 node.applied = entry.id.index;
             }
             for reply in reads {
@@ -408,9 +452,11 @@ impl Sim {
     fn complete(&mut self, id: NodeId, count: usize) {
         let node = self.node(id);
         let (mut last, mut released, mut truncations) = (None, Vec::new(), 0);
+        let mut repairs = 0;
         for (write, messages) in node.writes.drain(..count).collect::<Vec<_>>() {
             if let Some(write) = write {
                 truncations += usize::from(node.persist(&write));
+                repairs += write.repairs.len();
                 last = Some(write.id);
             }
             released.extend(messages);
@@ -419,6 +465,7 @@ impl Sim {
             node.raft.as_mut().unwrap().durable(last);
         }
         self.seen.truncations += truncations;
+        self.seen.repairs += repairs;
         self.send(id, released);
         self.check(id);
     }
@@ -439,11 +486,32 @@ impl Sim {
                     || same_term && (vote.is_none() || vote == disk.voted_for),
                 "{id} has {disk:?} on disk and says {envelope:?}"
             );
+            self.check_content(&envelope);
             self.network.push(envelope);
         }
         while self.network.len() > IN_FLIGHT_MAX {
             let any = self.rng.usize(..self.network.len());
             self.network.remove(any);
+        }
+    }
+
+    /// No placeholder is sent.
+    fn check_content(&self, envelope: &Envelope) {
+        let entries: Vec<&Entry> = match &envelope.message {
+            Message::Append { entries, .. } => entries.iter().collect(),
+            Message::Entries(answers) => {
+                let found = answers.entries.iter().filter_map(|answer| match answer {
+                    Answer::Have(entry) => Some(entry),
+                    _ => None,
+                });
+                found.collect()
+            }
+            _ => return,
+        };
+        for entry in entries {
+            let known = self.written.get(&entry.id);
+            let is_true = known.is_none_or(|(payload, _)| *payload == entry.payload);
+            assert!(is_true, "{} sends another {}", envelope.from, entry.id);
         }
     }
 
@@ -469,6 +537,10 @@ impl Sim {
         let (before, commit) = (node.commit, raft.commit());
         assert!(commit >= before, "{id} goes back from {before} to {commit}");
         for entry in raft.log.range(before.next().max(raft.first()), commit) {
+            let entry = match raft.log.is_bad(entry.id) {
+                true => node.truth(entry.id.index),
+                false => entry,
+            };
             match self.history.get(entry.id.index.0 as usize - 1) {
                 Some(known) => assert_eq!(known, entry, "State Machine Safety, at {id}"),
                 None => {
@@ -495,12 +567,21 @@ impl Sim {
                 id
             });
             assert_eq!(leader, id, "Election Safety, term {}", raft.term());
+            let is_newest = self.leaders.keys().next_back() == Some(&raft.term());
+            if let Some(last) = self.history.last().filter(|_| is_newest) {
+                let has = last.id.index < raft.first() || raft.log.holds(last.id);
+                assert!(has, "{id} has dropped {}, which was committed", last.id);
+            }
         }
         self.node(id).commit = commit;
     }
 
     /// No more faults: soon there is a leader, and what it is given reaches everybody.
     fn mend(&mut self) {
+        if self.rng.bool() {
+            self.cut_power();
+        }
+        let can_recover = self.can_recover();
         self.cut.clear();
         (self.drop, self.slow_disk) = (0, 0);
         for id in self.ids() {
@@ -525,13 +606,19 @@ impl Sim {
                 self.read(leader);
             }
         }
+        if !can_recover {
+            self.seen.lost += 1;
+            return;
+        }
         for (id, node) in &self.nodes {
             let raft = node.raft.as_ref().unwrap();
             let (term, last, leader) = (raft.term(), raft.last(), raft.leader());
             let (commit, applied, reads) = (raft.commit(), node.applied, node.reads.len());
             eprintln!(
-                "{id}: first {}, role {:?}, term {term}, leader {leader:?}, last {last}, commit {commit}, applied {applied}, {reads} reads, {:?}",
+                "{id}: first {}, bad {:?}, lost {}, role {:?}, term {term}, leader {leader:?}, last {last}, commit {commit}, applied {applied}, {reads} reads, {:?}",
                 raft.first(),
+                node.bad,
+                node.lost_state,
                 raft.role,
                 raft.membership()
             );

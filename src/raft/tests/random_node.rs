@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use duramen_wal::types::{Entry, HardState, Index, LogId};
 
-use crate::raft::{Envelope, Membership, Offer, Raft, ReadId, Write};
+use crate::raft::{Badness, Envelope, Membership, Offer, Raft, ReadId, Write};
 
 /// A node, what its disk holds, and what is on its way to the disk with the messages that wait for it.
 #[derive(Default)]
@@ -16,6 +16,10 @@ pub(super) struct SimNode {
     /// What the disk has no more of the log, and what it has.
     pub(super) base: LogId,
     pub(super) log: Vec<Entry>,
+    /// What of it is bad. `log` has what it was.
+    pub(super) bad: BTreeMap<Index, Badness>,
+    /// The snapshot cannot be read.
+    pub(super) lost_state: bool,
     pub(super) writes: VecDeque<(Option<Write>, Vec<Envelope>)>,
     pub(super) commit: Index,
     pub(super) applied: Index,
@@ -26,6 +30,20 @@ pub(super) struct SimNode {
 }
 
 impl SimNode {
+    fn position(&self, index: Index) -> usize {
+        (index.0 - self.base.index.next().0) as usize
+    }
+
+    /// What the entry at `index` of the log is, or was before it was damaged.
+    pub(super) fn truth(&self, index: Index) -> &Entry {
+        &self.log[self.position(index)]
+    }
+
+    /// The same as `holds`, of what can be read.
+    pub(super) fn holds_whole(&self, id: LogId) -> bool {
+        self.holds(id) && !self.bad.contains_key(&id.index)
+    }
+
     /// Whether the disk has an entry that is known to be committed, in the log or in a snapshot.
     pub(super) fn holds(&self, id: LogId) -> bool {
         let in_snapshot = self
@@ -48,6 +66,10 @@ impl SimNode {
             true => self.log.retain(|entry| entry.id.index > base.index),
             false => self.log.clear(),
         }
+        match held || base == self.base {
+            true => self.bad = self.bad.split_off(&base.index.next()),
+            false => self.bad.clear(),
+        }
         self.base = base;
     }
 
@@ -55,12 +77,31 @@ impl SimNode {
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
         if let Some(base) = write.reset {
             self.log.clear();
+            self.bad.clear();
             self.base = base;
+        }
+        if let Some(base) = write.purge.filter(|base| base.index > self.base.index) {
+            self.compact(base);
+        }
+        for entry in &write.repairs {
+            assert_eq!(
+                self.truth(entry.id.index),
+                entry,
+                "a repair with another entry"
+            );
+            let bad = self.bad.remove(&entry.id.index);
+            assert!(bad.is_some(), "{} is repaired and was whole", entry.id);
         }
         let Some(first) = write.entries.first() else {
             return false;
         };
-        let kept = (first.id.index.0 - self.base.index.next().0) as usize;
+        let kept = self.position(first.id.index);
+        self.bad.split_off(&first.id.index);
+        let suspect = self
+            .bad
+            .values()
+            .any(|badness| *badness == Badness::Suspect);
+        assert!(!suspect, "{} is written after a suspect entry", first.id);
         assert!(kept <= self.log.len(), "a gap on disk before {}", first.id);
         let truncates = kept < self.log.len();
         self.log.truncate(kept);
