@@ -17,6 +17,16 @@ pub(super) struct Log {
     base: LogId,
     entries: Vec<Entry>,
     bad: BTreeMap<Index, Badness>,
+    /// For each entry, what all entries up to it weigh: so the weight of any range is one subtraction. It counts from some
+    /// entry in the past, and may run over.
+    weights: Vec<u64>,
+    /// The same for the base.
+    base_weight: u64,
+}
+
+/// What an entry counts where payload is bounded: its bytes, but one at least, so that blank ones are bounded too.
+fn weight(entry: &Entry) -> u64 {
+    entry.payload.len().max(1) as u64
 }
 
 impl Log {
@@ -25,6 +35,8 @@ impl Log {
             base,
             entries: Vec::with_capacity(entries.len()),
             bad: BTreeMap::new(),
+            weights: Vec::with_capacity(entries.len()),
+            base_weight: 0,
         };
         for entry in entries {
             log.push(entry);
@@ -72,9 +84,13 @@ impl Log {
     pub(super) fn mark_bad(&mut self, bad: BTreeMap<Index, Badness>) {
         for &index in bad.keys() {
             let position = self.position_after_base(index);
-            let entry = self.entries.get_mut(position);
+            let entry = self.entries.get(position);
             let entry = entry.unwrap_or_else(|| panic!("{index} is bad and not in the log"));
-            entry.payload = Bytes::new(); // Whatever it was: nobody is to see it.
+            let placeholder = Entry {
+                payload: Bytes::new(), // Whatever it was: nobody is to see it.
+                ..entry.clone()
+            };
+            self.replace(position, placeholder);
         }
         self.bad = bad;
     }
@@ -118,12 +134,35 @@ impl Log {
         assert!(self.is_bad(entry.id), "{} is not bad", entry.id);
         let position = self.position_after_base(entry.id.index);
         self.bad.remove(&entry.id.index);
+        self.replace(position, entry);
+    }
+
+    fn replace(&mut self, position: usize, entry: Entry) {
+        let more = weight(&entry).wrapping_sub(weight(&self.entries[position]));
         self.entries[position] = entry;
+        if more != 0 {
+            for up_to in &mut self.weights[position..] {
+                *up_to = up_to.wrapping_add(more);
+            }
+        }
     }
 
     /// The entry at `index`, whole or not.
     pub(super) fn entry(&self, index: Index) -> Option<&Entry> {
         self.entries.get(self.position(index)?)
+    }
+
+    /// What the entries of `from..=to` weigh; those that are in the snapshot count nothing.
+    pub(super) fn weight(&self, from: Index, to: Index) -> u64 {
+        self.weight_up_to(to)
+            .wrapping_sub(self.weight_up_to(from.prev()))
+    }
+
+    fn weight_up_to(&self, index: Index) -> u64 {
+        match self.position(index) {
+            None => self.base_weight,
+            Some(at) => self.weights[at],
+        }
     }
 
     /// The entries from `from` on, at most `entries_max`, and no more than `bytes_max` of payload, but at least one if
@@ -137,8 +176,8 @@ impl Log {
         let mut bytes = 0;
         let fits = |entry: &&Entry| {
             let first = bytes == 0;
-            bytes += entry.payload.len().max(1);
-            first || bytes <= bytes_max
+            bytes += weight(entry);
+            first || bytes <= bytes_max as u64
         };
         rest.iter()
             .take(entries_max.min(whole))
@@ -165,20 +204,26 @@ impl Log {
             "term goes back: {last} then {}",
             entry.id
         );
+        let before = self.weights.last().copied().unwrap_or(self.base_weight);
+        self.weights.push(before.wrapping_add(weight(&entry)));
         self.entries.push(entry);
     }
 
     /// Drops `from` and all after it.
     pub(super) fn truncate(&mut self, from: Index) {
-        self.entries.truncate(self.position_after_base(from));
+        let kept = self.position_after_base(from);
+        self.entries.truncate(kept);
+        self.weights.truncate(kept);
         self.bad.split_off(&from);
     }
 
     /// A snapshot stands for all up to `base`, which is in the log: what is after it stays (section 7).
     pub(super) fn compact(&mut self, base: LogId) {
         assert!(self.holds(base), "{base} is not in the log");
-        let kept = self.position(base.index.next()).unwrap_or(0);
-        self.entries.drain(..kept);
+        let gone = self.position(base.index.next()).unwrap_or(0);
+        self.base_weight = self.weight_up_to(base.index);
+        self.entries.drain(..gone);
+        self.weights.drain(..gone);
         self.bad = self.bad.split_off(&base.index.next());
         self.base = base;
     }
@@ -203,5 +248,44 @@ impl Log {
         let up_to = self.entries.partition_point(|entry| entry.id.term <= term);
         let last = Index(self.base.index.0 + up_to as u64);
         (last != Index(0) && self.term_at(last) == Some(term)).then_some(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_range_weighs_what_its_entries_do_also_after_cuts() {
+        let entry = |index, bytes| Entry {
+            id: LogId {
+                term: Term(1),
+                index: Index(index),
+            },
+            payload: Bytes::from(vec![0; bytes]),
+            ..Entry::default()
+        };
+        let mut log = Log::new(LogId::default(), vec![entry(1, 10), entry(2, 0)]);
+        log.push(entry(3, 30));
+        log.push(entry(4, 40));
+        let weight = |log: &Log, from, to| log.weight(Index(from), Index(to));
+        assert_eq!([weight(&log, 1, 4), weight(&log, 2, 3)], [81, 31]);
+        assert_eq!([weight(&log, 1, 0), weight(&log, 5, 4)], [0, 0]);
+        log.truncate(Index(4));
+        log.push(entry(4, 5));
+        assert_eq!(weight(&log, 1, 4), 46);
+        let base = entry(2, 0).id;
+        log.compact(base);
+        assert_eq!([weight(&log, 3, 4), weight(&log, 1, 4)], [35, 35]);
+        log.reset(base);
+        log.push(entry(3, 7));
+        assert_eq!(weight(&log, 2, 3), 7);
+        log.push(entry(4, 8));
+        log.mark_bad([(Index(3), Badness::Damaged)].into());
+        assert_eq!(weight(&log, 3, 4), 9);
+        log.restore(entry(3, 7));
+        assert_eq!([weight(&log, 3, 4), weight(&log, 4, 4)], [15, 8]);
     }
 }

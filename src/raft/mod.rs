@@ -116,6 +116,9 @@ pub struct Config {
     pub append_bytes_max: usize,
     /// How many entries may be under way to a follower. Default 4096.
     pub window_entries: u64,
+    /// How many bytes of payload may be under way to a follower: sent and not acknowledged. One entry may be, however large it
+    /// is. Default 16 MiB.
+    pub window_bytes: u64,
     /// A follower that needs a snapshot is offered it again after this many ticks. Default 100.
     pub offer_ticks: u32,
     /// Of the random timeouts. Nodes should not share it.
@@ -134,6 +137,7 @@ impl Config {
             check_quorum: true,
             append_bytes_max: 1 << 20,
             window_entries: 4096,
+            window_bytes: 16 << 20,
             offer_ticks: 100,
             seed: id.0,
         }

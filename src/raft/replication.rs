@@ -277,17 +277,26 @@ impl Sender<'_> {
         }
     }
 
-    /// The next entries for a follower, as far as the window is open.
+    /// The next entries for a follower, as far as the window is open. If nothing is under way, one entry goes anyway.
     fn entries(&self, follower: &Progress) -> Vec<Entry> {
-        let under_way = follower.next_index.0 - follower.match_index.next().0;
-        let room = match follower.mode {
-            Mode::Replicate => self.config.window_entries.saturating_sub(under_way),
-            Mode::Probe { .. } | Mode::Snapshot { .. } => self.config.window_entries,
+        let (next, config) = (follower.next_index, self.config);
+        let acknowledged = match follower.mode {
+            Mode::Replicate => follower.match_index,
+            Mode::Probe { .. } | Mode::Snapshot { .. } => next.prev(), // What was sent before does not count.
         };
+        let entries_under_way = next.prev().0 - acknowledged.0;
+        let bytes_under_way = self.log.weight(acknowledged.next(), next.prev());
+        let entries = config.window_entries.saturating_sub(entries_under_way);
+        let bytes = config.window_bytes.saturating_sub(bytes_under_way);
+        let fits = next <= self.log.last().index && self.log.weight(next, next) <= bytes;
+        if entries_under_way > 0 && !fits {
+            return Vec::new();
+        }
+        let bytes_max = usize::try_from(bytes).unwrap_or(usize::MAX);
         self.log.slice(
-            follower.next_index,
-            room as usize,
-            self.config.append_bytes_max,
+            next,
+            entries as usize,
+            config.append_bytes_max.min(bytes_max),
         )
     }
 }

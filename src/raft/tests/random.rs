@@ -197,6 +197,7 @@ impl Sim {
         config.check_quorum = self.is_undisturbed;
         (config.heartbeat_ticks, config.election_ticks) = (2, 8);
         (config.append_bytes_max, config.window_entries) = (30, 6);
+        config.window_bytes = 70;
         config.seed = self.rng.u64(..);
         let node = self.node(id);
         let mut base = LogId::default();

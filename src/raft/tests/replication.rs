@@ -291,6 +291,63 @@ fn no_more_than_the_window_is_under_way_to_a_follower() {
     assert_eq!(under_way, window);
 }
 
+/// Entries of so many bytes each that are under way from a leader to its one follower, of twenty proposed ones, and what an
+/// acknowledgement of the first brings.
+fn under_way(entry_bytes: usize, window_bytes: u64) -> (usize, usize) {
+    let mut config = as_in_the_paper(1, 2);
+    config.append_bytes_max = 250;
+    config.window_bytes = window_bytes;
+    let mut raft = Raft::new(config, HardState::default(), Vec::new());
+    while raft.term() == Term(0) {
+        raft.tick();
+    }
+    let say = |raft: &mut Raft, message| {
+        raft.step(Envelope {
+            from: NodeId(2),
+            to: NodeId(1),
+            term: Term(1),
+            message,
+        })
+        .unwrap();
+        let ready = raft.ready();
+        if let Some(write) = ready.write {
+            raft.durable(write.id);
+        }
+        let appends = ready.send_now.into_iter().map(|sent| match sent.message {
+            Message::Append { entries, .. } => entries.len(),
+            other => panic!("{other:?}"),
+        });
+        appends.sum()
+    };
+    let matched = |index| Message::AppendReply {
+        outcome: AppendOutcome::Matched(Index(index)),
+        round: Round(0),
+    };
+    let write = raft.ready().write.unwrap();
+    raft.durable(write.id);
+    let _: usize = say(&mut raft, Message::Vote { granted: true });
+    for _ in 0..20 {
+        raft.propose(vec![7; entry_bytes].into()).unwrap();
+    }
+    (say(&mut raft, matched(1)), say(&mut raft, matched(2)))
+}
+
+#[test]
+fn no_more_bytes_than_the_window_are_under_way_to_a_follower() {
+    for (entry_bytes, window_bytes, expected) in [
+        (100, 1000, (10, 1)),
+        (100, 1050, (10, 1)),
+        (100, 999, (9, 1)),
+        (1, 1000, (20, 0)),
+        // Whatever the window, the follower gets on.
+        (100, 99, (1, 1)),
+        (100, 0, (1, 1)),
+    ] {
+        let found = under_way(entry_bytes, window_bytes);
+        assert_eq!(found, expected, "{entry_bytes} in {window_bytes}");
+    }
+}
+
 #[test]
 fn lost_messages_are_sent_again() {
     let mut cluster = Cluster::new(3);
