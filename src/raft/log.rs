@@ -17,8 +17,8 @@ pub(super) struct Log {
     base: LogId,
     entries: Vec<Entry>,
     bad: BTreeMap<Index, Badness>,
-    /// For each entry, what all entries up to it weigh: so the weight of any range is one subtraction. It counts from some
-    /// entry in the past, and may run over.
+    /// For each entry, what all entries up to it weigh, from some entry in the past on: so the weight of any range is one
+    /// subtraction.
     weights: Vec<u64>,
     /// The same for the base.
     base_weight: u64,
@@ -138,11 +138,11 @@ impl Log {
     }
 
     fn replace(&mut self, position: usize, entry: Entry) {
-        let more = weight(&entry).wrapping_sub(weight(&self.entries[position]));
+        let (before, now) = (weight(&self.entries[position]), weight(&entry));
         self.entries[position] = entry;
-        if more != 0 {
+        if before != now {
             for up_to in &mut self.weights[position..] {
-                *up_to = up_to.wrapping_add(more);
+                *up_to = *up_to - before + now;
             }
         }
     }
@@ -154,8 +154,18 @@ impl Log {
 
     /// What the entries of `from..=to` weigh; those that are in the snapshot count nothing.
     pub(super) fn weight(&self, from: Index, to: Index) -> u64 {
-        self.weight_up_to(to)
-            .wrapping_sub(self.weight_up_to(from.prev()))
+        self.weight_up_to(to) - self.weight_up_to(from.prev())
+    }
+
+    /// The first index from `from` on such that what is after it, up to `to`, weighs at most `bytes_max`.
+    pub(super) fn within(&self, from: Index, to: Index, bytes_max: u64) -> Index {
+        let may_go = self.weight_up_to(to).saturating_sub(bytes_max);
+        let too_early = self.weights.partition_point(|weight| *weight < may_go) as u64;
+        let first = match self.base_weight < may_go {
+            true => Index(self.first().0 + too_early),
+            false => self.base.index,
+        };
+        from.max(first)
     }
 
     fn weight_up_to(&self, index: Index) -> u64 {
@@ -205,7 +215,7 @@ impl Log {
             entry.id
         );
         let before = self.weights.last().copied().unwrap_or(self.base_weight);
-        self.weights.push(before.wrapping_add(weight(&entry)));
+        self.weights.push(before + weight(&entry));
         self.entries.push(entry);
     }
 
@@ -273,6 +283,12 @@ mod tests {
         let weight = |log: &Log, from, to| log.weight(Index(from), Index(to));
         assert_eq!([weight(&log, 1, 4), weight(&log, 2, 3)], [81, 31]);
         assert_eq!([weight(&log, 1, 0), weight(&log, 5, 4)], [0, 0]);
+        let within = |bytes| log.within(Index(0), Index(4), bytes).0;
+        assert_eq!(
+            [0, 39, 40, 69, 70, 71, 80, 81, 99].map(within),
+            [4, 4, 3, 3, 2, 1, 1, 0, 0]
+        );
+        assert_eq!(log.within(Index(3), Index(4), 99), Index(3));
         log.truncate(Index(4));
         log.push(entry(4, 5));
         assert_eq!(weight(&log, 1, 4), 46);

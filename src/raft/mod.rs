@@ -119,6 +119,9 @@ pub struct Config {
     /// How many bytes of payload may be under way to a follower: sent and not acknowledged. One entry may be, however large it
     /// is. Default 16 MiB.
     pub window_bytes: u64,
+    /// At most so many bytes of payload that a snapshot has are kept in the log for followers that need them still: see
+    /// [`Raft::compactable`]. Default 64 MiB.
+    pub keep_bytes: u64,
     /// A follower that needs a snapshot is offered it again after this many ticks. Default 100.
     pub offer_ticks: u32,
     /// Of the random timeouts. Nodes should not share it.
@@ -138,6 +141,7 @@ impl Config {
             append_bytes_max: 1 << 20,
             window_entries: 4096,
             window_bytes: 16 << 20,
+            keep_bytes: 64 << 20,
             offer_ticks: 100,
             seed: id.0,
         }

@@ -14,8 +14,8 @@ pub(super) struct Progress {
     pub(super) mode: Mode,
     /// The latest round of reads the follower has answered.
     pub(super) round: Round,
-    /// It has answered since the leader last looked.
-    pub(super) is_active: bool,
+    /// Ticks since it answered.
+    pub(super) silent: u32,
 }
 
 /// How entries are sent.
@@ -30,6 +30,9 @@ pub(super) enum Mode {
     Snapshot {
         /// 0: it is to be offered.
         offered: u32,
+        /// The end of the snapshot that it may be installing; 0 if none was offered. Newer ones may have been offered since: who
+        /// has begun with one may well go on with it.
+        last: Index,
     },
     /// The logs agree up to `match_index`: messages follow each other without waiting for the replies.
     Replicate,
@@ -43,7 +46,52 @@ impl Progress {
             next_index: last.next(),
             mode: Mode::Probe { sent: false },
             round: Round(0),
-            is_active: true,
+            silent: 0,
+        }
+    }
+
+    /// One unit of time has passed. Makes an offer due again that was made `offer_ticks` ago.
+    pub(super) fn tick(&mut self, offer_ticks: u32) {
+        self.silent = self.silent.saturating_add(1);
+        if let Mode::Snapshot {
+            offered: offered @ 1..,
+            ..
+        } = &mut self.mode
+        {
+            *offered = if *offered >= offer_ticks {
+                0
+            } else {
+                *offered + 1
+            };
+        }
+    }
+
+    /// Whether it has answered within so many ticks.
+    pub(super) fn is_active(&self, ticks: u32) -> bool {
+        self.silent <= ticks
+    }
+
+    /// The snapshot that ends at `newest` is to be offered to it. Says whether it is due.
+    pub(super) fn take_due_offer(&mut self, newest: Index, base: Index) -> bool {
+        let Mode::Snapshot {
+            offered: offered @ 0,
+            last,
+        } = &mut self.mode
+        else {
+            return false;
+        };
+        *offered = 1;
+        if *last < base {
+            *last = newest; // What followed an earlier one is gone.
+        }
+        true
+    }
+
+    /// It will need what is after this index, as far as is known.
+    pub(super) fn needs_after(&self) -> Option<Index> {
+        match self.mode {
+            Mode::Snapshot { last, .. } => Some(last).filter(|last| *last > Index(0)),
+            Mode::Probe { .. } | Mode::Replicate => Some(self.match_index),
         }
     }
 

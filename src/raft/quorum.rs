@@ -35,7 +35,9 @@ impl Raft {
             leadership.heartbeat_due = true;
         }
         leadership.tick_transfer(self.config.election_ticks);
-        leadership.tick_offers(self.config.offer_ticks);
+        for follower in leadership.followers.values_mut() {
+            follower.tick(self.config.offer_ticks);
+        }
         leadership.quorum_elapsed += 1;
         if self.config.check_quorum && leadership.quorum_elapsed >= self.config.election_ticks {
             self.check_quorum();
@@ -55,12 +57,12 @@ impl Raft {
             return;
         };
         leadership.quorum_elapsed = 0;
-        let followers = leadership.followers.iter_mut();
-        let active: BTreeMap<NodeId, bool> = followers
-            .map(|(id, follower)| (*id, std::mem::take(&mut follower.is_active)))
-            .collect();
-        let is_active = |id| id == own || active.get(&id) == Some(&true);
-        if !self.membership().is_majority(is_active) {
+        let (followers, ticks) = (&leadership.followers, self.config.election_ticks);
+        let is_active = |id| {
+            let follower = followers.get(&id);
+            id == own || follower.is_some_and(|follower| follower.is_active(ticks))
+        };
+        if !self.memberships.current().is_majority(is_active) {
             self.leader = None;
             self.become_follower(self.hard_state.term);
         }

@@ -179,7 +179,7 @@ impl Raft {
             return Err(Ignored::Nonsense);
         };
         // Also a rejection says that its sender took us for the leader of this term.
-        follower.is_active = true;
+        follower.silent = 0;
         follower.round = follower.round.max(round);
         match outcome {
             AppendOutcome::Matched(index) => {
@@ -236,7 +236,8 @@ impl Sender<'_> {
                 // It lacks entries that are gone. Its heartbeats say how far the snapshot reaches at least.
                 follower.next_index = self.log.base().index.next();
                 if !matches!(follower.mode, Mode::Snapshot { .. }) {
-                    follower.mode = Mode::Snapshot { offered: 0 };
+                    let last = Index(0);
+                    follower.mode = Mode::Snapshot { offered: 0, last };
                 }
             }
             let entries = match follower.mode {

@@ -208,7 +208,7 @@ impl Progress {
         *self = Progress {
             match_index: self.match_index,
             round: self.round,
-            is_active: self.is_active,
+            silent: self.silent,
             ..Progress::new(last)
         };
     }

@@ -9,8 +9,7 @@ use duramen_wal::types::{Index, LogId, NodeId};
 
 use super::membership::{Membership, Memberships};
 use super::message::{AppendOutcome, Message, Round};
-use super::progress::Mode;
-use super::{Ignored, Leadership, Raft, Role};
+use super::{Ignored, Raft, Role};
 
 /// A durable snapshot of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +82,26 @@ impl Raft {
             self.log.compact(LogId { term, index });
             self.memberships.compacted(index);
         }
+    }
+
+    /// Up to where [`compact`](Raft::compact) may be called now: as far as the newest snapshot goes, but a leader keeps what its
+    /// followers need still. A follower that replicates needs what it has not acknowledged, and one that is offered a snapshot
+    /// what follows it: else it would need another one as soon as it has installed the first. One that has not answered
+    /// within an election timeout keeps nothing, and all of them no more than [`Config::keep_bytes`](super::Config::keep_bytes).
+    pub fn compactable(&self) -> Index {
+        let base = self.log.base().index;
+        let newest = self.snapshot.as_ref().map_or(base, |own| own.last.index);
+        let Role::Leader(leadership) = &self.role else {
+            return newest;
+        };
+        let followers = leadership.followers.values();
+        let needed_after = followers
+            .filter(|follower| follower.is_active(self.config.election_ticks))
+            .filter_map(|follower| follower.needs_after())
+            .min();
+        let needed_after = needed_after.unwrap_or(newest).clamp(base, newest);
+        let keep_bytes = self.config.keep_bytes;
+        self.log.within(needed_after, newest, keep_bytes)
     }
 
     /// The first index of the log; what is before it, a snapshot has.
@@ -159,7 +178,12 @@ impl Raft {
         let (Role::Leader(leadership), Some(own)) = (&mut self.role, &self.snapshot) else {
             return;
         };
-        let due: Vec<NodeId> = leadership.due_offers();
+        let (newest, base) = (own.last.index, self.log.base().index);
+        let due: Vec<NodeId> = leadership
+            .followers
+            .iter_mut()
+            .filter_map(|(id, follower)| follower.take_due_offer(newest, base).then_some(*id))
+            .collect();
         for to in due {
             let offer = Message::InstallSnapshot {
                 last: own.last,
@@ -168,31 +192,6 @@ impl Raft {
             };
             let envelope = self.envelope(to, offer);
             self.send_now.push(envelope);
-        }
-    }
-}
-
-impl Leadership {
-    fn due_offers(&mut self) -> Vec<NodeId> {
-        let mut due = Vec::new();
-        for (&id, follower) in &mut self.followers {
-            if follower.mode == (Mode::Snapshot { offered: 0 }) {
-                follower.mode = Mode::Snapshot { offered: 1 };
-                due.push(id);
-            }
-        }
-        due
-    }
-
-    /// Makes offers due again that were made so many ticks ago.
-    pub(super) fn tick_offers(&mut self, ticks: u32) {
-        for follower in self.followers.values_mut() {
-            if let Mode::Snapshot {
-                offered: offered @ 1..,
-            } = &mut follower.mode
-            {
-                *offered = if *offered >= ticks { 0 } else { *offered + 1 };
-            }
         }
     }
 }

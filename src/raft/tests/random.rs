@@ -197,7 +197,7 @@ impl Sim {
         config.check_quorum = self.is_undisturbed;
         (config.heartbeat_ticks, config.election_ticks) = (2, 8);
         (config.append_bytes_max, config.window_entries) = (30, 6);
-        config.window_bytes = 70;
+        (config.window_bytes, config.keep_bytes) = (70, 200);
         config.seed = self.rng.u64(..);
         let node = self.node(id);
         let mut base = LogId::default();
@@ -309,7 +309,7 @@ impl Sim {
 
     /// Takes a snapshot of what was applied, and gives up some of the log.
     fn take_snapshot(&mut self, id: NodeId) {
-        let some = self.rng.u64(..4);
+        let some = self.rng.u64(..5);
         let node = self.node(id);
         let (raft, applied) = (node.raft.as_mut().unwrap(), node.applied);
         if applied < raft.first() {
@@ -317,7 +317,11 @@ impl Sim {
         }
         raft.snapshot_taken(applied, Bytes::new());
         let membership = raft.membership_at(applied).clone();
-        raft.compact(Index(applied.0.saturating_sub(some)));
+        let up_to = match some {
+            0 => raft.compactable(),
+            some => Index((applied.0 + 1).saturating_sub(some)),
+        };
+        raft.compact(up_to);
         let last = self.history[applied.0 as usize - 1].id;
         self.node(id).snapshot = Some((last, membership));
     }

@@ -439,3 +439,89 @@ fn a_node_that_starts_with_a_snapshot_offers_it_when_it_leads() {
     let (messages, _) = settle(&mut raft);
     assert_eq!(offers(&messages), [(NodeId(3), id(1, 4))]);
 }
+
+/// A leader whose node 2 has entries 1 to 20, of which a snapshot was taken, and whose node 3 was offered the one of the first 4.
+fn leader_with_a_follower_that_installs() -> Raft {
+    let mut raft = leader_with_snapshot();
+    conflict(&mut raft, 3, 4, 1);
+    assert_eq!(offers(&settle(&mut raft).0), [(NodeId(3), id(1, 4))]);
+    for _ in 6..=20 {
+        raft.propose(Bytes::from_static(b"y")).unwrap();
+    }
+    settle(&mut raft);
+    matched(&mut raft, 2, 20);
+    settle(&mut raft);
+    assert!(raft.snapshot_taken(Index(20), Bytes::new()));
+    raft
+}
+
+#[test]
+fn a_follower_that_installs_a_snapshot_goes_on_from_the_log() {
+    let mut raft = leader_with_a_follower_that_installs();
+    assert_eq!(raft.compactable(), Index(4));
+    // A newer one is offered, and the follower goes on with the one that it has begun with.
+    let mut made = Vec::new();
+    for _ in 0..100 {
+        raft.tick();
+        conflict(&mut raft, 3, 4, 1);
+        made.extend(offers(&settle(&mut raft).0));
+    }
+    assert_eq!(made, [(NodeId(3), id(3, 20))]);
+    assert_eq!(raft.compactable(), Index(4));
+    raft.compact(raft.compactable());
+    matched(&mut raft, 3, 4);
+    let (messages, _) = settle(&mut raft);
+    assert_eq!(offers(&messages), []);
+    assert!(messages.iter().any(|envelope| matches!(
+        &envelope.message,
+        Message::Append { prev, entries, .. } if *prev == id(1, 4) && entries.len() == 16
+    )));
+    // What it has acknowledged is not kept, but for the snapshot's end.
+    for (acknowledged, expected) in [(10, 10), (20, 20)] {
+        matched(&mut raft, 3, acknowledged);
+        assert_eq!(raft.compactable(), Index(expected));
+    }
+}
+
+#[test]
+fn a_follower_that_is_down_keeps_nothing() {
+    for is_down in [false, true] {
+        let mut raft = leader_with_a_follower_that_installs();
+        for _ in 0..60 {
+            raft.tick();
+            if !is_down {
+                conflict(&mut raft, 3, 4, 1);
+            }
+            settle(&mut raft);
+        }
+        let expected = if is_down { 20 } else { 4 };
+        assert_eq!(raft.compactable(), Index(expected), "down: {is_down}");
+    }
+}
+
+#[test]
+fn no_more_than_the_bound_is_kept_for_followers() {
+    let mut raft = leader_with_a_follower_that_installs();
+    for (keep_bytes, expected) in [(0, 20), (5, 15), (15, 5), (16, 4), (1000, 4)] {
+        raft.config.keep_bytes = keep_bytes;
+        assert_eq!(raft.compactable(), Index(expected), "{keep_bytes} bytes");
+    }
+    // What the first offer was followed by is gone: now it is the newest that counts.
+    raft.compact(Index(15));
+    for _ in 0..100 {
+        raft.tick();
+        conflict(&mut raft, 3, 15, 1);
+        settle(&mut raft);
+    }
+    assert_eq!(raft.compactable(), Index(20));
+}
+
+#[test]
+fn who_does_not_lead_keeps_nothing_for_others() {
+    let mut raft = follower(vec![entry(1, 1, "x")]);
+    assert_eq!(raft.compactable(), Index(0), "there is no snapshot");
+    say(&mut raft, 2, 3, install(id(2, 8))).unwrap();
+    let offer = raft.ready().offer.unwrap();
+    raft.snapshot_installed(&offer);
+    assert_eq!(raft.compactable(), Index(8));
+}
