@@ -76,8 +76,7 @@ impl Raft {
             self.append_membership(&settled);
         } else if !self.membership().is_voter(self.config.id) {
             // It has led until here without counting itself.
-            self.leader = None;
-            self.become_follower(self.hard_state.term);
+            self.step_down();
         }
     }
 

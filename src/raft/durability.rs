@@ -51,11 +51,15 @@ pub(super) struct Durability {
     hard_state: HardState,
     last: Index,
     holes: BTreeSet<Index>,
+    /// Ticks so far.
+    now: u64,
 }
 
 #[derive(Debug)]
 struct UnderWay {
     id: WriteId,
+    /// When it was issued.
+    issued: u64,
     hard_state: HardState,
     last: Index,
     repairs: Vec<Index>,
@@ -76,7 +80,20 @@ impl Durability {
             hard_state,
             last,
             holes: log.bad().map(|(id, _)| id.index).collect(),
+            now: 0,
         }
+    }
+
+    /// One unit of time has passed.
+    pub(super) fn tick(&mut self) {
+        self.now += 1;
+    }
+
+    /// For how many ticks the disk has completed nothing of what it was given: the age of the oldest write under way.
+    pub(super) fn stalled(&self) -> u64 {
+        self.under_way
+            .front()
+            .map_or(0, |write| self.now - write.issued)
     }
 
     pub(super) fn hard_state(&self) -> HardState {
@@ -153,6 +170,7 @@ impl Durability {
         self.issued = last;
         self.under_way.push_back(UnderWay {
             id: self.latest,
+            issued: self.now,
             hard_state,
             last,
             repairs,
@@ -225,6 +243,24 @@ mod tests {
         assert_eq!(durability.last(), Index(1));
         durability.durable(second.id);
         assert_eq!(durability.last(), Index(3));
+    }
+
+    #[test]
+    fn a_disk_has_stalled_for_as_long_as_its_oldest_write_is_under_way() {
+        let mut log = Log::new(LogId::default(), Vec::new());
+        let mut durability = Durability::new(HardState::default(), &log);
+        log.push(entry(1, 0));
+        let first = durability.issue(HardState::default(), &log).unwrap();
+        durability.tick();
+        durability.tick();
+        log.push(entry(2, 0));
+        let second = durability.issue(HardState::default(), &log).unwrap();
+        durability.tick();
+        assert_eq!(durability.stalled(), 3);
+        durability.durable(first.id);
+        assert_eq!(durability.stalled(), 1);
+        durability.durable(second.id);
+        assert_eq!(durability.stalled(), 0);
     }
 
     #[test]

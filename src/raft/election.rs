@@ -38,9 +38,18 @@ impl Raft {
         }
     }
 
+    /// A leader that is none any more in its own eyes. Who will be is not known.
+    pub(super) fn step_down(&mut self) {
+        self.leader = None;
+        self.become_follower(self.hard_state.term);
+    }
+
     /// Starts an election: a new term, a vote for itself, and a request to everybody else. The requests leave when the
     /// vote is durable, and the vote counts only then.
     pub(super) fn campaign(&mut self, is_transfer: bool) {
+        if self.is_stalled() {
+            return; // Its vote would not become durable: it would only leave term after term behind.
+        }
         let Some(term) = self.hard_state.term.0.checked_add(1) else {
             return; // A hostile peer can bring us to the last term. There is no election after it.
         };

@@ -104,7 +104,7 @@ pub struct Config {
     /// A leader says that it is there after this many ticks. Default 5.
     pub heartbeat_ticks: u32,
     /// A follower that has heard nothing campaigns after this many ticks, or up to twice as many: the timeout is random
-    /// (section 5.2). Default 25.
+    /// (section 5.2). A leader whose disk completes nothing for so long hands over. Default 25.
     pub election_ticks: u32,
     /// Before a node campaigns it asks whether it would be elected, so that one that was cut off does not depose a leader when
     /// it comes back (thesis, 9.6). Default true.
@@ -407,9 +407,16 @@ impl Raft {
     }
 
     /// One unit of time has passed.
+    ///
+    /// A leader one of whose writes has been under way for an election timeout hands the leadership over, to the voter that has
+    /// most of the log; if that does not succeed within another one, it steps down. A node whose disk stalls does not campaign.
     pub fn tick(&mut self) {
+        self.durability.tick();
         match &self.role {
-            Role::Leader(_) => self.tick_leader(),
+            Role::Leader(_) => {
+                self.tick_leader();
+                self.give_way_if_stalled();
+            }
             _ => self.tick_election(),
         }
         self.tick_repair();

@@ -16,7 +16,10 @@ impl Raft {
     pub(super) fn tick_election(&mut self) {
         self.election_elapsed = self.election_elapsed.saturating_add(1); // A learner never campaigns.
         let is_due = self.election_elapsed >= self.election_timeout;
-        if !is_due || !self.memberships.may_campaign(self.config.id, self.commit) {
+        if !is_due
+            || self.is_stalled()
+            || !self.memberships.may_campaign(self.config.id, self.commit)
+        {
             return;
         }
         match self.config.pre_vote {
@@ -63,8 +66,7 @@ impl Raft {
             id == own || follower.is_some_and(|follower| follower.is_active(ticks))
         };
         if !self.memberships.current().is_majority(is_active) {
-            self.leader = None;
-            self.become_follower(self.hard_state.term);
+            self.step_down();
         }
     }
 

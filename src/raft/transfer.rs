@@ -2,6 +2,9 @@
 //!
 //! The leader takes no more commands, brings the follower's log up to date, and tells it to campaign at once. If that does not
 //! succeed within an election timeout, the leader goes on.
+//!
+//! A leader hands over by itself when its disk stalls. Its heartbeats, which need no disk, would keep the others from electing a
+//! better one, while nothing that it is given is ever answered.
 
 use duramen_wal::types::{Index, NodeId};
 
@@ -42,7 +45,7 @@ impl Leadership {
     fn next_leader(&mut self, last: Index) -> Option<NodeId> {
         let transfer = self.transfer.as_mut()?;
         let follower = self.followers.get(&transfer.to)?;
-        let is_due = !transfer.is_told && follower.match_index == last;
+        let is_due = !transfer.is_told && follower.match_index >= last;
         transfer.is_told |= is_due;
         is_due.then_some(transfer.to)
     }
@@ -69,6 +72,37 @@ impl Raft {
             });
         }
         Ok(())
+    }
+
+    /// Whether a write has been under way for an election timeout.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.durability.stalled() >= u64::from(self.config.election_ticks)
+    }
+
+    pub(super) fn give_way_if_stalled(&mut self) {
+        let (own, ticks) = (self.config.id, self.config.election_ticks);
+        let Role::Leader(leadership) = &self.role else {
+            return;
+        };
+        let others: Vec<NodeId> = self.membership().voters().filter(|id| *id != own).collect();
+        if !self.is_stalled() || others.is_empty() {
+            return;
+        }
+        if self.durability.stalled() >= 2 * u64::from(ticks) {
+            return self.step_down(); // Nobody took it. Without a leader, they elect one.
+        }
+        if leadership.transfer.is_some() {
+            return;
+        }
+        let active = others.into_iter().filter_map(|id| {
+            let follower = leadership.followers.get(&id)?;
+            let is_active = follower.is_active(ticks);
+            is_active.then_some((follower.match_index, id))
+        });
+        if let Some((_, to)) = active.max() {
+            let done = self.transfer_leadership(to);
+            assert!(done.is_ok(), "a leader and a voter, and {done:?}");
+        }
     }
 
     pub(super) fn go_on_with_transfer(&mut self) {

@@ -138,20 +138,26 @@ fn a_vote_of_others_does_not_elect_before_the_own_one_is_durable() {
 
 #[test]
 fn an_earlier_write_does_not_make_the_own_vote_durable() {
-    let mut raft = Raft::new(
-        Config::new(NodeId(1), [NodeId(1)]),
-        HardState::default(),
-        Vec::new(),
-    );
-    let mut campaign = |term| {
-        while raft.term() < Term(term) {
-            raft.tick();
-        }
-        raft.ready().write.unwrap()
+    let mut raft = node_1_of_3(HardState::default(), Vec::new());
+    while raft.term() == Term(0) {
+        raft.tick();
+    }
+    let first = raft.ready().write.unwrap();
+    // Another one leads, and hands over.
+    let heartbeat = Message::Append {
+        prev: id(0, 0),
+        entries: Vec::new(),
+        commit: Index(0),
+        round: Round(0),
     };
-    let (first, second) = (campaign(1), campaign(2));
+    raft.step(envelope(2, 2, heartbeat)).unwrap();
+    raft.step(envelope(2, 2, Message::TimeoutNow)).unwrap();
+    assert_eq!(raft.term(), Term(3));
+    let second = raft.ready().write.unwrap();
+    raft.step(envelope(2, 3, Message::Vote { granted: true }))
+        .unwrap();
     raft.durable(first.id);
-    assert!(!raft.is_leader(), "the vote of term 2 is not durable");
+    assert!(!raft.is_leader(), "the vote of term 3 is not durable");
     raft.durable(second.id);
     assert!(raft.is_leader());
 }

@@ -11,6 +11,7 @@ mod repair;
 mod replication;
 mod settle;
 mod snapshot;
+mod stall;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

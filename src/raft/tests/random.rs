@@ -157,7 +157,7 @@ impl Sim {
             cut: BTreeSet::new(),
             drop: [0, 5, 30][rng.usize(..3)],
             reorder: [0, 20, 100][rng.usize(..3)],
-            slow_disk: [0, 50, 90][rng.usize(..3)],
+            slow_disk: [0, 50, 80][rng.usize(..3)],
             crash: [0, 1, 3][rng.usize(..3)],
             leaders: BTreeMap::new(),
             history: Vec::new(),
