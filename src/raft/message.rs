@@ -103,6 +103,14 @@ pub struct Round(pub u64);
 /// No log comes so far. After a snapshot that claimed to, there would be no index left for what follows it.
 const SNAPSHOT_INDEX_MAX: Index = Index(u64::MAX / 2);
 
+/// No cluster comes so far by elections. A peer that claims a later term would leave none for the next election.
+///
+/// What remains: a peer that lies brings a cluster to this term, by one message. From there elections go on, for 2^31 more lies.
+pub(super) const TERM_MAX: Term = Term(u64::MAX / 2);
+
+/// Beyond [`TERM_MAX`], a term is believed that is not further from the own one than this.
+const TERM_STEP_MAX: u64 = 1 << 32;
+
 impl Message {
     /// Whether it says something in whatever term it was sent: see `repair.rs`.
     pub(super) fn is_of_any_term(&self) -> bool {
@@ -111,6 +119,11 @@ impl Message {
 }
 
 impl Envelope {
+    /// Whether a node in the term `own` can believe the sender's.
+    pub(super) fn has_term_near(&self, own: Term) -> bool {
+        self.term <= TERM_MAX || self.term.0 <= own.0.saturating_add(TERM_STEP_MAX)
+    }
+
     /// Whether it asks for a vote without the leader's wish.
     pub(super) fn asks_for_vote(&self) -> bool {
         matches!(

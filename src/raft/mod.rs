@@ -56,6 +56,7 @@
 mod change;
 mod durability;
 mod election;
+mod ignored;
 mod log;
 mod membership;
 mod message;
@@ -77,6 +78,7 @@ use duramen_wal::types::{Context, Entry, HardState, Index, LogId, NodeId, Term};
 
 pub use change::ChangeRefused;
 pub use durability::{Write, WriteId};
+pub use ignored::{Ignored, IgnoredCounts};
 pub use membership::{BadMembership, Member, Membership, is_command};
 pub use message::{AppendOutcome, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
@@ -175,6 +177,7 @@ pub struct Raft {
     send_now: Vec<Envelope>,
     send_when_durable: Vec<Envelope>,
     read_replies: Vec<ReadReply>,
+    ignored: IgnoredCounts,
 }
 
 #[derive(Debug)]
@@ -272,21 +275,6 @@ pub struct NotLeader {
     pub leader: Option<NodeId>,
 }
 
-/// Why a message was not looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ignored {
-    /// It is for another node.
-    NotForMe,
-    /// Its sender is the node itself, or answers though nobody asked it.
-    Stranger,
-    /// It asks for a vote, and this node hears a leader.
-    HasLeader,
-    /// It is of an earlier term, or answers a question that is no longer open.
-    Stale,
-    /// Its numbers contradict each other, or what a correct node can say.
-    Nonsense,
-}
-
 /// How many committed entries one [`Ready`] hands out.
 const COMMITTED_ENTRIES_MAX: usize = 1024;
 
@@ -366,6 +354,7 @@ impl Raft {
             send_now: Vec::new(),
             send_when_durable: Vec::new(),
             read_replies: Vec::new(),
+            ignored: IgnoredCounts::default(),
         };
         raft.reset_election_timer();
         raft
@@ -422,8 +411,22 @@ impl Raft {
         self.tick_repair();
     }
 
-    /// Takes in a message of a peer. A message that makes no sense changes nothing.
+    /// Takes in a message of a peer. A message that makes no sense changes nothing,
+    /// but for the term if that is absurd.
     pub fn step(&mut self, envelope: Envelope) -> Result<(), Ignored> {
+        let taken = self.take_in(envelope);
+        if let Err(reason) = taken {
+            self.ignored.count(reason);
+        }
+        taken
+    }
+
+    /// How many messages were not looked at since the start, and why.
+    pub fn ignored(&self) -> IgnoredCounts {
+        self.ignored
+    }
+
+    fn take_in(&mut self, envelope: Envelope) -> Result<(), Ignored> {
         if envelope.to != self.config.id {
             return Err(Ignored::NotForMe);
         }
@@ -437,6 +440,11 @@ impl Raft {
             return Err(Ignored::HasLeader); // Its term too is let be.
         }
         if envelope.term > self.hard_state.term && envelope.spreads_term() {
+            if !envelope.has_term_near(self.hard_state.term) {
+                // Perhaps others were brought so far while this node was away. As near as this, the next message is believed.
+                self.become_follower(message::TERM_MAX.max(self.hard_state.term));
+                return Err(Ignored::Nonsense);
+            }
             self.become_follower(envelope.term); // figure 2, "All servers"
         }
         let Envelope {

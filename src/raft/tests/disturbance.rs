@@ -111,6 +111,7 @@ fn who_hears_a_leader_votes_for_nobody_else_and_keeps_its_term() {
             .step(request_vote(other, to, later, last, false));
         assert_eq!(refused, Err(Ignored::HasLeader));
         assert_eq!(cluster.raft(to).term(), term);
+        assert_eq!(cluster.raft(to).ignored().has_leader, 1);
     }
     // But for the leader's own wish.
     cluster
@@ -298,7 +299,9 @@ fn who_is_not_the_leader_makes_nobody_campaign() {
         term: cluster.raft(follower).term(),
         message: Message::TimeoutNow,
     };
+    let before = cluster.raft(follower).ignored().stale;
     assert_eq!(cluster.raft(follower).step(told), Err(Ignored::Stale));
+    assert_eq!(cluster.raft(follower).ignored().stale, before + 1);
 }
 
 /// A learner never campaigns, however long it hears nobody.

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use duramen_wal::types::{HardState, Index, NodeId, Term};
 
 use super::{Cluster, as_in_the_paper, entry, id};
-use crate::raft::{AppendOutcome, Config, Envelope, Ignored, Message, NotLeader, Raft, Round};
+use crate::raft::{
+    AppendOutcome, Config, Envelope, Ignored, IgnoredCounts, Message, NotLeader, Raft, Round,
+};
 
 fn request_vote(from: u64, term: u64, last: duramen_wal::types::LogId) -> Envelope {
     envelope(
@@ -329,11 +331,58 @@ fn echoes_and_strays_are_ignored() {
     assert_eq!(raft.step(stray), Err(Ignored::NotForMe));
     assert_eq!(raft.term(), Term(0));
     assert!(raft.ready().is_empty());
+    let expected = IgnoredCounts {
+        stranger: 1,
+        not_for_me: 1,
+        ..IgnoredCounts::default()
+    };
+    assert_eq!(raft.ignored(), expected);
+}
+
+/// It would be the last one: there is no term for another election.
+#[test]
+fn a_term_that_no_cluster_reaches_does_not_end_elections() {
+    const FAR: u64 = u64::MAX / 2;
+    for (lie, believed) in [(FAR, true), (FAR + 1, false), (u64::MAX, false)] {
+        let mut cluster = Cluster::new(3);
+        let leader = cluster.leader();
+        cluster.propose(leader, "a");
+        let mut request = request_vote(leader % 3 + 1, lie, id(0, 0));
+        request.to = NodeId(leader);
+        let expected = if believed {
+            Ok(())
+        } else {
+            Err(Ignored::Nonsense)
+        };
+        let before = cluster.raft(leader).ignored().nonsense;
+        assert_eq!(cluster.raft(leader).step(request), expected);
+        let raft = cluster.raft(leader);
+        assert_eq!(raft.term(), Term(FAR));
+        assert_eq!(raft.ignored().nonsense - before, u64::from(!believed));
+        // One node is away while elections go on, and finds back; each in its turn.
+        for away in cluster.ids() {
+            cluster.crash(away);
+            let leader = cluster.leader();
+            cluster.propose(leader, "b");
+            cluster.start(away);
+        }
+        let leader = cluster.leader();
+        cluster.heartbeat(leader);
+        cluster.heartbeat(leader);
+        for node in cluster.ids() {
+            assert!(cluster.raft(node).term() > Term(FAR));
+            assert_eq!(cluster.applied(node).len(), 4, "node {node}, {lie}");
+        }
+    }
 }
 
 #[test]
 fn the_last_term_of_all_is_no_panic() {
-    let mut raft = node_1_of_3(HardState::default(), Vec::new());
+    let last = HardState {
+        term: Term(u64::MAX),
+        ..HardState::default()
+    };
+    let mut raft = node_1_of_3(last, Vec::new());
     raft.step(request_vote(2, u64::MAX, id(0, 0))).unwrap();
     for _ in 0..100 {
         raft.tick();

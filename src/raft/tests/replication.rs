@@ -254,6 +254,9 @@ fn a_success_counts_though_next_index_has_moved_on_and_stale_rejections_do_not()
         *round = Round(99);
     }
     assert_eq!(cluster.raft(1).step(unasked), Err(Ignored::Nonsense));
+    let ignored = cluster.raft(1).ignored();
+    let late_vote = 1;
+    assert_eq!((ignored.stale, ignored.nonsense), (late_vote + 1, 2));
     cluster
         .raft(1)
         .step(reply(AppendOutcome::Matched(first.index)))
@@ -393,6 +396,7 @@ fn messages_that_contradict_themselves_change_nothing() {
         let mut raft = follower(1, log());
         assert_eq!(raft.step(message), Err(Ignored::Nonsense));
         assert_eq!((raft.term(), raft.last()), (Term(1), id(1, 2)));
+        assert_eq!(raft.ignored().nonsense, 1);
     }
 }
 
@@ -403,7 +407,7 @@ fn what_is_committed_is_never_taken_back() {
     assert_eq!(raft.commit(), Index(2));
     let hostile = append(9, id(1, 1), vec![entry(9, 2, "other")], 0);
     assert_eq!(raft.step(hostile), Err(Ignored::Nonsense));
-    assert_eq!(raft.last(), id(1, 2));
+    assert_eq!((raft.last(), raft.ignored().nonsense), (id(1, 2), 1));
 }
 
 #[test]
@@ -465,4 +469,5 @@ fn a_second_leader_of_a_term_is_not_followed() {
     second.from = NodeId(3);
     assert_eq!(raft.step(second), Err(Ignored::Nonsense));
     assert_eq!((raft.leader(), raft.last()), (Some(NodeId(2)), id(0, 0)));
+    assert_eq!(raft.ignored().nonsense, 1);
 }

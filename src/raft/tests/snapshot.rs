@@ -390,6 +390,7 @@ fn a_snapshot_that_makes_no_sense_is_ignored() {
         manifest: Bytes::new(),
     };
     assert_eq!(say(&mut raft, 2, 3, nobody), Err(Ignored::Nonsense));
+    assert_eq!(raft.ignored().nonsense, 5);
 }
 
 #[test]
