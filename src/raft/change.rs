@@ -62,7 +62,7 @@ impl Raft {
         Ok(self.append_membership(&next))
     }
 
-    fn append_membership(&mut self, membership: &Membership) -> LogId {
+    pub(super) fn append_membership(&mut self, membership: &Membership) -> LogId {
         self.append_own(membership.encode().into(), Membership::mark())
     }
 

@@ -125,7 +125,7 @@ impl Raft {
         }
     }
 
-    /// The new leader settles its bad entries if it has any, and then begins its term with a blank entry.
+    /// The new leader settles its bad entries if it has any, and then begins its term.
     fn become_leader(&mut self) {
         let last = self.log.last().index;
         self.leader = Some(self.config.id);

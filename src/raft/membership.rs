@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! * A membership takes effect when its entry is appended, committed or not, and is taken back when the entry is truncated.
-//! * There is at least one voter.
+//! * There is at least one voter; but a node that is to join a cluster begins with a membership of nobody, and has no other
+//!   one before its leader's log or snapshot tells it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

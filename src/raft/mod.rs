@@ -146,7 +146,7 @@ enum Role {
 #[derive(Debug)]
 struct Leadership {
     followers: BTreeMap<NodeId, Progress>,
-    /// The blank entry of the term (section 8).
+    /// The first entry of the term (section 8).
     term_start: Index,
     /// Until the term begins: which of the bad entries stay.
     settling: Option<Settling>,
@@ -170,7 +170,7 @@ pub struct Ready {
     pub write: Option<Write>,
     /// Messages that leave when `write`, and all writes before it, are durable.
     pub send_when_durable: Vec<Envelope>,
-    /// Entries to apply, in order. An entry without payload is a leader's blank one.
+    /// Entries to apply, in order. Those of which [`is_command`] says no are the core's own.
     pub committed: Vec<Entry>,
     /// Decided reads.
     pub reads: Vec<ReadReply>,

@@ -69,7 +69,7 @@ impl Raft {
         if leadership.settling.is_some() {
             return Err(NotLeader { leader: None }); // It is not known which entry a read would have to wait for.
         }
-        // Before the term's first commit the leader's commit index may be behind. Its blank entry follows all that was
+        // Before the term's first commit the leader's commit index may be behind. The term's first entry follows all that was
         // ever committed, so a read that waits for that to be applied sees it all.
         let index = commit.max(leadership.term_start);
         let round = Round(leadership.reads.round.0 + 1);

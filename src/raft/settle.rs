@@ -1,13 +1,13 @@
 //! A new leader and its bad entries: which of them stay.
 //!
-//! A leader cannot send what it does not have, and it must not give up what may be committed. So before its blank entry, with
+//! A leader cannot send what it does not have, and it must not give up what may be committed. So before its first entry, with
 //! which the term begins for everybody else, it settles every bad entry above its commit index: some node has it, or it can
 //! never have been committed and is dropped, with all after it. Until then the leader sends heartbeats, and takes neither
 //! commands nor reads. It would rather wait for ever than give up a committed entry.
 //!
 //! # Why dropping is safe
 //!
-//! Let `e` be a bad entry in the log of the leader of term `T`, of an earlier term. Nobody commits it in `T` before the blank
+//! Let `e` be a bad entry in the log of the leader of term `T`, of an earlier term. Nobody commits it in `T` before its first
 //! entry: a leader counts only entries of its own term (5.4.2). So the question is whether a leader of an earlier term has
 //! committed it, or still will.
 //!
@@ -185,8 +185,9 @@ impl Raft {
         self.follow_membership();
     }
 
-    /// Appends the blank entry of the term: only with an entry of its own term can a leader commit (5.4.2), and only then
-    /// does it know which entries are committed (section 8).
+    /// Appends the first entry of the term: only with an entry of its own term can a leader commit (5.4.2), and only then
+    /// does it know which entries are committed (section 8). It is blank; but the first of the whole log is the membership
+    /// with which the cluster begins, so that whoever joins later finds it there, or in a snapshot, with all its addresses.
     fn begin_term(&mut self) {
         let last = self.log.last().index;
         let is_whole = self.log.first_bad().is_none();
@@ -198,7 +199,10 @@ impl Raft {
             let followers = leadership.followers.values_mut().filter(|_| !is_whole);
             followers.for_each(|follower| follower.probe_from(last));
         }
-        self.append_own(Bytes::new(), Context::EMPTY);
+        match last {
+            Index(0) => self.append_membership(&self.membership().clone()),
+            _ => self.append_own(Bytes::new(), Context::EMPTY),
+        };
     }
 }
 

@@ -3,6 +3,7 @@
 mod disturbance;
 mod election;
 mod figure8;
+mod joining;
 mod membership;
 mod random;
 mod random_node;
@@ -112,7 +113,7 @@ impl TestNode {
 /// Nodes 1 to n, which begin as voters, and those that join. A node that is down, and a link that is cut, loses its messages.
 pub(super) struct Cluster {
     nodes: BTreeMap<u64, TestNode>,
-    /// Who belongs to the cluster at the beginning of the log.
+    /// Who belongs to the cluster at the beginning of the log, as its members know it.
     membership: Membership,
     /// With pre-votes and a leader that checks its quorum: what practice has added to elections.
     is_disturbed_by_nobody: bool,
@@ -133,10 +134,22 @@ impl Cluster {
     /// The same, with what practice has added to elections.
     pub(super) fn undisturbed(nodes: u64) -> Cluster {
         let mut cluster = Cluster::new(0);
-        cluster.membership = Membership::of_voters((1..=nodes).map(NodeId));
         cluster.is_disturbed_by_nobody = true;
-        (1..=nodes).for_each(|node| cluster.join(node));
+        cluster.begin(Membership::of_voters((1..=nodes).map(NodeId)));
         cluster
+    }
+
+    /// The voters of this membership, with the elections of the paper alone.
+    pub(super) fn with_membership(membership: Membership) -> Cluster {
+        let mut cluster = Cluster::new(0);
+        cluster.begin(membership);
+        cluster
+    }
+
+    fn begin(&mut self, membership: Membership) {
+        let voters: Vec<NodeId> = membership.voters().collect();
+        self.membership = membership;
+        voters.iter().for_each(|voter| self.join(voter.0));
     }
 
     /// Nodes that start with these logs, each in the term of its last entry.
@@ -166,7 +179,9 @@ impl Cluster {
 
     pub(super) fn start(&mut self, node: u64) {
         let mut config = as_in_the_paper(node, 0);
-        config.membership = self.membership.clone();
+        if self.membership.is_voter(NodeId(node)) {
+            config.membership = self.membership.clone(); // Who joins knows nobody.
+        }
         config.pre_vote = self.is_disturbed_by_nobody;
         config.check_quorum = self.is_disturbed_by_nobody;
         let state = self.nodes.get_mut(&node).unwrap();
