@@ -51,12 +51,15 @@
 //! | 8 linearizable reads | `read.rs` |
 //! | Protocol-Aware Recovery (FAST'18): damaged entries and snapshots | `repair.rs`, `settle.rs` |
 //! | figure 2, the messages | `message.rs` |
+//! | figure 3, the properties | `invariants.rs`, for tests and the simulator |
 //! | figure 2, persistent state | `durability.rs`, `start.rs` |
 
 mod change;
 mod durability;
 mod election;
 mod ignored;
+#[cfg(any(test, feature = "sim"))]
+pub mod invariants;
 mod log;
 mod membership;
 mod message;

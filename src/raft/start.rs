@@ -81,7 +81,7 @@ pub struct Restored {
     /// What followers are offered with that snapshot. `None` if there is none, or it cannot be read.
     pub manifest: Option<Bytes>,
     /// The snapshot cannot be read, so that there is nothing to apply the log to: nothing is handed out as committed before a
-    /// peer's snapshot, which [`Ready::offer`] tells of, is installed.
+    /// peer's snapshot, which [`Ready::offer`](super::Ready::offer) tells of, is installed.
     pub lacks_state: bool,
     /// The log after `base`. Of what is bad there is a placeholder, with its id.
     pub log: Vec<Entry>,

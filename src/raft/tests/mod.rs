@@ -3,6 +3,7 @@
 mod disturbance;
 mod election;
 mod figure8;
+mod invariants;
 mod joining;
 mod membership;
 mod random;

@@ -10,16 +10,18 @@
 //! `RAFT_SEED=7` replays one seed, `RAFT_SEEDS=100000` runs more of them.
 
 mod faults;
+mod mend;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
+use duramen_wal::types::{Entry, Index, LogId, NodeId};
 
 use self::faults::Rot;
 use super::random_node::SimNode;
+use crate::raft::invariants::{self, History};
 use crate::raft::{
-    Answer, Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored, Write, is_command,
+    Answer, Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored, is_command,
 };
 
 #[test]
@@ -35,8 +37,8 @@ fn random_schedules_break_no_promise() {
             eprintln!("replay: RAFT_SEED={seed} cargo test -p duramen --lib random_schedules");
             std::panic::resume_unwind(panic)
         });
-        seen.elections += sim.leaders.len();
-        seen.commits += sim.history.len();
+        seen.elections += sim.history.leaders().len();
+        seen.commits += sim.committed().0 as usize;
         seen.truncations += sim.seen.truncations;
         seen.reads += sim.seen.reads;
         seen.changes += sim.seen.changes;
@@ -62,8 +64,6 @@ fn is_membership(entry: &Entry) -> bool {
 
 const SEEDS: u64 = 1000;
 const STEPS: usize = 4000;
-/// In a cluster without faults: an election, perhaps a split vote or two, and a few heartbeats.
-const MEND_TICKS: usize = 500;
 const IN_FLIGHT_MAX: usize = 100;
 
 #[derive(Debug, Default)]
@@ -120,11 +120,9 @@ struct Sim {
     rot: Rot,
     /// Who belongs to the cluster at the beginning of the log.
     membership: Membership,
-    leaders: BTreeMap<Term, NodeId>,
-    /// What was ever known to be committed, by anybody.
-    history: Vec<Entry>,
-    /// Each entry that was ever written, with the one before it.
-    written: BTreeMap<LogId, (Bytes, LogId)>,
+    history: History,
+    /// Up to where changes of the voters have been counted.
+    counted: Index,
     proposals: u64,
     seen: Seen,
 }
@@ -159,9 +157,8 @@ impl Sim {
             reorder: [0, 20, 100][rng.usize(..3)],
             slow_disk: [0, 50, 80][rng.usize(..3)],
             crash: [0, 1, 3][rng.usize(..3)],
-            leaders: BTreeMap::new(),
-            history: Vec::new(),
-            written: BTreeMap::new(),
+            history: History::default(),
+            counted: Index(1), // With the first entry the cluster begins.
             proposals: 0,
             seen: Seen::default(),
             rng,
@@ -324,7 +321,7 @@ impl Sim {
             some => Index((applied.0 + 1).saturating_sub(some)),
         };
         raft.compact(up_to);
-        let last = self.history[applied.0 as usize - 1].id;
+        let last = self.history.committed_at(applied).unwrap();
         self.node(id).snapshot = Some((last, membership));
     }
 
@@ -348,8 +345,8 @@ impl Sim {
         node.snapshot = Some((last, offer.membership.clone()));
         node.lost_state = false;
         (node.commit, node.applied) = (node.commit.max(last.index), last.index);
-        let known = self.history[offer.last.index.0 as usize - 1].id;
-        assert_eq!(known, offer.last, "{id} installs what was not committed");
+        let known = self.history.committed_at(last.index);
+        assert_eq!(known, Some(last), "{id} installs what was not committed");
         self.seen.installs += 1;
     }
 
@@ -361,7 +358,7 @@ impl Sim {
 
     fn read(&mut self, id: NodeId) {
         self.proposals += 1;
-        let (read, floor) = (ReadId(self.proposals), Index(self.history.len() as u64));
+        let (read, floor) = (ReadId(self.proposals), self.committed());
         let node = self.node(id);
         if node.raft.as_mut().unwrap().read(read).is_ok() {
             node.reads.insert(read, floor);
@@ -408,9 +405,6 @@ impl Sim {
             } = raft.ready();
             let idle =
                 send_now.is_empty() && committed.is_empty() && write.is_none() && offer.is_none();
-            if let Some(write) = &write {
-                self.check_log_matching(id, write);
-            }
             self.seen.dropped += dropped.len();
             self.send(id, send_now);
             let node = self.node(id);
@@ -429,6 +423,7 @@ impl Sim {
                     entry.id
                 );
                 node.applied = entry.id.index;
+                node.applied_now.push(entry);
             }
             for reply in reads {
                 let floor = self.node(id).reads.remove(&reply.id);
@@ -516,143 +511,57 @@ impl Sim {
             _ => return,
         };
         for entry in entries {
-            let known = self.written.get(&entry.id);
-            let is_true = known.is_none_or(|(payload, _)| *payload == entry.payload);
+            let known = self.history.entry(entry.id);
+            let is_true = known.is_none_or(|known| known == entry);
             assert!(is_true, "{} sends another {}", envelope.from, entry.id);
         }
     }
 
-    /// Figure 3, Log Matching: who holds an entry holds the same one before it.
-    fn check_log_matching(&mut self, id: NodeId, write: &Write) {
-        for entry in &write.entries {
-            let index = entry.id.index.prev();
-            let term = self.nodes[&id].raft.as_ref().unwrap().log.term_at(index);
-            let before = LogId {
-                term: term.expect("no gaps"),
-                index,
-            };
-            let this = (entry.payload.clone(), before);
-            let known = self.written.entry(entry.id).or_insert_with(|| this.clone());
-            assert_eq!(*known, this, "{id} writes another {}", entry.id);
-        }
-    }
-
-    /// The rest of figure 3.
+    /// Figure 3; and by which rule the commit index advances.
     fn check(&mut self, id: NodeId) {
+        let applied = std::mem::take(&mut self.node(id).applied_now);
+        let is_looked_at = |other: NodeId, raft: &Raft| other == id || raft.is_leader();
+        let nodes = self.nodes.iter().filter_map(|(&other, node)| {
+            let raft = node
+                .raft
+                .as_ref()
+                .filter(|raft| is_looked_at(other, raft))?;
+            let applied = if other == id { &applied[..] } else { &[] };
+            Some(invariants::Node { raft, applied })
+        });
+        let nodes: Vec<_> = nodes.collect();
+        let found = invariants::check(&mut self.history, &nodes);
+        found.unwrap_or_else(|violation| panic!("{violation}"));
+
         let node = &self.nodes[&id];
         let raft = node.raft.as_ref().unwrap();
         let (before, commit) = (node.commit, raft.commit());
         assert!(commit >= before, "{id} goes back from {before} to {commit}");
-        for entry in raft.log.range(before.next().max(raft.first()), commit) {
-            let entry = match raft.log.is_bad(entry.id) {
-                true => node.truth(entry.id.index),
-                false => entry,
-            };
-            match self.history.get(entry.id.index.0 as usize - 1) {
-                Some(known) => assert_eq!(known, entry, "State Machine Safety, at {id}"),
-                None => {
-                    self.history.push(entry.clone());
-                    let changes = is_membership(entry) && entry.id.index > Index(1);
-                    self.seen.changes += usize::from(changes);
-                }
-            }
-        }
-        if commit > before {
-            let last = self.history[commit.0 as usize - 1].id;
-            let own_term = !raft.is_leader() || last.term == raft.term();
+        if commit > before && raft.is_leader() {
+            let last = self.history.committed_at(commit).unwrap();
+            let own_term = last.term == raft.term();
             assert!(own_term, "{id} counts an entry of an earlier term: {last}");
             let holds = |id| self.nodes[&id].holds(last);
             assert!(
-                !raft.is_leader() || raft.membership().is_majority(holds),
+                raft.membership().is_majority(holds),
                 "{id} commits {last}, which no majority of {:?} has on disk",
                 raft.membership()
             );
         }
-        if raft.is_leader() {
-            let leader = *self.leaders.entry(raft.term()).or_insert_with(|| {
-                let has = |entry: &Entry| entry.id.index < raft.first() || raft.log.holds(entry.id);
-                assert!(self.history.iter().all(has), "Leader Completeness: {id}");
-                id
-            });
-            assert_eq!(leader, id, "Election Safety, term {}", raft.term());
-            let is_newest = self.leaders.keys().next_back() == Some(&raft.term());
-            if let Some(last) = self.history.last().filter(|_| is_newest) {
-                let has = last.id.index < raft.first() || raft.log.holds(last.id);
-                assert!(has, "{id} has dropped {}, which was committed", last.id);
-            }
-        }
         self.node(id).commit = commit;
+        self.count_changes();
     }
 
-    /// No more faults: soon there is a leader, and what it is given reaches everybody.
-    fn mend(&mut self) {
-        if self.rng.bool() {
-            self.cut_power();
+    fn count_changes(&mut self) {
+        while let Some(id) = self.history.committed_at(self.counted.next()) {
+            let changes = self.history.entry(id).is_some_and(is_membership);
+            self.seen.changes += usize::from(changes);
+            self.counted = id.index;
         }
-        let can_recover = self.can_recover();
-        self.cut.clear();
-        (self.drop, self.slow_disk) = (0, 0);
-        for id in self.ids() {
-            if self.node(id).raft.is_none() {
-                self.start(id);
-            }
-        }
-        for _ in 0..MEND_TICKS {
-            for id in self.ids() {
-                self.node(id).raft.as_mut().unwrap().tick();
-                self.carry_out(id);
-            }
-            for envelope in std::mem::take(&mut self.network) {
-                self.deliver(envelope);
-            }
-            if self.agrees() {
-                return;
-            }
-            let leader = self.ids().into_iter().find(|id| self.leads(*id));
-            if let Some(leader) = leader.filter(|_| self.rng.u8(..20) == 0) {
-                self.propose(leader);
-                self.read(leader);
-            }
-        }
-        if !can_recover {
-            self.seen.lost += 1;
-            return;
-        }
-        for (id, node) in &self.nodes {
-            let raft = node.raft.as_ref().unwrap();
-            let (term, last, leader) = (raft.term(), raft.last(), raft.leader());
-            let (commit, applied, reads) = (raft.commit(), node.applied, node.reads.len());
-            eprintln!(
-                "{id}: first {}, bad {:?}, lost {}, role {:?}, term {term}, leader {leader:?}, last {last}, commit {commit}, applied {applied}, {reads} reads, {:?}",
-                raft.first(),
-                node.bad,
-                node.lost_state,
-                raft.role,
-                raft.membership()
-            );
-        }
-        panic!("no agreement after {MEND_TICKS} ticks");
     }
 
-    fn leads(&self, id: NodeId) -> bool {
-        self.nodes[&id].raft.as_ref().is_some_and(Raft::is_leader)
-    }
-
-    /// All members have applied the same, with a leader's own entry, and no read is open.
-    fn agrees(&self) -> bool {
-        let Some(leader) = self.ids().into_iter().find(|id| self.leads(*id)) else {
-            return false;
-        };
-        let membership = self.nodes[&leader].raft.as_ref().unwrap().membership();
-        let members = membership.all();
-        let all = Index(self.history.len() as u64);
-        let last = self.history.last().map_or(Term(0), |entry| entry.id.term);
-        !membership.is_joint()
-            && members.iter().all(|id| {
-                let node = &self.nodes[id];
-                let raft = node.raft.as_ref().unwrap();
-                let done = node.applied == all && node.last().index == all;
-                done && raft.term() == last && raft.leader().is_some() && node.reads.is_empty()
-            })
+    /// All up to here was ever known to be committed, by anybody.
+    fn committed(&self) -> Index {
+        self.history.committed().map_or(Index(0), |last| last.index)
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct SimNode {
     pub(super) writes: VecDeque<(Option<Write>, Vec<Envelope>)>,
     pub(super) commit: Index,
     pub(super) applied: Index,
+    /// What was applied since the last check.
+    pub(super) applied_now: Vec<Entry>,
     /// A snapshot that is on its way here.
     pub(super) offer: Option<Offer>,
     /// Open reads, with what had been committed when each was asked.
