@@ -10,7 +10,7 @@ use std::time::Duration;
 use duramen_wal::{Index, LogId, NodeId, Term};
 
 use super::{NotDone, OnApplied, Query, StateMachine};
-use crate::raft::{NotLeader, ReadId, ReadReply};
+use crate::raft::{NotLeader, ReadId, ReadReply, Refused};
 
 pub(super) struct Waiting<S: StateMachine> {
     /// By index and term. Two terms may have an open proposal at one index: of the terms in which this node led.
@@ -48,6 +48,15 @@ impl From<NotLeader> for NotDone {
     fn from(refused: NotLeader) -> NotDone {
         let leader = refused.leader;
         NotDone::NotLeader { leader }
+    }
+}
+
+impl From<Refused> for NotDone {
+    fn from(refused: Refused) -> NotDone {
+        match refused {
+            Refused::NotLeader(refused) => refused.into(),
+            _ => NotDone::NotLeader { leader: None }, // Not now; and it is not known who else.
+        }
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use duramen_wal::types::{Index, LogId};
+use duramen_wal::types::{Index, LogId, NodeId};
 
 use super::membership::{BadMembership, Membership};
 use super::progress::Progress;
-use super::{NotLeader, Raft, Role};
+use super::{Leadership, NotLeader, Raft, Role};
 
 /// Why a membership is not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +27,20 @@ pub enum ChangeRefused {
         /// Where its latest entry is.
         index: Index,
     },
+    /// The leader is handing over to this node. Who will lead is not known yet.
+    #[error("the leadership is being handed over to node {0}")]
+    HandingOver(NodeId),
+    /// The node would vote, and is no learner: make it one first, so that it receives the log.
+    #[error("node {0} is no learner: it cannot vote before it has the log")]
+    NotALearner(NodeId),
+    /// The node would vote, and lacks too much of the log, or has not answered for long: it might hold up commitment.
+    #[error("learner {learner} has the log up to {matched} only, or does not answer")]
+    Behind {
+        /// Who is to vote.
+        learner: NodeId,
+        /// What it is known to have.
+        matched: Index,
+    },
     /// The leader has committed nothing yet: until then it may not know of a change that is under way.
     #[error("the leader has committed nothing in its term yet: try again")]
     TooEarly,
@@ -37,14 +51,12 @@ impl Raft {
     /// entries; the index of the first is returned. It is at its end when [`membership`](Raft::membership) is `target` and
     /// the commit index has reached the entry that set it.
     ///
-    /// A new voter should be a learner first, until it has caught up: else it may hold up commitment.
+    /// Who is to vote must be a learner first, and have caught up: it must lack no more of the log than may be under way to it
+    /// ([`Config::window_entries`](super::Config::window_entries)), and have answered within an election timeout (thesis, 4.2.1).
     pub fn change_membership(&mut self, target: Membership) -> Result<LogId, ChangeRefused> {
-        let Role::Leader(leadership) = &self.role else {
-            let leader = self.leader;
-            return Err(NotLeader { leader }.into());
-        };
-        if leadership.transfer.is_some() {
-            return Err(NotLeader { leader: None }.into()); // It is not known yet who will be.
+        let leadership = self.leadership()?;
+        if let Some(transfer) = &leadership.transfer {
+            return Err(ChangeRefused::HandingOver(transfer.to));
         }
         let target = target.settled();
         target.check()?;
@@ -55,11 +67,32 @@ impl Raft {
         if index > self.commit || self.membership().is_joint() {
             return Err(ChangeRefused::InProgress { index });
         }
+        self.check_new_voters(leadership, &target)?;
         let next = self.membership().towards(target);
         if !next.can_be_decoded() {
             return Err(BadMembership::TooLarge.into());
         }
         Ok(self.append_membership(&next))
+    }
+
+    /// Nobody votes who is not about as far as the others.
+    fn check_new_voters(
+        &self,
+        leadership: &Leadership,
+        target: &Membership,
+    ) -> Result<(), ChangeRefused> {
+        let config = &self.config;
+        let is_new = |voter: &NodeId| !self.membership().is_voter(*voter) && *voter != config.id;
+        for learner in target.voters().filter(is_new) {
+            let follower = leadership.followers.get(&learner);
+            let follower = follower.ok_or(ChangeRefused::NotALearner(learner))?;
+            let matched = follower.match_index;
+            let lacks = self.log.last().index.0 - matched.0;
+            if lacks > config.window_entries || !follower.is_active(config.election_ticks) {
+                return Err(ChangeRefused::Behind { learner, matched });
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn append_membership(&mut self, membership: &Membership) -> LogId {

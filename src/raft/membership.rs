@@ -74,6 +74,23 @@ impl Membership {
         self
     }
 
+    /// The same with one more voter: a learner that is promoted.
+    #[must_use]
+    pub fn with_voter(mut self, id: NodeId) -> Membership {
+        self.learners.remove(&id.0);
+        self.voters.insert(id.0);
+        self
+    }
+
+    /// The same without this node, voter or learner. So `without(old).with_voter(new)` replaces a voter, in one change.
+    #[must_use]
+    pub fn without(mut self, id: NodeId) -> Membership {
+        self.learners.remove(&id.0);
+        self.voters.remove(&id.0);
+        self.members.remove(&id.0);
+        self
+    }
+
     /// The same with what is known of a node.
     #[must_use]
     pub fn with_member(mut self, id: NodeId, member: Member) -> Membership {

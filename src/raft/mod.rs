@@ -66,6 +66,7 @@ mod message;
 mod progress;
 mod quorum;
 mod read;
+mod refused;
 mod repair;
 mod replication;
 mod settle;
@@ -86,8 +87,9 @@ pub use ignored::{Ignored, IgnoredCounts};
 pub use membership::{BadMembership, Member, Membership, is_command};
 pub use message::{AppendOutcome, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
+pub use refused::{NotLeader, Refused};
 pub use repair::{Answer, Answers, Badness, Question};
-pub use snapshot::{Offer, OwnSnapshot};
+pub use snapshot::{Offer, OwnSnapshot, SnapshotFate};
 pub use start::{Config, Restored};
 pub use transfer::TransferRefused;
 
@@ -196,14 +198,6 @@ impl Ready {
             && self.dropped.is_empty()
             && self.offer.is_none()
     }
-}
-
-/// Only a leader can do that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not the leader")]
-pub struct NotLeader {
-    /// Who is, as far as this node knows.
-    pub leader: Option<NodeId>,
 }
 
 /// How many committed entries one [`Ready`] hands out.
@@ -339,16 +333,21 @@ impl Raft {
     ///
     /// # Panics
     /// If `command` is empty: that is the mark of a blank entry.
-    pub fn propose(&mut self, command: Bytes) -> Result<LogId, NotLeader> {
+    pub fn propose(&mut self, command: Bytes) -> Result<LogId, Refused> {
         assert!(!command.is_empty(), "a command is not empty");
+        let leadership = self.leadership()?;
+        if let Some(transfer) = &leadership.transfer {
+            return Err(Refused::HandingOver(transfer.to));
+        }
+        if leadership.settling.is_some() {
+            return Err(Refused::Settling);
+        }
+        Ok(self.append_own(command, Context::EMPTY))
+    }
+
+    fn leadership(&self) -> Result<&Leadership, NotLeader> {
         match &self.role {
-            Role::Leader(Leadership {
-                transfer: None,
-                settling: None,
-                ..
-            }) => Ok(self.append_own(command, Context::EMPTY)),
-            // It is not known yet who will be, or what the log is.
-            Role::Leader(_) => Err(NotLeader { leader: None }),
+            Role::Leader(leadership) => Ok(leadership),
             _ => Err(NotLeader {
                 leader: self.leader,
             }),

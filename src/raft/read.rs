@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use duramen_wal::types::Index;
 
 use super::message::Round;
-use super::{NotLeader, Raft, Role};
+use super::{NotLeader, Raft, Refused, Role};
 
 /// A read, as the driver calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,15 +59,14 @@ impl Reads {
 
 impl Raft {
     /// Asks when a read may be served. The answer comes in [`Ready::reads`](super::Ready::reads).
-    pub fn read(&mut self, id: ReadId) -> Result<(), NotLeader> {
+    pub fn read(&mut self, id: ReadId) -> Result<(), Refused> {
         let commit = self.commit;
         let Role::Leader(leadership) = &mut self.role else {
-            return Err(NotLeader {
-                leader: self.leader,
-            });
+            let leader = self.leader;
+            return Err(NotLeader { leader }.into());
         };
         if leadership.settling.is_some() {
-            return Err(NotLeader { leader: None }); // It is not known which entry a read would have to wait for.
+            return Err(Refused::Settling); // It is not known which entry a read would have to wait for.
         }
         // Before the term's first commit the leader's commit index may be behind. The term's first entry follows all that was
         // ever committed, so a read that waits for that to be applied sees it all.

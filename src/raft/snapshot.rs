@@ -35,28 +35,37 @@ pub struct Offer {
     pub manifest: Bytes,
 }
 
+/// What a snapshot that is durable here is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum SnapshotFate {
+    /// It is the newest of this node: its followers are offered it.
+    Newest,
+    /// This node has come further without it: it may be dropped.
+    Overtaken,
+}
+
 impl Raft {
     /// A snapshot of the state machine up to `index`, which was handed out as committed, is durable. It is what followers are
-    /// offered from now on; `manifest` is for the drivers. False if there is a newer one by now: a snapshot that takes long may
-    /// be overtaken by one that is installed.
+    /// offered from now on; `manifest` is for the drivers. A snapshot that takes long may be overtaken by one that is installed.
     ///
     /// # Panics
     /// If `index` was not handed out.
-    pub fn snapshot_taken(&mut self, index: Index, manifest: Bytes) -> bool {
+    pub fn snapshot_taken(&mut self, index: Index, manifest: Bytes) -> SnapshotFate {
         assert!(index <= self.handed_out, "{index} was not handed out");
         let newest = self
             .snapshot
             .as_ref()
             .map_or(Index(0), |own| own.last.index);
         let Some(term) = self.log.term_at(index).filter(|_| index > newest) else {
-            return false;
+            return SnapshotFate::Overtaken;
         };
         self.snapshot = Some(OwnSnapshot {
             last: LogId { term, index },
             membership: self.memberships.at(index).clone(),
             manifest,
         });
-        true
+        SnapshotFate::Newest
     }
 
     /// The membership as of an entry that was handed out and is in the log, or at its base: it belongs to a snapshot.
@@ -124,11 +133,11 @@ impl Raft {
         Ok(())
     }
 
-    /// The snapshot that was offered is durable here, with `manifest` for whoever is offered it next. If this says true, it
-    /// is the beginning of the log now, and the state machine is to be replaced by it; otherwise the log has come further
+    /// The snapshot that was offered is durable here, with its manifest for whoever is offered it next. If it is the newest,
+    /// it is the beginning of the log now, and the state machine is to be replaced by it; otherwise the log has come further
     /// meanwhile. It is taken also for what is committed, by a leader too, if it stands for bad entries or for a state that was
     /// lost.
-    pub fn snapshot_installed(&mut self, offer: &Offer) -> bool {
+    pub fn snapshot_installed(&mut self, offer: &Offer) -> SnapshotFate {
         let index = offer.last.index;
         let holds = self.log.holds(offer.last);
         // A leader has all that is committed: what it lacks, no correct node has offered.
@@ -163,7 +172,10 @@ impl Raft {
             self.matched_by_commit(leader);
         }
         self.settle();
-        is_news
+        match is_news {
+            true => SnapshotFate::Newest,
+            false => SnapshotFate::Overtaken,
+        }
     }
 
     /// What is committed is the same everywhere, so it equals the leader's log.

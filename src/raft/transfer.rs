@@ -14,7 +14,7 @@ use super::{Ignored, Leadership, NotLeader, Raft, Role};
 /// A transfer that is under way.
 #[derive(Debug)]
 pub(super) struct Transfer {
-    to: NodeId,
+    pub(super) to: NodeId,
     elapsed: u32,
     is_told: bool,
 }

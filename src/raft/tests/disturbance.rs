@@ -4,7 +4,7 @@ use bytes::Bytes;
 use duramen_wal::types::{Index, LogId, NodeId, Term};
 
 use super::{Cluster, id};
-use crate::raft::{Envelope, Ignored, Membership, Message, NotLeader, TransferRefused};
+use crate::raft::{Envelope, Ignored, Membership, Message, NotLeader, Refused, TransferRefused};
 
 /// Nodes 1 to n, with a leader.
 fn undisturbed(nodes: u64) -> (Cluster, u64) {
@@ -214,7 +214,7 @@ fn the_leadership_is_handed_over_at_once_to_a_complete_log() {
         .transfer_leadership(NodeId(to))
         .unwrap();
     let refused = cluster.raft(leader).propose(Bytes::from_static(b"b"));
-    assert_eq!(refused, Err(NotLeader { leader: None }));
+    assert_eq!(refused, Err(Refused::HandingOver(NodeId(to))));
     // A heartbeat finds what it lacks.
     cluster.heartbeat(leader);
     cluster.heartbeat(leader);

@@ -400,7 +400,8 @@ fn a_proposal_at_a_follower_names_the_leader() {
         refused,
         Err(NotLeader {
             leader: Some(NodeId(2))
-        })
+        }
+        .into())
     );
 }
 

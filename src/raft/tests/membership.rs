@@ -4,7 +4,7 @@ use bytes::Bytes;
 use duramen_wal::types::{Index, NodeId};
 
 use super::{Cluster, id};
-use crate::raft::{BadMembership, ChangeRefused, Member, Membership, NotLeader};
+use crate::raft::{BadMembership, ChangeRefused, Member, Membership};
 
 fn voters(ids: &[u64]) -> Membership {
     Membership::of_voters(ids.iter().copied().map(NodeId))
@@ -16,11 +16,12 @@ fn is_settled(cluster: &mut Cluster, node: u64, voters: &[u64]) -> bool {
     !raft.membership().is_joint() && found == voters
 }
 
-/// A cluster of three with an elected node 1, and more nodes that belong to nobody.
-fn led_by_1(joining: &[u64]) -> Cluster {
+/// A cluster of three with an elected node 1, and these learners.
+fn led_by_1(learners: &[u64]) -> Cluster {
     let mut cluster = Cluster::new(3);
-    joining.iter().for_each(|node| cluster.join(*node));
+    learners.iter().for_each(|node| cluster.join(*node));
     cluster.elect(1);
+    cluster.learn(1, learners);
     cluster
 }
 
@@ -28,9 +29,6 @@ fn led_by_1(joining: &[u64]) -> Cluster {
 fn a_learner_receives_the_log_and_is_not_counted() {
     let mut cluster = led_by_1(&[4]);
     cluster.propose(1, "a");
-    let target = voters(&[1, 2, 3]).with_learner(NodeId(4));
-    cluster.raft(1).change_membership(target).unwrap();
-    cluster.deliver();
     cluster.heartbeat(1);
     assert_eq!(cluster.applied(4), ["a"]);
     // Leader and learner are not a majority of three.
@@ -45,9 +43,6 @@ fn a_learner_receives_the_log_and_is_not_counted() {
 #[test]
 fn a_learner_does_not_campaign() {
     let mut cluster = led_by_1(&[4]);
-    let target = voters(&[1, 2, 3]).with_learner(NodeId(4));
-    cluster.raft(1).change_membership(target).unwrap();
-    cluster.deliver();
     let term = cluster.raft(4).term();
     for _ in 0..500 {
         cluster.raft(4).tick();
@@ -136,6 +131,7 @@ fn a_node_that_its_own_log_removes_campaigns_as_long_as_that_may_not_be_committe
     let mut cluster = Cluster::new(2);
     cluster.join(3);
     cluster.elect(1);
+    cluster.learn(1, &[3]);
     cluster.raft(1).change_membership(voters(&[3])).unwrap();
     // The joint entry is committed, and what follows it is lost.
     for _ in 0..20 {
@@ -261,9 +257,9 @@ fn what_is_known_of_a_member_stays_known_if_a_change_does_not_say_it_again() {
             uuid: 7,
             ..Member::default()
         };
-        let known = voters(&[1, 2, 3]).with_member(NodeId(2), member.clone());
-        cluster.raft(1).change_membership(known).unwrap();
-        cluster.deliver();
+        cluster.change(1, |membership| {
+            membership.with_member(NodeId(2), member.clone())
+        });
         cluster.raft(1).change_membership(target).unwrap();
         cluster.deliver();
         cluster.heartbeat(1);
@@ -278,8 +274,7 @@ fn a_leader_that_hands_over_changes_nothing() {
     let mut cluster = led_by_1(&[]);
     cluster.raft(1).transfer_leadership(NodeId(2)).unwrap();
     let refused = cluster.raft(1).change_membership(voters(&[1, 2]));
-    let unknown = NotLeader { leader: None };
-    assert_eq!(refused, Err(ChangeRefused::NotLeader(unknown)));
+    assert_eq!(refused, Err(ChangeRefused::HandingOver(NodeId(2))));
 }
 
 #[test]
@@ -309,4 +304,68 @@ fn a_leader_that_has_committed_nothing_changes_nothing() {
             .index
             > Index(1)
     );
+}
+
+#[test]
+fn who_is_no_learner_gets_no_vote() {
+    let mut cluster = led_by_1(&[4]);
+    cluster.join(5);
+    let target = cluster.raft(1).membership().clone().with_voter(NodeId(5));
+    let refused = cluster.raft(1).change_membership(target);
+    assert_eq!(refused, Err(ChangeRefused::NotALearner(NodeId(5))));
+    // Nor does a voter that was removed get it back in one step.
+    cluster.change(1, |membership| membership.without(NodeId(3)));
+    let target = cluster.raft(1).membership().clone().with_voter(NodeId(3));
+    let refused = cluster.raft(1).change_membership(target);
+    assert_eq!(refused, Err(ChangeRefused::NotALearner(NodeId(3))));
+}
+
+#[test]
+fn a_learner_that_is_behind_gets_no_vote() {
+    let mut cluster = led_by_1(&[4]);
+    let matched = cluster.raft(1).last().index;
+    cluster.connect(4, false);
+    let window = cluster.raft(1).config.window_entries;
+    for _ in 0..window {
+        cluster.propose(1, "a");
+    }
+    let promote = |cluster: &mut Cluster| {
+        let target = cluster.raft(1).membership().clone().with_voter(NodeId(4));
+        cluster.raft(1).change_membership(target)
+    };
+    let learner = NodeId(4);
+    cluster.propose(1, "a");
+    let behind = Err(ChangeRefused::Behind { learner, matched });
+    assert_eq!(promote(&mut cluster), behind);
+    cluster.connect(4, true);
+    cluster.heartbeat(1);
+    cluster.heartbeat(1);
+    // It has everything, and has not answered for an election timeout.
+    let matched = cluster.raft(1).last().index;
+    cluster.connect(4, false);
+    (0..6).for_each(|_| cluster.heartbeat(1));
+    let behind = Err(ChangeRefused::Behind { learner, matched });
+    assert_eq!(promote(&mut cluster), behind);
+    cluster.connect(4, true);
+    cluster.heartbeat(1);
+    assert!(promote(&mut cluster).is_ok());
+}
+
+#[test]
+fn a_voter_is_replaced_in_one_change() {
+    let mut cluster = led_by_1(&[4]);
+    let member = Member {
+        uuid: 4,
+        ..Member::default()
+    };
+    cluster.change(1, |membership| {
+        membership.with_member(NodeId(4), member.clone())
+    });
+    cluster.change(1, |membership| {
+        membership.without(NodeId(3)).with_voter(NodeId(4))
+    });
+    assert!(is_settled(&mut cluster, 1, &[1, 2, 4]));
+    let membership = cluster.raft(1).membership();
+    assert_eq!(membership.learners().count(), 0);
+    assert_eq!(membership.member(NodeId(4)), Some(&member));
 }

@@ -223,6 +223,23 @@ impl Cluster {
         self.start(node);
     }
 
+    /// Makes learners of nodes that have joined, and lets them catch up.
+    pub(super) fn learn(&mut self, leader: u64, learners: &[u64]) {
+        for learner in learners {
+            self.change(leader, |membership| {
+                membership.with_learner(NodeId(*learner))
+            });
+        }
+    }
+
+    /// Changes the membership, and lets all members learn of it.
+    pub(super) fn change(&mut self, leader: u64, change: impl Fn(Membership) -> Membership) {
+        let target = change(self.raft(leader).membership().clone());
+        self.raft(leader).change_membership(target).unwrap();
+        self.deliver();
+        self.heartbeat(leader);
+    }
+
     /// Everything in memory is gone; what was durable stays.
     pub(super) fn crash(&mut self, node: u64) {
         self.nodes.get_mut(&node).unwrap().raft = None;

@@ -21,7 +21,8 @@ use self::faults::Rot;
 use super::random_node::SimNode;
 use crate::raft::invariants::{self, History};
 use crate::raft::{
-    Answer, Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored, is_command,
+    Answer, Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored, SnapshotFate,
+    is_command,
 };
 
 #[test]
@@ -290,13 +291,19 @@ impl Sim {
 
     /// Proposes other voters, and perhaps a learner.
     fn change_membership(&mut self, id: NodeId) {
-        let mut ids = self.ids();
-        self.rng.shuffle(&mut ids);
-        let voters = self.rng.usize(1..=ids.len());
-        let (voters, others) = ids.split_at(voters);
-        let mut target = Membership::of_voters(voters.iter().copied());
-        if let Some(learner) = others.first().filter(|_| self.rng.bool()) {
-            target = target.with_learner(*learner);
+        let raft = self.nodes[&id].raft.as_ref().unwrap();
+        let members = raft.membership().all();
+        let mut target = Membership::default();
+        let is_strict = self.rng.u8(..10) > 0;
+        for other in self.ids() {
+            // Who is no member cannot vote, and is made a learner.
+            let may_vote = members.contains(&other) || !is_strict;
+            target = match self.rng.u8(..4) {
+                0 => target,
+                1 => target.with_learner(other),
+                _ if may_vote => target.with_voter(other),
+                _ => target.with_learner(other),
+            };
         }
         let _ = self
             .node(id)
@@ -314,7 +321,7 @@ impl Sim {
         if applied < raft.first() {
             return;
         }
-        raft.snapshot_taken(applied, Bytes::new());
+        let _ = raft.snapshot_taken(applied, Bytes::new());
         let membership = raft.membership_at(applied).clone();
         let up_to = match some {
             0 => raft.compactable(),
@@ -333,7 +340,7 @@ impl Sim {
             return;
         };
         let (last, is_news) = (offer.last, offer.last.index > raft.commit());
-        let is_taken = raft.snapshot_installed(&offer);
+        let is_taken = raft.snapshot_installed(&offer) == SnapshotFate::Newest;
         assert!(is_taken || !is_news, "{id} does not take {last}");
         if !is_taken {
             return;

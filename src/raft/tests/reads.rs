@@ -139,7 +139,8 @@ fn a_follower_refuses_reads_and_names_the_leader() {
         refused,
         Err(NotLeader {
             leader: Some(NodeId(3))
-        })
+        }
+        .into())
     );
 }
 

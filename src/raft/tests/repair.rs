@@ -9,7 +9,7 @@ use super::{as_in_the_paper, entry, id};
 use crate::raft::Badness::{Damaged, Suspect};
 use crate::raft::{
     Answer, Answers, AppendOutcome, Badness, Envelope, Ignored, Membership, Message, Offer,
-    OwnSnapshot, Question, Raft, Ready, Restored, Round, Write, WriteId,
+    OwnSnapshot, Question, Raft, Ready, Restored, Round, SnapshotFate, Write, WriteId,
 };
 
 /// Node 1 of three, in term 3, with five entries of terms 1 and 2, of which some are bad.
@@ -484,7 +484,10 @@ fn what_was_purged_leads_to_an_offer() {
     assert_eq!(carry_out(&mut raft).offers.len(), 1);
 
     // It is at or below what is known to be committed, and is taken all the same.
-    assert!(raft.snapshot_installed(&done.offers[0]));
+    assert_eq!(
+        raft.snapshot_installed(&done.offers[0]),
+        SnapshotFate::Newest
+    );
     let done = carry_out(&mut raft);
     assert_eq!(commands(&done.committed), ["e", "f"]);
     assert_eq!(done.writes[0].purge, Some(id(2, 4)));
@@ -503,7 +506,7 @@ fn a_snapshot_that_a_repair_has_overtaken_is_none() {
         membership: Membership::of_voters([NodeId(1)]),
         manifest: Bytes::new(),
     };
-    assert!(!raft.snapshot_installed(&offer));
+    assert_eq!(raft.snapshot_installed(&offer), SnapshotFate::Overtaken);
 }
 
 /// The newest snapshot cannot be read: the log after it is whole, and there is nothing to apply it to.
@@ -538,7 +541,7 @@ fn a_node_without_its_state_asks_for_one_and_hands_out_nothing_before() {
         assert_eq!(offers.len(), usize::from(accepted), "{last}");
         let installed = offers
             .first()
-            .is_some_and(|offer| raft.snapshot_installed(offer));
+            .is_some_and(|offer| raft.snapshot_installed(offer) == SnapshotFate::Newest);
         assert_eq!((installed, raft.lacks_state()), (accepted, !accepted));
         assert_eq!(commands(&carry_out(&mut raft).committed), committed);
     }
@@ -550,7 +553,10 @@ fn whoever_lacks_a_state_is_answered_with_a_snapshot_that_reaches_far_enough() {
     let mut raft = node(&[]);
     append(&mut raft, id(2, 5), Vec::new(), 5);
     carry_out(&mut raft);
-    assert!(raft.snapshot_taken(Index(4), Bytes::from_static(b"where it is")));
+    assert_eq!(
+        raft.snapshot_taken(Index(4), Bytes::from_static(b"where it is")),
+        SnapshotFate::Newest
+    );
     for (state, expected) in [(3, true), (4, true), (5, false)] {
         let question = Question {
             state: Some(Index(state)),

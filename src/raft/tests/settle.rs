@@ -9,8 +9,8 @@ use super::repair::{answer, carry_out, questions, restored, say};
 use super::{Cluster, as_in_the_paper, entry, id};
 use crate::raft::Badness::{Damaged, Suspect};
 use crate::raft::{
-    Answer, Answers, AppendOutcome, Badness, ChangeRefused, Config, Membership, Message, NotLeader,
-    Offer, OwnSnapshot, Raft, ReadId, Restored, Round,
+    Answer, Answers, AppendOutcome, Badness, ChangeRefused, Config, Membership, Message, Offer,
+    OwnSnapshot, Raft, ReadId, Refused, Restored, Round, SnapshotFate,
 };
 
 /// Node 1 of some, just elected to term 4 by these voters, with entries 1.1, 1.2, 2.3, 2.4, 2.5, of which some are bad.
@@ -206,8 +206,9 @@ fn what_is_purged_somewhere_is_committed_and_comes_with_its_snapshot() {
     say(&mut raft, 2, 4, Message::Entries(purged)).unwrap();
     assert_eq!(raft.unsettled(), [(id(2, 4), Damaged)]);
     let offer: Offer = carry_out(&mut raft).offers.remove(0);
-    assert!(
+    assert_eq!(
         raft.snapshot_installed(&offer),
+        SnapshotFate::Newest,
         "a leader takes what its log holds"
     );
     assert_eq!((raft.first(), raft.last()), (Index(4), id(2, 5)));
@@ -272,7 +273,7 @@ fn a_membership_after_what_is_dropped_is_taken_back() {
 #[test]
 fn while_it_settles_a_leader_takes_nothing_and_says_that_it_is_there() {
     let mut raft = leader(3, &[(4, Damaged)]);
-    let refused = NotLeader { leader: None };
+    let refused = Refused::Settling;
     assert_eq!(raft.propose(Bytes::from_static(b"x")), Err(refused));
     assert_eq!(raft.read(ReadId(1)), Err(refused));
     let target = Membership::of_voters([NodeId(1)]);

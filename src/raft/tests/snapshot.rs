@@ -6,7 +6,7 @@ use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 use super::{as_in_the_paper, entry, id};
 use crate::raft::{
     AppendOutcome, Config, Envelope, Ignored, Membership, Message, Offer, Raft, Restored, Round,
-    Write, is_command,
+    SnapshotFate, Write, is_command,
 };
 
 fn in_term(term: u64) -> HardState {
@@ -63,7 +63,7 @@ fn leader_with_snapshot() -> Raft {
     matched(&mut raft, 2, 5);
     settle(&mut raft);
     assert_eq!((raft.is_leader(), raft.commit()), (true, Index(5)));
-    raft.snapshot_taken(Index(4), Bytes::from_static(b"of four"));
+    let _ = raft.snapshot_taken(Index(4), Bytes::from_static(b"of four"));
     raft.compact(Index(4));
     raft
 }
@@ -177,7 +177,7 @@ fn a_compaction_makes_no_offer_before_its_time() {
         settle(&mut raft);
         matched(&mut raft, 2, last);
         settle(&mut raft);
-        raft.snapshot_taken(Index(last), Bytes::new());
+        let _ = raft.snapshot_taken(Index(last), Bytes::new());
         raft.compact(Index(last));
         raft.tick();
         made.extend(offers(&settle(&mut raft).0));
@@ -196,7 +196,7 @@ fn an_installed_snapshot_is_the_beginning_of_the_log_whatever_was_there() {
         let offer = raft.ready().offer.expect("it is needed");
         assert_eq!((offer.from, offer.last), (NodeId(2), id(2, 8)));
         assert_eq!(offer.manifest, "where it is");
-        assert!(raft.snapshot_installed(&offer));
+        assert_eq!(raft.snapshot_installed(&offer), SnapshotFate::Newest);
         let (messages, writes) = settle(&mut raft);
         let resets: Vec<_> = writes.iter().map(|write| write.reset).collect();
         assert_eq!(resets, [Some(id(2, 8))]);
@@ -270,7 +270,7 @@ fn a_log_that_caught_up_while_the_snapshot_came_keeps_what_it_has() {
     };
     say(&mut raft, 2, 3, append).unwrap();
     settle(&mut raft);
-    assert!(!raft.snapshot_installed(&offer));
+    assert_eq!(raft.snapshot_installed(&offer), SnapshotFate::Overtaken);
     assert_eq!(answers(&mut raft), [AppendOutcome::Matched(Index(4))]);
     assert_eq!((raft.last(), raft.first()), (id(1, 5), Index(1)));
 }
@@ -288,7 +288,7 @@ fn a_snapshot_of_entries_that_were_never_written_is_written_as_the_beginning_of_
         round: Round::default(),
     };
     say(&mut raft, 2, 3, append).unwrap();
-    assert!(raft.snapshot_installed(&offer));
+    assert_eq!(raft.snapshot_installed(&offer), SnapshotFate::Newest);
     let (_, writes) = settle(&mut raft);
     let [write] = &writes[..] else {
         panic!("{writes:?}");
@@ -310,7 +310,7 @@ fn a_leader_does_not_give_up_its_log_for_a_snapshot() {
         membership: Membership::of_voters([1, 2, 3].map(NodeId)),
         manifest: Bytes::new(),
     };
-    assert!(!raft.snapshot_installed(&offer));
+    assert_eq!(raft.snapshot_installed(&offer), SnapshotFate::Overtaken);
     raft.propose(Bytes::from_static(b"y")).unwrap();
     settle(&mut raft);
     assert_eq!((raft.last(), raft.commit()), (id(3, 6), Index(5)));
@@ -331,7 +331,7 @@ fn a_snapshot_never_moves_the_state_backwards() {
         membership: Membership::of_voters([NodeId(1)]),
         manifest: Bytes::new(),
     };
-    assert!(!raft.snapshot_installed(&stale));
+    assert_eq!(raft.snapshot_installed(&stale), SnapshotFate::Overtaken);
     assert_eq!((raft.commit(), raft.last()), (Index(5), id(1, 5)));
 }
 
@@ -419,9 +419,18 @@ fn what_no_snapshot_has_is_not_given_up() {
 #[test]
 fn a_snapshot_that_was_overtaken_is_none() {
     let mut raft = leader_with_snapshot();
-    assert!(!raft.snapshot_taken(Index(3), Bytes::new()));
-    assert!(!raft.snapshot_taken(Index(4), Bytes::new()));
-    assert!(raft.snapshot_taken(Index(5), Bytes::new()));
+    assert_eq!(
+        raft.snapshot_taken(Index(3), Bytes::new()),
+        SnapshotFate::Overtaken
+    );
+    assert_eq!(
+        raft.snapshot_taken(Index(4), Bytes::new()),
+        SnapshotFate::Overtaken
+    );
+    assert_eq!(
+        raft.snapshot_taken(Index(5), Bytes::new()),
+        SnapshotFate::Newest
+    );
 }
 
 #[test]
@@ -452,7 +461,10 @@ fn leader_with_a_follower_that_installs() -> Raft {
     settle(&mut raft);
     matched(&mut raft, 2, 20);
     settle(&mut raft);
-    assert!(raft.snapshot_taken(Index(20), Bytes::new()));
+    assert_eq!(
+        raft.snapshot_taken(Index(20), Bytes::new()),
+        SnapshotFate::Newest
+    );
     raft
 }
 
@@ -523,6 +535,6 @@ fn who_does_not_lead_keeps_nothing_for_others() {
     assert_eq!(raft.compactable(), Index(0), "there is no snapshot");
     say(&mut raft, 2, 3, install(id(2, 8))).unwrap();
     let offer = raft.ready().offer.unwrap();
-    raft.snapshot_installed(&offer);
+    let _ = raft.snapshot_installed(&offer);
     assert_eq!(raft.compactable(), Index(8));
 }
