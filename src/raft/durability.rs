@@ -164,7 +164,7 @@ impl Durability {
         let repairs: Vec<Index> = std::mem::take(&mut self.repairs).into_iter().collect();
         let repaired = repairs.iter().filter_map(|index| log.entry(*index));
         let repaired = repaired.cloned().collect();
-        let entries = log.range(self.issued.next(), last).to_vec();
+        let entries = log.range(self.issued.next(), last).cloned().collect();
         self.latest = WriteId(self.latest.0 + 1);
         self.issued_hard_state = hard_state;
         self.issued = last;

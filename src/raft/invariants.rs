@@ -201,7 +201,7 @@ impl History {
         seen.terms.truncate((index.0 - base.index.0) as usize);
         if index < last {
             let new = raft.log.range(index.next(), last);
-            seen.terms.extend(new.iter().map(|entry| entry.id.term));
+            seen.terms.extend(new.map(|entry| entry.id.term));
         }
         seen.again = match seen.again > base.index && seen.again < last {
             true => seen.again.next(),

@@ -4,7 +4,7 @@
 //! * Indexes are consecutive from the one after `base` on; terms never go down.
 //! * An index in `bad` is in `entries`, as a placeholder: its id is true, and its payload, which is lost, empty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque, vec_deque};
 
 use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, Term};
@@ -15,11 +15,12 @@ use super::repair::Badness;
 pub(super) struct Log {
     /// The last entry that a snapshot stands for; zero if there is none.
     base: LogId,
-    entries: Vec<Entry>,
+    /// Compaction takes from the front, and must not move what stays.
+    entries: VecDeque<Entry>,
     bad: BTreeMap<Index, Badness>,
     /// For each entry, what all entries up to it weigh, from some entry in the past on: so the weight of any range is one
     /// subtraction.
-    weights: Vec<u64>,
+    weights: VecDeque<u64>,
     /// The same for the base.
     base_weight: u64,
 }
@@ -33,9 +34,9 @@ impl Log {
     pub(super) fn new(base: LogId, entries: Vec<Entry>) -> Log {
         let mut log = Log {
             base,
-            entries: Vec::with_capacity(entries.len()),
+            entries: VecDeque::with_capacity(entries.len()),
             bad: BTreeMap::new(),
-            weights: Vec::with_capacity(entries.len()),
+            weights: VecDeque::with_capacity(entries.len()),
             base_weight: 0,
         };
         for entry in entries {
@@ -51,7 +52,7 @@ impl Log {
 
     /// The LogId of the last entry; that of the base if there is none.
     pub(super) fn last(&self) -> LogId {
-        self.entries.last().map_or(self.base, |entry| entry.id)
+        self.entries.back().map_or(self.base, |entry| entry.id)
     }
 
     /// Where the entry at `index` is, if it is after the base; past the end too.
@@ -141,7 +142,7 @@ impl Log {
         let (before, now) = (weight(&self.entries[position]), weight(&entry));
         self.entries[position] = entry;
         if before != now {
-            for up_to in &mut self.weights[position..] {
+            for up_to in self.weights.range_mut(position..) {
                 *up_to = *up_to - before + now;
             }
         }
@@ -182,24 +183,24 @@ impl Log {
             Some((bad, _)) => (bad.0 - from.0) as usize,
             None => usize::MAX,
         };
-        let rest = &self.entries[self.position_after_base(from)..];
+        let rest = self.entries.range(self.position_after_base(from)..);
         let mut bytes = 0;
         let fits = |entry: &&Entry| {
             let first = bytes == 0;
             bytes += weight(entry);
             first || bytes <= bytes_max as u64
         };
-        rest.iter()
-            .take(entries_max.min(whole))
+        rest.take(entries_max.min(whole))
             .take_while(fits)
             .cloned()
             .collect()
     }
 
     /// The entries of `from..=to`.
-    pub(super) fn range(&self, from: Index, to: Index) -> &[Entry] {
+    pub(super) fn range(&self, from: Index, to: Index) -> vec_deque::Iter<'_, Entry> {
         let from = self.position_after_base(from);
-        &self.entries[from..self.position_after_base(to.next())]
+        self.entries
+            .range(from..self.position_after_base(to.next()))
     }
 
     pub(super) fn push(&mut self, entry: Entry) {
@@ -214,9 +215,9 @@ impl Log {
             "term goes back: {last} then {}",
             entry.id
         );
-        let before = self.weights.last().copied().unwrap_or(self.base_weight);
-        self.weights.push(before + weight(&entry));
-        self.entries.push(entry);
+        let before = self.weights.back().copied().unwrap_or(self.base_weight);
+        self.weights.push_back(before + weight(&entry));
+        self.entries.push_back(entry);
     }
 
     /// Drops `from` and all after it.

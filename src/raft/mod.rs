@@ -390,7 +390,7 @@ impl Raft {
             return Vec::new();
         }
         let all = self.log.range(self.handed_out.next(), up_to);
-        let committed = all[..all.len().min(COMMITTED_ENTRIES_MAX)].to_vec();
+        let committed: Vec<Entry> = all.take(COMMITTED_ENTRIES_MAX).cloned().collect();
         self.handed_out = Index(self.handed_out.0 + committed.len() as u64);
         committed
     }

@@ -164,7 +164,7 @@ impl Raft {
     fn drop_from(&mut self, from: Index, why: Drop) {
         assert!(from > self.commit, "{from} is committed");
         if why == Drop::Torn {
-            let dropped = self.log.range(from, self.log.last().index).iter();
+            let dropped = self.log.range(from, self.log.last().index);
             self.repair.dropped.extend(dropped.map(|entry| entry.id));
         }
         self.log.truncate(from);
