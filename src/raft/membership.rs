@@ -340,13 +340,13 @@ mod tests {
         /// The definition: the largest value such that those who have reached it are a majority.
         #[test]
         fn what_a_majority_has_reached_is_found_by_trying(
-            voters in prop::collection::btree_set(1..8_u64, 1..6),
-            outgoing in prop::collection::btree_set(1..8_u64, 0..6),
-            values in prop::collection::vec(0..9_u64, 8),
+            voters in prop::collection::btree_set(1..10_u64, 1..=7),
+            outgoing in prop::collection::btree_set(1..10_u64, 0..=7),
+            values in prop::collection::vec(0..9_u64, 10),
         ) {
             let joint = Membership { voters, outgoing, ..Membership::default() };
             let at_least = |value| {
-                let reached = (1..8).filter(|&id| values[id as usize] >= value);
+                let reached = (1..10).filter(|&id| values[id as usize] >= value);
                 is_majority_by_counting(&joint, &reached.collect())
             };
             let expected = (0..9).rev().find(|&value| at_least(value));

@@ -6,6 +6,7 @@ mod figure8;
 mod invariants;
 mod joining;
 mod membership;
+mod quorum;
 mod random;
 mod random_node;
 mod reads;
