@@ -1,4 +1,6 @@
 //! Tests of the core: a few nodes in memory, with messages that the test delivers, drops or holds back.
+//!
+//! `PAPER.md` says which test holds the core to which claim of the paper, and which one catches which fault.
 
 mod disturbance;
 mod election;
@@ -6,6 +8,7 @@ mod figure8;
 mod invariants;
 mod joining;
 mod membership;
+mod paper;
 mod quorum;
 mod random;
 mod random_node;
