@@ -27,6 +27,12 @@ impl SimDisk {
         state.armed.arm(operations, Stop::Crash { half: true });
     }
 
+    /// Takes back all faults that were armed and have not struck: nothing fails any more but for what the disk is (full,
+    /// slow, read-only, with bad sectors).
+    pub fn disarm(&self) {
+        self.state().armed.disarm();
+    }
+
     /// As [`crash_after`](SimDisk::crash_after), but a write is not done at all either.
     pub fn crash_before(&self, operations: u64) {
         let mut state = self.state();
