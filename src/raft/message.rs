@@ -180,7 +180,9 @@ impl Envelope {
             _ => true,
         };
         let snapshot = answers.snapshot.as_ref();
-        are_ascending(answers.entries.iter().map(Answer::id))
+        // There is an index after each that is committed.
+        answers.commit < Index(u64::MAX)
+            && are_ascending(answers.entries.iter().map(Answer::id))
             && answers.entries.iter().all(is_sane)
             && snapshot.is_none_or(|own| self.is_sane_snapshot(own.last, &own.membership))
     }

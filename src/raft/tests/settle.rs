@@ -9,8 +9,8 @@ use super::repair::{answer, carry_out, questions, restored, say};
 use super::{Cluster, as_in_the_paper, entry, id};
 use crate::raft::Badness::{Damaged, Suspect};
 use crate::raft::{
-    Answer, Answers, AppendOutcome, Badness, ChangeRefused, Config, Envelope, Membership, Message,
-    Offer, OwnSnapshot, Raft, ReadId, Refused, Restored, Round, SnapshotFate,
+    Answer, Answers, AppendOutcome, Badness, ChangeRefused, Config, Envelope, Ignored, Membership,
+    Message, Offer, OwnSnapshot, Raft, ReadId, Refused, Restored, Round, SnapshotFate,
 };
 
 /// Node 1 of some, just elected to term 4 by these voters, with entries 1.1, 1.2, 2.3, 2.4, 2.5, of which some are bad.
@@ -189,6 +189,18 @@ fn what_anybody_knows_to_be_committed_stays() {
             _ => None,
         });
     assert_eq!(sent.collect::<Vec<_>>(), [(4, 1), (4, 1)]);
+}
+
+#[test]
+fn a_commit_index_that_no_log_reaches_is_nonsense() {
+    let mut raft = leader(3, &[(5, Damaged)]);
+    let answers = Answers {
+        commit: Index(u64::MAX),
+        ..Answers::default()
+    };
+    let taken = say(&mut raft, 2, 4, Message::Entries(answers));
+    assert_eq!(taken, Err(Ignored::Nonsense));
+    assert_eq!(raft.unsettled(), [(id(2, 5), Damaged)]);
 }
 
 #[test]
