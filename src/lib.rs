@@ -23,6 +23,7 @@
 //! `node` (no async runtime), `server` (`node`, tokio), `sim` (`node`), `cli` (all of them, and the program). The default is
 //! `cli`.
 
+mod canary;
 #[cfg(feature = "node")]
 pub mod kv;
 #[cfg(feature = "node")]

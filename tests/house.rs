@@ -116,6 +116,7 @@ fn modules_import_only_what_is_below_them() {
             );
             for imported in names_after(&product, "crate::") {
                 let fine = imported == *module || allowed.contains(&imported);
+                let fine = fine || imported == "canary"; // Planted bugs are wherever a bug may be.
                 assert!(
                     fine,
                     "{} imports {imported}; {module} may import {allowed:?}",

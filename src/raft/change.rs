@@ -10,6 +10,7 @@ use duramen_wal::types::{Index, LogId, NodeId};
 use super::membership::{BadMembership, Membership};
 use super::progress::Progress;
 use super::{Leadership, NotLeader, Raft, Role};
+use crate::canary::planted;
 
 /// Why a membership is not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +65,7 @@ impl Raft {
             return Err(ChangeRefused::TooEarly);
         }
         let index = self.memberships.index();
-        if index > self.commit || self.membership().is_joint() {
+        if self.is_changing_membership() && !planted("two_changes_at_once") {
             return Err(ChangeRefused::InProgress { index });
         }
         self.check_new_voters(leadership, &target)?;

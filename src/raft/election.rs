@@ -8,6 +8,7 @@ use super::message::Message;
 use super::read::Reads;
 use super::settle::Settling;
 use super::{Ignored, Leadership, Raft, Role};
+use crate::canary::planted;
 
 impl Raft {
     /// A new random timeout at each reset, so that split votes are rare and do not repeat.
@@ -31,6 +32,8 @@ impl Raft {
                 ..HardState::default()
             };
             self.leader = None;
+        } else if planted("vote_cleared_in_term") {
+            self.hard_state.voted_for = None;
         }
         if let Role::Leader(leadership) = std::mem::replace(&mut self.role, Role::Follower) {
             self.refuse_reads(leadership.reads);
@@ -55,7 +58,7 @@ impl Raft {
         };
         self.hard_state = HardState {
             term: Term(term),
-            voted_for: Some(self.config.id),
+            voted_for: Some(self.config.id).filter(|_| !planted("own_vote_forgotten")),
             ..HardState::default()
         };
         self.role = Role::Candidate {
@@ -81,7 +84,8 @@ impl Raft {
             .hard_state
             .voted_for
             .is_none_or(|voted_for| voted_for == from);
-        let granted = free && last >= self.log.last(); // 5.4.1: at least as up-to-date
+        // 5.4.1: at least as up-to-date
+        let granted = free && (last >= self.log.last() || planted("vote_for_any_log"));
         if granted {
             self.hard_state.voted_for = Some(from);
             self.reset_election_timer();

@@ -12,8 +12,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use duramen_wal::types::{Context, Entry, Index, NodeId};
+use duramen_wal::types::{Context, Entry, Index, LogId, NodeId};
 use serde::{Deserialize, Serialize};
+
+use crate::canary::planted;
 
 /// How a node is known and reached. The core only carries it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -150,7 +152,11 @@ impl Membership {
             values.sort_unstable_by(|a, b| b.cmp(a));
             values[voters.len() / 2]
         });
-        reached.min().expect("there is at least one voter")
+        let reached = match planted("one_majority_is_enough") {
+            true => reached.max(),
+            false => reached.min(),
+        };
+        reached.expect("there is at least one voter")
     }
 
     /// The sets of which each needs a majority.
@@ -213,6 +219,15 @@ impl Membership {
         (read == payload.len() && membership.check().is_ok()).then_some(membership)
     }
 
+    /// The entry that sets this membership, at `id`.
+    pub fn to_entry(&self, id: LogId) -> Entry {
+        Entry {
+            id,
+            context: Membership::mark(),
+            payload: self.encode().into(),
+        }
+    }
+
     /// Whether [`decode`](Membership::decode) takes what [`encode`](Membership::encode) gives.
     pub(super) fn can_be_decoded(&self) -> bool {
         Membership::decode(&self.encode()).is_some()
@@ -225,7 +240,7 @@ impl Membership {
 
     /// The membership that an entry sets. `Err`: it says that it does, and makes no sense.
     pub(super) fn of_entry(entry: &Entry) -> Result<Option<Membership>, BadEntry> {
-        match entry.context.as_bytes() == MARK {
+        match is_membership(entry) {
             true => Membership::decode(&entry.payload).map(Some).ok_or(BadEntry),
             false => Ok(None),
         }
@@ -241,9 +256,14 @@ fn is_most_of(voters: &BTreeSet<u64>, is_in: impl Fn(NodeId) -> bool) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadEntry;
 
+/// Whether an entry says that it sets a membership.
+pub fn is_membership(entry: &Entry) -> bool {
+    entry.context.as_bytes() == MARK
+}
+
 /// Whether an entry is a command of a client: neither a leader's blank entry nor a membership.
 pub fn is_command(entry: &Entry) -> bool {
-    !entry.payload.is_empty() && entry.context.as_bytes() != MARK
+    !entry.payload.is_empty() && !is_membership(entry)
 }
 
 /// The memberships of a log, by the index of their entries.
@@ -310,6 +330,9 @@ impl Memberships {
 
     /// The log was cut off before `from`.
     pub(super) fn truncated(&mut self, from: Index) {
+        if planted("membership_not_rolled_back") {
+            return;
+        }
         self.list.retain(|(index, _)| *index < from);
     }
 }

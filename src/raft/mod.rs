@@ -84,7 +84,7 @@ use duramen_wal::types::{Context, Entry, HardState, Index, LogId, NodeId, Term};
 pub use change::ChangeRefused;
 pub use durability::{Write, WriteId};
 pub use ignored::{Ignored, IgnoredCounts};
-pub use membership::{BadMembership, Member, Membership, is_command};
+pub use membership::{BadMembership, Member, Membership, is_command, is_membership};
 pub use message::{AppendOutcome, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
 pub use refused::{NotLeader, Refused};
@@ -93,6 +93,7 @@ pub use snapshot::{Offer, OwnSnapshot, SnapshotFate};
 pub use start::{Config, Restored};
 pub use transfer::TransferRefused;
 
+use crate::canary::planted;
 use durability::Durability;
 use log::Log;
 use membership::Memberships;
@@ -234,9 +235,40 @@ impl Raft {
         self.log.last()
     }
 
+    /// Whether an entry is in the log, or the last one before it.
+    pub fn holds(&self, id: LogId) -> bool {
+        self.log.holds(id)
+    }
+
+    /// Up to where a leader knows that a follower's log equals its own, durably; `None` if this node does not lead.
+    pub fn match_index(&self, follower: NodeId) -> Option<Index> {
+        match &self.role {
+            Role::Leader(leadership) => Some(leadership.followers.get(&follower)?.match_index),
+            _ => None,
+        }
+    }
+
+    /// More is known of the nodes that belong to the cluster at the beginning of the log, which is empty.
+    ///
+    /// # Panics
+    /// If the log has begun.
+    pub fn begin_with(&mut self, membership: Membership) {
+        assert!(
+            self.log.last() == LogId::default(),
+            "the log has begun: {}",
+            self.log.last()
+        );
+        self.memberships = Memberships::new(Index(0), membership);
+    }
+
     /// Who belongs to the cluster, as of the last entry of the log.
     pub fn membership(&self) -> &Membership {
         self.memberships.current()
+    }
+
+    /// Whether that, or a joint membership on the way to another one, is not committed yet: as far as this node knows.
+    pub fn is_changing_membership(&self) -> bool {
+        self.memberships.index() > self.commit || self.membership().is_joint()
     }
 
     /// One unit of time has passed.
@@ -411,7 +443,10 @@ impl Raft {
                 let outcome = self.conflict(index);
                 // The round is of the earlier term, and the reply of the present one: repeated, it would confirm reads
                 // that its receiver, elected meanwhile, asked about later.
-                let round = Round::default();
+                let round = match message {
+                    Message::Append { round, .. } if planted("stale_round_confirms") => round,
+                    _ => Round::default(),
+                };
                 self.reply(from, Message::AppendReply { outcome, round });
             }
             Message::PreVoted { .. }

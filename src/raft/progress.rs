@@ -3,6 +3,7 @@
 use duramen_wal::types::Index;
 
 use super::message::Round;
+use crate::canary::planted;
 
 /// Invariant: `match_index < next_index`.
 #[derive(Debug)]
@@ -110,12 +111,16 @@ impl Progress {
             Mode::Replicate => prev < self.next_index,
             Mode::Snapshot { .. } => false,
         };
-        prev > self.match_index && expected
+        (prev > self.match_index || planted("stale_rejection_counts")) && expected
     }
 
     /// The follower does not hold `prev`; try at `next`.
     pub(super) fn rejected(&mut self, prev: Index, next: Index) {
-        self.next_index = next.clamp(self.match_index.next(), prev);
+        let least = match planted("stale_rejection_counts") {
+            true => Index(1),
+            false => self.match_index.next(),
+        };
+        self.next_index = next.clamp(least, prev.max(least));
         self.mode = Mode::Probe { sent: false };
     }
 }

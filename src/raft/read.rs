@@ -12,6 +12,7 @@ use duramen_wal::types::Index;
 
 use super::message::Round;
 use super::{NotLeader, Raft, Refused, Role};
+use crate::canary::planted;
 
 /// A read, as the driver calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,7 +71,10 @@ impl Raft {
         }
         // Before the term's first commit the leader's commit index may be behind. The term's first entry follows all that was
         // ever committed, so a read that waits for that to be applied sees it all.
-        let index = commit.max(leadership.term_start);
+        let index = match planted("read_before_the_first_commit") {
+            true => commit,
+            false => commit.max(leadership.term_start),
+        };
         let round = Round(leadership.reads.round.0 + 1);
         leadership
             .reads
@@ -91,7 +95,10 @@ impl Raft {
             Some(follower) => follower.round,
             None => leadership.reads.round, // The leader itself, if it votes.
         };
-        let confirmed = self.membership().reached_by_majority(answered);
+        let mut confirmed = self.membership().reached_by_majority(answered);
+        if planted("read_without_a_round") {
+            confirmed = leadership.reads.round;
+        }
         let Role::Leader(leadership) = &mut self.role else {
             return;
         };

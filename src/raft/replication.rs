@@ -8,6 +8,7 @@ use super::membership::Membership;
 use super::message::{AppendOutcome, Envelope, Message, Round};
 use super::progress::{Mode, Progress};
 use super::{Config, Ignored, Raft, Role};
+use crate::canary::planted;
 
 /// The follower's side.
 impl Raft {
@@ -22,7 +23,7 @@ impl Raft {
         if self.leader.is_some_and(|leader| leader != from) {
             return Err(Ignored::Nonsense); // Two leaders in one term.
         }
-        let matched = Index(prev.index.0 + entries.len() as u64);
+        let mut matched = Index(prev.index.0 + entries.len() as u64);
         let Some((prev, entries)) = self.after_base(prev, entries) else {
             self.follow(from);
             let outcome = AppendOutcome::Matched(matched); // A snapshot stands for all of it.
@@ -34,6 +35,17 @@ impl Raft {
             let outcome = self.conflict(prev.index);
             self.reply(from, Message::AppendReply { outcome, round });
             return Ok(());
+        }
+        if planted("matched_is_the_end_of_the_log") {
+            matched = matched.max(self.log.last().index);
+        }
+        if planted("stale_append_truncates")
+            && matched >= self.commit
+            && matched < self.log.last().index
+        {
+            self.log.truncate(matched.next());
+            self.memberships.truncated(matched.next());
+            self.durability.truncated(matched.next());
         }
         let new_from = entries.iter().position(|entry| !self.log.holds(entry.id));
         if let Some(at) = new_from
@@ -55,7 +67,12 @@ impl Raft {
             self.store(entries, at);
         }
         // Figure 2, AppendEntries 5: min with the last entry that is known to be the leader's, not with our last one.
-        self.commit = self.commit.max(commit.min(matched));
+        let known = if planted("commit_past_matched") {
+            self.log.last().index
+        } else {
+            matched
+        };
+        self.commit = self.commit.max(commit.min(known));
         // The reply leaves when all that was restored until now is durable.
         let outcome = AppendOutcome::Matched(self.whole_up_to(matched));
         self.reply(from, Message::AppendReply { outcome, round });
@@ -209,10 +226,12 @@ impl Raft {
         };
         let matched = |id| match leadership.followers.get(&id) {
             Some(follower) => follower.match_index,
+            None if planted("own_entries_count_unwritten") => self.log.last().index,
             None => self.durability.last(), // The leader itself, if it votes.
         };
         let index = self.membership().reached_by_majority(matched);
-        if index > self.commit && self.log.term_at(index) == Some(self.hard_state.term) {
+        let is_of_term = self.log.term_at(index) == Some(self.hard_state.term);
+        if index > self.commit && (is_of_term || planted("commit_by_counting_earlier_terms")) {
             self.commit = index;
             self.go_on_with_change();
         }

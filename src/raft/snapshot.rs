@@ -10,6 +10,7 @@ use duramen_wal::types::{Index, LogId, NodeId};
 use super::membership::{Membership, Memberships};
 use super::message::{AppendOutcome, Message, Round};
 use super::{Ignored, Raft, Role};
+use crate::canary::planted;
 
 /// A durable snapshot of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +114,11 @@ impl Raft {
         self.log.within(needed_after, newest, keep_bytes)
     }
 
+    /// The last entry that is not in the log any more; zero if none has gone.
+    pub fn base(&self) -> LogId {
+        self.log.base()
+    }
+
     /// The first index of the log; what is before it, a snapshot has.
     pub fn first(&self) -> Index {
         self.log.base().index.next()
@@ -143,7 +149,7 @@ impl Raft {
         // A leader has all that is committed: what it lacks, no correct node has offered.
         let may_reset = index > self.commit && !self.is_leader();
         let is_wanted = index > self.commit || self.needs_snapshot(index);
-        let is_news = is_wanted && (holds || may_reset);
+        let is_news = (is_wanted && (holds || may_reset)) || planted("snapshot_moves_back");
         if is_news {
             match holds {
                 true => self.log.compact(offer.last),
