@@ -4,6 +4,7 @@
 //!
 //! * [`disk`]: the seam to the operating system (crate `duramen-disk`)
 //! * [`wal`]: the log engine (crate `duramen-wal`)
+//! * [`snapshot`]: copy-on-write snapshot files (crate `duramen-snapshot`)
 //! * [`raft`]: the Raft core, without I/O
 //! * [`storage`], [`transport`], [`node`]: a complete node (feature `node`)
 //! * [`kv`], [`server`]: a key/value store and its Redis face (feature `server`)
@@ -41,4 +42,5 @@ pub mod storage;
 pub mod transport;
 
 pub use duramen_disk as disk;
+pub use duramen_snapshot as snapshot;
 pub use duramen_wal as wal;

@@ -216,8 +216,7 @@ fn a_torn_write_is_cut_off_at_the_start_and_the_node_catches_up() {
     let mut nodes = Nodes::start();
     let mut client = nodes.client();
     client.until_done::<()>(&["SET", "before", "1"]);
-    let leader = nodes.leader();
-    let follower = nodes.ids().into_iter().find(|id| *id != leader).unwrap();
+    let follower = nodes.follower();
     nodes.kill_9(follower);
     // What a write leaves that was killed on its way: bytes right behind the last frame.
     let segment = nodes.last_segment(follower);
@@ -229,14 +228,7 @@ fn a_torn_write_is_cut_off_at_the_start_and_the_node_catches_up() {
     file.write_all_at(&[0xab; 1000], end).unwrap();
     client.until_done::<()>(&["SET", "meanwhile", "1"]);
     nodes.start_one(follower);
-    let info = |node: u16, field: &str| -> Option<String> {
-        let info: String = ask(&nodes.address(node), &["INFO"]).ok()?;
-        let line = info.lines().find(|line| line.starts_with(field))?;
-        Some(line.split_once(':')?.1.to_owned())
-    };
-    wait_for("the node to catch up", || {
-        (info(follower, "raft_applied:")? == info(leader, "raft_applied:")?).then_some(())
-    });
+    nodes.wait_for_catching_up(follower);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod serve;
+mod sim;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -22,21 +23,16 @@ struct Cli {
 enum Command {
     Cluster(cluster::Cluster),
     Serve(serve::Serve),
+    Sim(sim::Sim),
 }
 
 /// Runs the program with the arguments of the process.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
-    trace_to_stderr();
-    let outcome = runtime().and_then(|runtime| {
-        let outcome = match cli.command {
-            Command::Cluster(cluster) => runtime.block_on(cluster.run()),
-            Command::Serve(serve) => runtime.block_on(serve.run()),
-        };
-        // A thread that waits for standard input cannot be waited for.
-        runtime.shutdown_background();
-        outcome
-    });
+    let outcome = match Cli::parse().command {
+        Command::Cluster(cluster) => block_on(cluster.run()),
+        Command::Serve(serve) => block_on(serve.run()),
+        Command::Sim(sim) => sim.run(), // Its nodes are too many to listen to.
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -48,9 +44,14 @@ pub(crate) fn run() -> ExitCode {
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-fn runtime() -> Result<tokio::runtime::Runtime, Box<dyn Error + Send + Sync>> {
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    trace_to_stderr();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    Ok(builder.worker_threads(2).enable_all().build()?)
+    let runtime = builder.worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    // A thread that waits for standard input cannot be waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// What the program does goes to standard error, as much as `DURAMEN_TRACE` says: `info` by default.

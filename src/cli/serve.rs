@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use duramen::disk::OsDisk;
 use duramen::kv::Kv;
-use duramen::node::{ClientAddresses, Handle, Node, Status, SystemClock, spawn};
+use duramen::node::{ClientAddresses, Handle, Node, Options, Status, SystemClock, spawn};
 use duramen::raft::Config;
 use duramen::server::Server;
 use duramen::storage::{self, Identity, Storage};
@@ -71,14 +71,15 @@ impl Serve {
 
         let mut config = Config::new(transport.id, transport.peers.keys().copied());
         config.seed = fastrand::u64(..);
+        let (handle, inbox) = Handle::channel();
         let node = Node::new(
             config,
+            Options::default(),
             storage,
             Kv::default(),
-            transport.connect(),
+            transport.connect(&handle),
             SystemClock::new(),
         )?;
-        let (handle, inbox) = Handle::channel();
         let (sender, status) = watch::channel(node.status());
         let thread = spawn(node, inbox, move |status| publish(&sender, status))?;
         let server = Server::new(
@@ -86,8 +87,7 @@ impl Serve {
             status.clone(),
             transport.client_addresses.clone(),
         );
-        let deliver = handle.clone();
-        tokio::spawn(transport.listen(peer_listener, move |envelope| deliver.message(envelope)));
+        tokio::spawn(transport.listen(peer_listener, handle.clone()));
         tokio::spawn(server.listen(client_listener));
 
         tokio::select! {
@@ -128,7 +128,6 @@ impl Serve {
         let client_addresses = ClientAddresses::default();
         client_addresses.insert(id, client_address.clone());
         Ok(TcpTransport {
-            cluster: self.cluster_id.clone(),
             id,
             peers,
             client_address,
@@ -138,13 +137,15 @@ impl Serve {
 
     async fn open_storage(&self, transport: &TcpTransport) -> Result<Storage, storage::Error> {
         let identity = Identity {
-            cluster: transport.cluster.clone(),
+            cluster: self.cluster_id.clone(),
             node: transport.id,
             voters: transport.peers.keys().copied().collect(),
         };
         let until = Instant::now() + LOCK_TIMEOUT;
         loop {
-            match Storage::open(Arc::new(OsDisk::new()), Path::new(&self.data), &identity) {
+            let disk = Arc::new(OsDisk::new());
+            let dir = Path::new(&self.data);
+            match Storage::open(disk, dir, &identity, storage::Options::default()) {
                 Err(storage::Error::Log(duramen::wal::Error::Locked { .. }))
                     if Instant::now() < until =>
                 {

@@ -4,19 +4,21 @@
 //! every node that applies the same log holds the same store.
 
 mod command;
+mod stored;
 
-use std::collections::BTreeMap;
+use std::io;
 
 use bytes::Bytes;
+use imbl::OrdMap;
 
-use crate::node::StateMachine;
+use crate::node::{Frozen, StateMachine};
 
 pub use command::Command;
 
-/// A store of byte strings.
+/// A store of byte strings. A clone shares the map until one of the two changes, so it costs next to nothing.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Kv {
-    map: BTreeMap<Bytes, Bytes>,
+    map: OrdMap<Bytes, Bytes>,
 }
 
 /// What a command gave.
@@ -105,6 +107,16 @@ impl StateMachine for Kv {
             Some(command) => self.execute(command),
             None => Output::Unknown,
         }
+    }
+
+    fn freeze(&self) -> Frozen {
+        let map = self.map.clone();
+        Box::new(move |to| stored::write(&map, to))
+    }
+
+    fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
+        self.map = stored::read(from)?;
+        Ok(())
     }
 }
 

@@ -1,39 +1,56 @@
-//! Runs a node in real time: one thread, which waits for inputs and for the next tick.
+//! Runs a node in real time: one thread, which waits for inputs and for the next tick, and one for each job.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
+use duramen_wal::NodeId;
 
-use super::{Clock, Input, Node, NotDone, OnApplied, StateMachine, Status, SystemClock};
-use crate::raft::Envelope;
-use crate::storage;
-use crate::transport::Network;
+use super::{
+    Clock, Error, Input, Node, NotDone, OnAdmitted, OnApplied, OnIntroduction, StateMachine,
+    Status, SystemClock,
+};
+use crate::transport::{Endpoint, Introduction, Network, Packet, Refusal};
 
-/// A way to talk to a running node. Cheap to clone.
+/// A way to talk to a running node. Cheap to clone. When the last one is dropped the node ends.
 pub struct Handle<S: StateMachine> {
-    inbox: Sender<Input<S>>,
+    sender: Arc<LastWord<S>>,
+}
+
+/// What a node's thread takes its inputs from.
+pub struct Inbox<S: StateMachine> {
+    receiver: Receiver<Input<S>>,
+    /// For what comes from the node's own disk and jobs.
+    sender: Sender<Input<S>>,
+}
+
+/// Says stop when it goes.
+struct LastWord<S: StateMachine>(Sender<Input<S>>);
+
+impl<S: StateMachine> Drop for LastWord<S> {
+    fn drop(&mut self) {
+        let _ = self.0.send(Input::Stop); // It may have ended already.
+    }
 }
 
 impl<S: StateMachine> Clone for Handle<S> {
     fn clone(&self) -> Handle<S> {
         Handle {
-            inbox: self.inbox.clone(),
+            sender: self.sender.clone(),
         }
     }
 }
 
 impl<S: StateMachine> Handle<S> {
     /// A handle, and the inbox to give to [`spawn`].
-    pub fn channel() -> (Handle<S>, Receiver<Input<S>>) {
-        let (inbox, receiver) = channel();
-        (Handle { inbox }, receiver)
-    }
-
-    /// Takes in a message of a peer.
-    pub fn message(&self, envelope: Envelope) {
-        self.put(Input::Message(envelope));
+    pub fn channel() -> (Handle<S>, Inbox<S>) {
+        let (sender, receiver) = channel();
+        let handle = Handle {
+            sender: Arc::new(LastWord(sender.clone())),
+        };
+        (handle, Inbox { receiver, sender })
     }
 
     /// Replicates a command, which must not be empty. `on_applied` is called on the node's thread, so it must be quick;
@@ -58,36 +75,98 @@ impl<S: StateMachine> Handle<S> {
 
     fn put(&self, input: Input<S>) {
         // A node that has ended takes nothing. The input is dropped, and whoever waits learns of it by that.
-        let _ = self.inbox.send(input);
+        let _ = self.sender.0.send(input);
+    }
+}
+
+/// What a transport asks a running node.
+impl<S: StateMachine> Endpoint for Handle<S> {
+    fn introduce(&self, on_introduction: OnIntroduction) {
+        self.put(Input::Introduce { on_introduction });
+    }
+
+    fn admit(&self, introduction: Introduction, on_admitted: OnAdmitted) {
+        self.put(Input::Admit {
+            introduction,
+            on_admitted,
+        });
+    }
+
+    fn refused(&self, by: NodeId, refusal: Refusal) {
+        self.put(Input::Refused { by, refusal });
+    }
+
+    fn deliver(&self, packet: Packet) {
+        self.put(Input::Packet(packet));
     }
 }
 
 /// Starts a thread that runs a node until it is stopped, every [`Handle`] is gone, or its storage fails.
 ///
-/// `on_status` is called on that thread whenever the status has changed. When the thread has ended, so has the node, and
-/// its directory is unlocked.
+/// `on_status` is called on that thread whenever the status has changed. When the thread has ended, so have the node and its
+/// jobs, and its directory is unlocked.
 pub fn spawn<S: StateMachine, N: Network + 'static>(
     mut node: Node<S, N, SystemClock>,
-    inbox: Receiver<Input<S>>,
+    inbox: Inbox<S>,
     mut on_status: impl FnMut(Status) + Send + 'static,
-) -> std::io::Result<thread::JoinHandle<Result<(), storage::Error>>> {
-    thread::Builder::new()
-        .name("node".to_owned())
-        .spawn(move || {
-            let mut status = node.status();
-            on_status(status);
-            loop {
-                let wait = node.next_turn().saturating_sub(node.clock.now());
-                if !take_inputs(&mut node, &inbox, wait) {
-                    return Ok(());
-                }
-                node.turn()?;
-                if status != node.status() {
-                    status = node.status();
-                    on_status(status);
-                }
+) -> std::io::Result<JoinHandle<Result<(), Error>>> {
+    let written = inbox.sender.clone();
+    node.storage.wake_with(move || {
+        let _ = written.send(Input::Written); // A node that has ended does not want to know.
+    });
+    let run = move || {
+        let mut jobs = Jobs::default();
+        let mut status = node.status();
+        on_status(status);
+        loop {
+            let wait = node.next_turn().saturating_sub(node.clock.now());
+            if !take_inputs(&mut node, &inbox.receiver, wait) {
+                return Ok(());
             }
-        })
+            node.turn()?;
+            jobs.start(&mut node, &inbox.sender);
+            if status != node.status() {
+                status = node.status();
+                on_status(status);
+            }
+        }
+    };
+    thread::Builder::new().name("node".to_owned()).spawn(run)
+}
+
+/// The threads of a node's jobs. When this is dropped, they have ended.
+#[derive(Default)]
+struct Jobs(Vec<JoinHandle<()>>);
+
+impl Jobs {
+    fn start<S: StateMachine, N: Network, C: Clock>(
+        &mut self,
+        node: &mut Node<S, N, C>,
+        sender: &Sender<Input<S>>,
+    ) {
+        while let Some(job) = node.take_job() {
+            self.0.retain(|job| !job.is_finished());
+            let sender = sender.clone();
+            let run = move || {
+                let _ = sender.send(Input::Finished(job.run())); // Nor does it want to know this.
+            };
+            match thread::Builder::new()
+                .name("snapshot".to_owned())
+                .spawn(run)
+            {
+                Ok(thread) => self.0.push(thread),
+                Err(error) => tracing::error!(%error, "cannot start a thread"),
+            }
+        }
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        for job in self.0.drain(..) {
+            let _ = job.join(); // It does not panic; if it does, that is said on standard error.
+        }
+    }
 }
 
 /// Waits for an input, then takes all that are there: they share a write. Says whether the node is to go on.

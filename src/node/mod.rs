@@ -2,14 +2,17 @@
 //!
 //! [`Node`] is one loop, generic over network and clock (and over the disk, through [`Storage`]), so that a simulator can
 //! run the very code that the server runs. It does nothing by itself: whoever drives it calls [`handle`](Node::handle)
-//! for each input and [`turn`](Node::turn) then. [`spawn`] is the driver for real time: a thread.
+//! for each input and [`turn`](Node::turn) then, and does the [jobs](Node::take_job). [`spawn`] is the driver for real time: a
+//! thread.
 //!
-//! The way of one write: `handle(Propose)` puts it into the core's log; `turn` sends it to the followers and makes it
-//! durable here at the same time; their replies come in through `handle(Message)`; the next `turn` finds it committed,
-//! applies it and answers the client. Everything that came in between two turns shares one write and one sync.
+//! The way of one write: `handle(Propose)` puts it into the core's log; `turn` sends it to the followers and begins to write it
+//! here at the same time; their replies come in through `handle(Message)`, and the log says when it is durable here; the next
+//! `turn` finds it committed, applies it and answers the client. Everything that came in between two turns shares one write
+//! and one sync, and while the disk is busy the node goes on.
 //!
 //! # Invariants
 //!
+//! * What tells of a write leaves when that write, and all before it, are durable.
 //! * A client is told that a command was applied only after it was: committed, and executed here, by this proposal's own
 //!   entry and not by another leader's at the same index.
 //! * A client is told [`NotDone::NotLeader`] only if the command will certainly never be applied. As long as it may be,
@@ -17,33 +20,57 @@
 //! * After an error of the storage nothing is sent, applied or answered any more: `turn` returns the error, and the node
 //!   is at its end.
 
+mod admission;
 mod driver;
+mod installing;
+mod job;
+mod machine;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod waiting;
 
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use duramen_wal::{Entry, Index, NodeId, Term};
+use duramen_wal::{Entry, Index, LogId, NodeId, Term};
 
-use crate::raft::{Raft, Ready, is_command};
+use crate::canary::planted;
+use crate::raft::{self, Raft, Ready, WriteId, is_command};
 use crate::storage;
 
-pub use crate::raft::{Config, Envelope};
-pub use crate::storage::{Identity, Storage};
-pub use crate::transport::{ClientAddresses, Network};
-pub use driver::{Handle, spawn};
+#[cfg(feature = "sim")]
+pub use crate::raft::invariants;
+pub use crate::raft::{
+    AppendOutcome, ChangeRefused, Config, Envelope, Member, Membership, Message, TransferRefused,
+};
+pub use crate::storage::{Identity, Options as StorageOptions, Storage};
+pub use crate::transport::{
+    ClientAddresses, Endpoint, Fetch, Introduction, Network, Packet, Refusal,
+};
+use admission::Bootstrap;
+pub use driver::{Handle, Inbox, spawn};
+pub use job::{Finished, Job};
+pub use machine::{Frozen, StateMachine};
+use snapshots::{Snapshots, read_state};
 use waiting::Waiting;
 
-/// What a cluster replicates. All nodes apply the same commands in the same order, so it must be deterministic: no
-/// clock, no randomness, nothing from outside.
-pub trait StateMachine: Send + 'static {
-    /// What applying a command gives: the answer to the client.
-    type Output: Send + 'static;
+/// How a node is to be, beside its core.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// A snapshot is taken when the commands since the last one have so many bytes, payload and 64 for each. All nodes have the
+    /// same. Default 64 MiB.
+    pub snapshot_bytes: u64,
+}
 
-    /// Applies a committed command. It may be bytes that another version of the program made; it must not panic.
-    fn apply(&mut self, command: &[u8]) -> Self::Output;
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            snapshot_bytes: 64 << 20,
+        }
+    }
 }
 
 /// Where time comes from.
@@ -89,6 +116,29 @@ pub enum NotDone {
     Unknown,
 }
 
+/// Why a node is at its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Its storage failed, or says that the node must not take part.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// Another node wants nothing to do with it.
+    #[error("refused by node {by}: {refusal}")]
+    Refused {
+        /// Which one.
+        by: NodeId,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+impl From<duramen_snapshot::Error> for Error {
+    fn from(error: duramen_snapshot::Error) -> Error {
+        Error::Storage(error.into())
+    }
+}
+
 /// Takes the answer to a command. Called once; dropped without a call when the node ends, which means the same as
 /// [`NotDone::Unknown`].
 pub type OnApplied<S> = Box<dyn FnOnce(Result<<S as StateMachine>::Output, NotDone>) + Send>;
@@ -96,10 +146,22 @@ pub type OnApplied<S> = Box<dyn FnOnce(Result<<S as StateMachine>::Output, NotDo
 /// Runs on the state machine, in a state that is linearizable. Called once; dropped without a call when the node ends.
 pub type Query<S> = Box<dyn FnOnce(Result<&S, NotDone>) + Send>;
 
+/// Takes the answer to a change of the membership: where its first entry is.
+pub type OnChange = Box<dyn FnOnce(Result<LogId, ChangeRefused>) + Send>;
+
+/// Takes the answer to a transfer of the leadership: whether it has begun.
+pub type OnTransfer = Box<dyn FnOnce(Result<(), TransferRefused>) + Send>;
+
+/// Takes what a node says of itself.
+pub type OnIntroduction = Box<dyn FnOnce(Introduction) + Send>;
+
+/// Takes the answer to an introduction.
+pub type OnAdmitted = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
+
 /// What a node is fed with.
 pub enum Input<S: StateMachine> {
-    /// A message of a peer.
-    Message(Envelope),
+    /// What a peer sent.
+    Packet(Packet),
     /// A command of a client.
     Propose {
         /// What to replicate. Not empty.
@@ -109,6 +171,43 @@ pub enum Input<S: StateMachine> {
     },
     /// A read of a client.
     Read(Query<S>),
+    /// The members are to be these: see [`Raft::change_membership`].
+    ChangeMembership {
+        /// Who is to belong to the cluster.
+        target: Membership,
+        /// Where the answer goes.
+        on_change: OnChange,
+    },
+    /// Another node is to lead: see [`Raft::transfer_leadership`].
+    TransferLeadership {
+        /// Which one.
+        to: NodeId,
+        /// Where the answer goes.
+        on_transfer: OnTransfer,
+    },
+    /// Another node wants to know who this one is.
+    Introduce {
+        /// Where the answer goes.
+        on_introduction: OnIntroduction,
+    },
+    /// Another node has introduced itself: see [`Node::admit`].
+    Admit {
+        /// What it says of itself.
+        introduction: Introduction,
+        /// Where the answer goes.
+        on_admitted: OnAdmitted,
+    },
+    /// Another node wants nothing to do with this one: see [`Node::refused`].
+    Refused {
+        /// Which one.
+        by: NodeId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A job is done.
+    Finished(Finished),
+    /// The log has something to say: a write is durable, or has failed.
+    Written,
     /// The end.
     Stop,
 }
@@ -128,17 +227,39 @@ pub struct Status {
     pub applied: Index,
 }
 
+/// What a node has done since it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Snapshots that it took.
+    pub snapshots_taken: u64,
+    /// Snapshots that it took in from another node.
+    pub snapshots_installed: u64,
+}
+
 /// A node. See the [module's documentation](self).
 pub struct Node<S: StateMachine, N: Network, C: Clock> {
     raft: Raft,
     storage: Storage,
     network: N,
     clock: C,
+    options: Options,
     state: S,
     applied: Index,
     waiting: Waiting<S>,
+    snapshots: Snapshots,
+    jobs: VecDeque<Job>,
+    /// What leaves when a write is durable, in the order of the writes.
+    held: VecDeque<(WriteId, Vec<Envelope>)>,
+    /// The last write that was submitted, and the last that is durable.
+    submitted: WriteId,
+    durable: WriteId,
     /// The time up to which the core has been given ticks.
     ticked: Duration,
+    /// Until the cluster has begun.
+    bootstrap: Option<Bootstrap>,
+    /// What `handle` has met with, for the next turn.
+    failure: Option<Error>,
 }
 
 /// A tick of the core.
@@ -152,26 +273,61 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const TICKS_PER_TURN_MAX: u32 = 5;
 
 impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
-    /// A node with what its storage holds. `state` is the state machine at its beginning: the log will be applied to it
-    /// again, as far as it turns out to be committed.
+    /// A node with what its storage holds. `state` is the state machine at its beginning: it takes on the newest snapshot, and
+    /// the log will be applied to it again, as far as it turns out to be committed. Who belongs to the cluster is what the
+    /// storage says, whatever is in `config`.
+    ///
+    /// # Errors
+    /// The storage cannot be read, or this node must not take part.
     pub fn new(
-        config: Config,
-        storage: Storage,
-        state: S,
+        mut config: Config,
+        options: Options,
+        mut storage: Storage,
+        mut state: S,
         network: N,
         clock: C,
-    ) -> Result<Node<S, N, C>, storage::Error> {
-        let raft = Raft::new(config, storage.hard_state(), storage.entries()?);
-        Ok(Node {
-            raft,
+    ) -> Result<Node<S, N, C>, Error> {
+        let restored = storage.restore()?;
+        let (id, voters, base) = (config.id, restored.membership, restored.base);
+        config.membership = voters.clone();
+        let bootstrap = || Bootstrap::new(id, storage.uuid(), voters);
+        let bootstrap = storage.is_blank().then(bootstrap);
+        let (lost, manifest) = match restored.snapshot {
+            Some((id, name)) => (read_state(&mut state, &storage, id)?, Some(name.encode())),
+            None => (BTreeSet::new(), None),
+        };
+        let lacks_state = base.index > Index(0) && (manifest.is_none() || !lost.is_empty());
+        let raft = raft::Restored {
+            hard_state: restored.hard_state,
+            base,
+            manifest: manifest.filter(|_| !lacks_state),
+            lacks_state,
+            log: restored.log,
+            bad: restored.bad,
+        };
+        let mut node = Node {
+            raft: Raft::restart(config, raft),
             storage,
             network,
             state,
-            applied: Index(0),
+            options,
+            applied: base.index,
             waiting: Waiting::default(),
+            snapshots: Snapshots::default(),
+            jobs: VecDeque::new(),
+            held: VecDeque::new(),
+            submitted: WriteId::default(),
+            durable: WriteId::default(),
             ticked: clock.now(),
             clock,
-        })
+            bootstrap,
+            failure: None,
+        };
+        if let Some((id, _)) = restored.snapshot.filter(|_| lacks_state) {
+            node.begin_mending(id, lost, None);
+        }
+        node.begin_if_complete();
+        Ok(node)
     }
 
     /// How the node sees itself.
@@ -185,14 +341,44 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
     }
 
+    /// What it has done.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            snapshots_taken: self.snapshots.taken,
+            snapshots_installed: self.snapshots.installed,
+        }
+    }
+
+    /// The core, to look at.
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    /// The state machine, to look at: what it shows may be old.
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// The storage, to look at.
+    pub fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
     /// Takes in one input. Nothing is done about it before the next [`turn`](Node::turn).
     pub fn handle(&mut self, input: Input<S>) {
         let deadline = self.clock.now() + ANSWER_TIMEOUT;
         match input {
-            Input::Message(envelope) => {
+            Input::Packet(_) if self.bootstrap.is_some() => {}
+            Input::Packet(Packet::Raft(envelope)) => {
                 let (from, to) = (envelope.from, envelope.to);
                 if let Err(reason) = self.raft.step(envelope) {
                     tracing::trace!(%from, %to, ?reason, "ignored a message");
+                }
+            }
+            Input::Packet(Packet::Fetch { from, to, fetch }) => {
+                if to == self.raft.id() {
+                    let done = self.on_fetch(from, fetch);
+                    self.note(done);
                 }
             }
             Input::Propose {
@@ -209,7 +395,30 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                     Err(refused) => query(Err(refused.into())),
                 }
             }
-            Input::Stop => {}
+            Input::ChangeMembership { target, on_change } => {
+                on_change(self.raft.change_membership(target));
+            }
+            Input::TransferLeadership { to, on_transfer } => {
+                on_transfer(self.raft.transfer_leadership(to));
+            }
+            Input::Introduce { on_introduction } => on_introduction(self.introduction()),
+            Input::Admit {
+                introduction,
+                on_admitted,
+            } => on_admitted(self.admit(&introduction)),
+            Input::Refused { by, refusal } => self.refused(by, refusal),
+            Input::Finished(finished) => {
+                let done = self.finished(finished);
+                self.note(done);
+            }
+            Input::Written | Input::Stop => {}
+        }
+    }
+
+    /// Keeps the first failure for the next turn.
+    fn note(&mut self, done: Result<(), Error>) {
+        if let Err(failure) = done {
+            self.failure.get_or_insert(failure);
         }
     }
 
@@ -217,10 +426,14 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     ///
     /// # Errors
     /// The storage failed: the node must not go on.
-    pub fn turn(&mut self) -> Result<(), storage::Error> {
+    pub fn turn(&mut self) -> Result<(), Error> {
         loop {
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
             // Each time: applying a long log takes long, and a leader's heartbeats must leave meanwhile.
-            self.pass_time();
+            self.pass_time()?;
+            self.take_completed()?;
             let ready = self.raft.ready();
             if ready.is_empty() {
                 return Ok(());
@@ -229,36 +442,67 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
     }
 
-    /// When the next [`turn`](Node::turn) is due, if nothing comes in before.
+    /// Something to do on another thread, if there is. What became of it is to be given to [`handle`](Node::handle).
+    pub fn take_job(&mut self) -> Option<Job> {
+        self.jobs.pop_front()
+    }
+
+    /// When the next turn is due, if nothing comes in before.
     pub fn next_turn(&self) -> Duration {
         self.ticked + TICK
     }
 
-    fn pass_time(&mut self) {
+    fn pass_time(&mut self) -> Result<(), Error> {
         let now = self.clock.now();
         for _ in 0..TICKS_PER_TURN_MAX {
             if self.ticked + TICK > now {
                 break;
             }
             self.ticked += TICK;
-            self.raft.tick();
+            if self.bootstrap.is_none() {
+                self.raft.tick();
+            }
+            self.tick_snapshots();
+            self.compact()?;
         }
         if self.ticked + TICK <= now {
             self.ticked = now; // Lost time is not made up for.
         }
         self.waiting.expire(now);
+        Ok(())
     }
 
-    fn carry_out(&mut self, ready: Ready) -> Result<(), storage::Error> {
-        for envelope in ready.send_now {
-            self.network.send(envelope);
+    /// Tells the core what has become durable, and sends what waited for it.
+    fn take_completed(&mut self) -> Result<(), Error> {
+        let Some(durable) = self.storage.completed()? else {
+            return Ok(());
+        };
+        self.durable = durable;
+        self.raft.durable(durable);
+        while self.held.front().is_some_and(|(id, _)| *id <= durable) {
+            let (_, envelopes) = self.held.pop_front().expect("it was just seen");
+            self.send(envelopes);
         }
+        Ok(())
+    }
+
+    fn send(&mut self, envelopes: Vec<Envelope>) {
+        for envelope in envelopes {
+            self.network.send(Packet::Raft(envelope));
+        }
+    }
+
+    fn carry_out(&mut self, ready: Ready) -> Result<(), Error> {
+        self.send(ready.send_now);
         if let Some(write) = ready.write {
-            self.storage.persist(&write)?;
-            self.raft.durable(write.id);
+            self.submitted = write.id;
+            self.storage.submit(&write)?;
         }
-        for envelope in ready.send_when_durable {
-            self.network.send(envelope);
+        if self.submitted <= self.durable || planted("sent_before_durable") {
+            self.send(ready.send_when_durable);
+        } else if !ready.send_when_durable.is_empty() {
+            self.held
+                .push_back((self.submitted, ready.send_when_durable));
         }
         for entry in &ready.committed {
             self.apply(entry);
@@ -267,8 +511,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             tracing::warn!(%id, "dropped an entry that is torn on every node: it was never acknowledged");
         }
         if let Some(offer) = ready.offer {
-            // Nodes take no snapshots yet, so this one is of a newer program.
-            tracing::warn!(from = %offer.from, last = %offer.last, "cannot install a snapshot");
+            self.take_offer(offer);
         }
         for read in ready.reads {
             self.waiting.read_decided(read, &self.state, self.applied);
@@ -287,5 +530,22 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         let leader = self.raft.leader();
         let output = is_command(entry).then(|| self.state.apply(&entry.payload));
         self.waiting.applied(entry.id, output, leader, &self.state);
+        self.count_for_snapshot(entry);
+    }
+}
+
+/// A node whose log has no threads of its own.
+impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
+    /// Whether something is on its way to the disk.
+    pub fn is_writing(&self) -> bool {
+        self.storage.is_writing()
+    }
+
+    /// Writes it, on this thread. The next [`turn`](Node::turn) goes on from there.
+    ///
+    /// # Errors
+    /// The storage failed: the node must not go on.
+    pub fn drive(&mut self) -> Result<(), Error> {
+        Ok(self.storage.drive()?)
     }
 }

@@ -1,117 +1,31 @@
 //! Tests of the loop: one node of three on a disk, a network and a clock that note what happens, and fail when told to.
 
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, Read};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use duramen_disk::{DirLock, Disk, DiskFile, LockMode, Map, OsDisk};
+use duramen_disk::SimDisk;
 use duramen_wal::{Index, LogId, NodeId, Term};
 
-use super::{Clock, Input, Node, NotDone, StateMachine};
-use crate::raft::{AppendOutcome, Config, Envelope, Message, Round};
-use crate::storage::{Identity, Storage};
-use crate::transport::Network;
-
-/// What disk and network have done, in order.
-#[derive(Debug, PartialEq, Eq)]
-enum Event {
-    Synced,
-    Sent(Envelope),
-}
+use super::{Clock, Error, Frozen, Input, Node, NotDone, Options, StateMachine};
+use crate::raft::{AppendOutcome, Config, Envelope, Member, Membership, Message, Round};
+use crate::storage::{self, Identity, Storage};
+use crate::transport::{Introduction, Network, Packet, Refusal};
 
 /// The world around the node.
 #[derive(Clone, Default)]
 struct World {
-    events: Arc<Mutex<Vec<Event>>>,
-    disk_fails: Arc<AtomicBool>,
+    sent: Arc<Mutex<Vec<Packet>>>,
     millis: Arc<AtomicU64>,
 }
 
-impl Disk for World {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        OsDisk.create_dir_all(dir)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        OsDisk.list(dir)
-    }
-
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(File(OsDisk.create(path)?, self.clone())))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(File(OsDisk.open(path)?, self.clone())))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        OsDisk.rename(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        OsDisk.remove(path)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        OsDisk.sync_dir(dir)
-    }
-
-    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        OsDisk.open_read(path)
-    }
-
-    fn lock(&self, dir: &Path, mode: LockMode) -> io::Result<Box<dyn DirLock>> {
-        OsDisk.lock(dir, mode)
-    }
-}
-
-struct File(Box<dyn DiskFile>, World);
-
-impl DiskFile for File {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-
-    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
-        self.0.write_at(buf, offset)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-
-    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.0.punch_hole(offset, len)
-    }
-
-    fn map(&self) -> io::Result<Map> {
-        self.0.map()
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if self.1.disk_fails.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the disk is broken"));
-        }
-        self.0.sync_data()?;
-        self.1.events.lock().unwrap().push(Event::Synced);
-        Ok(())
-    }
-}
-
 impl Network for World {
-    fn send(&mut self, envelope: Envelope) {
-        self.events.lock().unwrap().push(Event::Sent(envelope));
+    fn send(&mut self, packet: Packet) {
+        self.sent.lock().unwrap().push(packet);
     }
 }
 
@@ -132,35 +46,77 @@ impl StateMachine for Counter {
         self.0 += 1;
         self.0
     }
+
+    fn freeze(&self) -> Frozen {
+        let counted = self.0;
+        Box::new(move |to| to.write_all(&counted.to_le_bytes()))
+    }
+
+    fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
+        Ok(())
+    }
 }
 
 type Answers = Arc<Mutex<Vec<Result<u64, NotDone>>>>;
 
 struct Fixture {
     world: World,
+    disk: SimDisk,
     node: Node<Counter, World, World>,
     answers: Answers,
-    _dir: tempfile::TempDir,
 }
 
 impl Fixture {
+    /// Node 1 of three that have met.
     fn new() -> Fixture {
-        let (world, dir) = (World::default(), tempfile::tempdir().unwrap());
+        Fixture::with(|storage| {
+            let member = Member {
+                uuid: 22,
+                ..Member::default()
+            };
+            let voters = Membership::of_voters([1, 2, 3].map(NodeId));
+            storage
+                .begin_with(&voters.with_member(NodeId(2), member))
+                .unwrap();
+            storage.drive().unwrap();
+        })
+    }
+
+    /// Node 1 of three at its first start.
+    fn blank() -> Fixture {
+        Fixture::with(|_| ())
+    }
+
+    fn with(prepare: impl FnOnce(&mut Storage)) -> Fixture {
+        let (world, disk) = (World::default(), SimDisk::new());
+        let voters = [1, 2, 3].map(NodeId);
         let identity = Identity {
             cluster: "c".to_owned(),
             node: NodeId(1),
-            voters: [NodeId(1)].into(),
+            voters: voters.into(),
         };
-        let storage = Storage::open(Arc::new(world.clone()), dir.path(), &identity).unwrap();
-        let mut config = Config::new(NodeId(1), [1, 2, 3].map(NodeId));
+        let mut options = storage::Options::default();
+        options.log.manual_drive = true;
+        options.log.segment_bytes = 1 << 20;
+        options.log.batch_bytes_max = 256 << 10;
+        options.log.entry_bytes_max = 128 << 10;
+        options.log.in_flight_bytes_max = 256 << 10;
+        let dir = Path::new("/node");
+        let mut storage = Storage::open(Arc::new(disk.clone()), dir, &identity, options).unwrap();
+        prepare(&mut storage);
+        let mut config = Config::new(NodeId(1), voters);
         config.pre_vote = false;
         config.check_quorum = false;
         let (network, clock) = (world.clone(), world.clone());
+        let (options, state) = (Options::default(), Counter::default());
         Fixture {
-            node: Node::new(config, storage, Counter::default(), network, clock).unwrap(),
+            node: Node::new(config, options, storage, state, network, clock).unwrap(),
             world,
+            disk,
             answers: Answers::default(),
-            _dir: dir,
         }
     }
 
@@ -175,16 +131,31 @@ impl Fixture {
         fixture
     }
 
+    /// Lets the node do what there is to do, but for what is on its way to the disk.
+    fn turn(&mut self) {
+        self.node.turn().unwrap();
+    }
+
+    /// Lets the disk end its writes, and the node go on.
+    fn write(&mut self) {
+        while self.node.is_writing() {
+            self.node.drive().unwrap();
+            self.turn();
+        }
+    }
+
     fn pass(&mut self, millis: u64) {
         self.world.millis.fetch_add(millis, Ordering::Relaxed);
-        self.node.turn().unwrap();
+        self.turn();
+        self.write();
     }
 
     /// Node 2 says something, in the node's term.
     fn say(&mut self, message: Message) {
         let term = self.node.status().term;
         self.node.handle(said(term, message));
-        self.node.turn().unwrap();
+        self.turn();
+        self.write();
     }
 
     fn matched(&mut self, index: u64, round: u64) {
@@ -216,18 +187,23 @@ impl Fixture {
         self.answers.lock().unwrap().clone()
     }
 
-    fn events(&self) -> Vec<Event> {
-        std::mem::take(&mut *self.world.events.lock().unwrap())
+    fn sent(&self) -> Vec<Message> {
+        let sent = std::mem::take(&mut *self.world.sent.lock().unwrap());
+        let messages = sent.into_iter().map(|packet| match packet {
+            Packet::Raft(envelope) => envelope.message,
+            Packet::Fetch { .. } => panic!("there is no snapshot"),
+        });
+        messages.collect()
     }
 }
 
 fn said(term: Term, message: Message) -> Input<Counter> {
-    Input::Message(Envelope {
+    Input::Packet(Packet::Raft(Envelope {
         from: NodeId(2),
         to: NodeId(1),
         term,
         message,
-    })
+    }))
 }
 
 fn request_vote() -> Input<Counter> {
@@ -244,40 +220,69 @@ fn request_vote() -> Input<Counter> {
 #[test]
 fn a_vote_leaves_when_it_is_on_disk() {
     let mut fixture = Fixture::new();
-    fixture.events();
     fixture.node.handle(request_vote());
-    fixture.node.turn().unwrap();
-    let [Event::Synced, Event::Sent(vote)] = &fixture.events()[..] else {
-        panic!("not one sync and then the vote");
-    };
-    assert_eq!(vote.message, Message::Vote { granted: true });
+    fixture.turn();
+    fixture.turn();
+    assert_eq!(fixture.sent(), [], "it is not written yet");
+    fixture.write();
+    assert_eq!(fixture.sent(), [Message::Vote { granted: true }]);
+    assert_eq!(fixture.disk.unsynced_units(), 0);
 }
 
 #[test]
 fn a_leader_sends_its_entries_while_it_writes_them() {
     let mut fixture = Fixture::leader();
     fixture.matched(1, 0);
-    fixture.events();
+    fixture.sent();
     fixture.propose();
-    fixture.node.turn().unwrap();
-    assert!(matches!(
-        fixture.events()[..],
-        [Event::Sent(_), .., Event::Synced]
+    fixture.turn();
+    assert!(fixture.node.is_writing());
+    assert!(
+        matches!(&fixture.sent()[..], [Message::Append { entries, .. }, ..] if entries.len() == 1)
+    );
+}
+
+#[test]
+fn what_waits_for_a_write_waits_for_those_before_it_only() {
+    let mut fixture = Fixture::new();
+    fixture.node.handle(request_vote());
+    fixture.turn();
+    // It changes nothing on the disk; but that it is refused says that the other vote was given.
+    fixture.node.handle(said(
+        Term(7),
+        Message::RequestVote {
+            last: LogId::default(),
+            is_transfer: false,
+        },
     ));
+    fixture.turn();
+    assert_eq!(fixture.sent(), []);
+    fixture.write();
+    assert_eq!(
+        fixture.sent(),
+        [
+            Message::Vote { granted: true },
+            Message::Vote { granted: true }
+        ]
+    );
 }
 
 #[test]
 fn after_a_failed_sync_nothing_is_sent_or_answered() {
     let mut fixture = Fixture::new();
-    fixture.events();
-    fixture.world.disk_fails.store(true, Ordering::Relaxed);
+    fixture.disk.fail_next_sync(io::ErrorKind::Other);
     fixture.node.handle(request_vote());
+    fixture.turn();
+    fixture.node.drive().unwrap_err();
     fixture.node.turn().unwrap_err();
-    assert_eq!(fixture.events(), []);
+    assert_eq!(fixture.sent(), []);
 
     let mut fixture = Fixture::leader();
-    fixture.world.disk_fails.store(true, Ordering::Relaxed);
+    fixture.matched(1, 0);
+    fixture.disk.fail_next_sync(io::ErrorKind::Other);
     fixture.propose();
+    fixture.turn();
+    fixture.node.drive().unwrap_err();
     fixture.node.turn().unwrap_err();
     assert_eq!(fixture.answers(), []);
 }
@@ -286,7 +291,8 @@ fn after_a_failed_sync_nothing_is_sent_or_answered() {
 fn a_command_is_answered_when_it_is_applied() {
     let mut fixture = Fixture::leader();
     fixture.propose();
-    fixture.node.turn().unwrap();
+    fixture.turn();
+    fixture.write();
     fixture.matched(1, 0);
     assert_eq!(
         fixture.answers(),
@@ -301,7 +307,7 @@ fn a_command_is_answered_when_it_is_applied() {
 fn a_confirmed_read_waits_for_what_is_not_applied_yet() {
     let mut fixture = Fixture::leader();
     fixture.read();
-    fixture.node.turn().unwrap();
+    fixture.turn();
     // Node 2 confirms the round, and does not have the blank entry.
     fixture.matched(0, 1);
     assert_eq!(fixture.answers(), []);
@@ -327,4 +333,127 @@ fn a_pause_of_the_process_is_not_held_against_the_leader() {
     let mut fixture = Fixture::new();
     fixture.pass(60_000);
     assert_eq!(fixture.node.status().term, Term(0));
+}
+
+/// What node 2 says of itself, at its third start.
+fn introduction(term: u64, last_term: u64, last_index: u64) -> Introduction {
+    Introduction {
+        cluster: "c".to_owned(),
+        from: NodeId(2),
+        uuid: 22,
+        boot: 3,
+        term: Term(term),
+        last: LogId {
+            term: Term(last_term),
+            index: Index(last_index),
+        },
+        is_blank: false,
+        knows: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn a_node_that_lost_what_it_acknowledged_to_the_leader_is_refused() {
+    let mut fixture = Fixture::leader();
+    let term = fixture.node.status().term.0;
+    fixture.propose();
+    fixture.turn();
+    fixture.write();
+    fixture.matched(2, 0);
+    let lost = introduction(term, term, 1);
+    let refusal = Refusal::LostEntries {
+        node: NodeId(2),
+        acknowledged: 2,
+        found: lost.last,
+    };
+    assert_eq!(fixture.node.admit(&lost), Err(refusal.clone()));
+    assert_eq!(fixture.node.admit(&lost), Err(refusal), "and again");
+    assert_eq!(fixture.node.admit(&introduction(term, term, 2)), Ok(()));
+}
+
+/// A leader that was cut off does not know that another one, of a later term, had the node truncate its log. What is there
+/// in its place may be shorter, and of an earlier term than what was acknowledged.
+#[test]
+fn a_node_whose_log_a_later_leader_truncated_is_not_refused() {
+    let mut fixture = Fixture::leader();
+    let term = fixture.node.status().term.0;
+    fixture.propose();
+    fixture.turn();
+    fixture.write();
+    fixture.matched(2, 0);
+    let truncated = introduction(term + 1, term - 1, 1);
+    assert_eq!(fixture.node.admit(&truncated), Ok(()));
+}
+
+#[test]
+fn a_node_that_is_not_what_it_was_is_refused_and_so_is_another_clusters() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    let mut set_back = introduction(0, 0, 0);
+    set_back.boot = 2;
+    let (node, known, found) = (NodeId(2), 3, 2);
+    let refusal = Refusal::SetBack { node, known, found };
+    assert_eq!(fixture.node.admit(&set_back), Err(refusal));
+    let mut emptied = introduction(0, 0, 0);
+    (emptied.uuid, emptied.is_blank) = (23, true);
+    let (known, found) = (22, 23);
+    let refusal = Refusal::OtherNode { node, known, found };
+    assert_eq!(fixture.node.admit(&emptied), Err(refusal));
+    let mut stranger = introduction(0, 0, 0);
+    stranger.cluster = "d".to_owned();
+    let refusal = Refusal::OtherCluster {
+        expected: "c".to_owned(),
+        found: "d".to_owned(),
+    };
+    assert_eq!(fixture.node.admit(&stranger), Err(refusal));
+}
+
+#[test]
+fn a_node_that_is_refused_for_what_it_is_is_at_its_end() {
+    let mut fixture = Fixture::leader();
+    let own = fixture.node.introduction();
+    let (node, known) = (own.from, own.boot + 1);
+    let refused = |found| Input::Refused {
+        by: NodeId(2),
+        refusal: Refusal::SetBack { node, known, found },
+    };
+    fixture.node.handle(refused(own.boot + 7)); // Somebody else is meant.
+    fixture.turn();
+    fixture.node.handle(refused(own.boot));
+    fixture.sent();
+    let error = fixture.node.turn().unwrap_err();
+    assert!(matches!(error, Error::Refused { by: NodeId(2), .. }));
+    assert_eq!(fixture.sent(), []);
+}
+
+#[test]
+fn a_blank_node_that_is_known_to_one_that_takes_part_begins_with_what_that_one_knows() {
+    let mut fixture = Fixture::blank();
+    let own = fixture.node.introduction();
+    assert!(own.is_blank);
+    let mut other = introduction(1, 1, 1);
+    other.knows = [(1, own.uuid + 1), (2, 22), (3, 33)].into();
+    assert_eq!(fixture.node.admit(&other), Ok(()));
+    assert!(
+        fixture.node.introduction().is_blank,
+        "it does not name this node"
+    );
+    other.knows.insert(1, own.uuid);
+    assert_eq!(fixture.node.admit(&other), Ok(()));
+    let begun = fixture.node.introduction();
+    assert_eq!((begun.is_blank, begun.knows), (false, other.knows));
+}
+
+#[test]
+fn a_blank_node_begins_when_it_has_met_all_others_and_they_are_blank() {
+    let mut fixture = Fixture::blank();
+    let mut other = introduction(0, 0, 0);
+    assert_eq!(fixture.node.admit(&other), Ok(()), "it is no longer blank");
+    other.from = NodeId(3);
+    other.is_blank = true;
+    assert_eq!(fixture.node.admit(&other), Ok(()));
+    assert!(fixture.node.introduction().is_blank, "one is missing");
+    other.from = NodeId(2);
+    assert_eq!(fixture.node.admit(&other), Ok(()));
+    assert!(!fixture.node.introduction().is_blank);
 }

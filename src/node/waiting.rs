@@ -10,6 +10,7 @@ use std::time::Duration;
 use duramen_wal::{Index, LogId, NodeId, Term};
 
 use super::{NotDone, OnApplied, Query, StateMachine};
+use crate::canary::planted;
 use crate::raft::{NotLeader, ReadId, ReadReply, Refused};
 
 pub(super) struct Waiting<S: StateMachine> {
@@ -109,20 +110,39 @@ impl<S: StateMachine> Waiting<S> {
             .first_entry()
             .filter(|first| first.key().0 <= id.index)
         {
-            let is_own = *first.key() == (id.index, id.term);
+            let is_at_index = first.key().0 == id.index && planted("answered_by_index");
+            let is_own = *first.key() == (id.index, id.term) || is_at_index;
             let answer = first.remove().answer;
             answer(output.take_if(|_| is_own).ok_or(lost));
         }
-        if id.term > self.term {
-            self.term = id.term;
-            for waiter in take_all(&mut self.commands, |key, _| key.1 < id.term) {
-                (waiter.answer)(Err(lost));
+        self.forget_before(id.term, leader);
+        self.serve_up_to(id.index, state);
+    }
+
+    /// The state was replaced by that of a snapshot up to `last`. What was to be applied by then may have been, elsewhere.
+    pub(super) fn skipped(&mut self, last: LogId, state: &S) {
+        for waiter in take_all(&mut self.commands, |key, _| key.0 <= last.index) {
+            (waiter.answer)(Err(NotDone::Unknown));
+        }
+        self.forget_before(last.term, None);
+        self.serve_up_to(last.index, state);
+    }
+
+    /// An entry of `term` is applied: no command of an earlier term can follow it.
+    fn forget_before(&mut self, term: Term, leader: Option<NodeId>) {
+        if term > self.term {
+            self.term = term;
+            for waiter in take_all(&mut self.commands, |key, _| key.1 < term) {
+                (waiter.answer)(Err(NotDone::NotLeader { leader }));
             }
         }
+    }
+
+    fn serve_up_to(&mut self, index: Index, state: &S) {
         while let Some(first) = self
             .unapplied
             .first_entry()
-            .filter(|first| first.key().0 <= id.index)
+            .filter(|first| first.key().0 <= index)
         {
             (first.remove().answer)(Ok(state));
         }
@@ -134,7 +154,10 @@ impl<S: StateMachine> Waiting<S> {
             return;
         }
         for waiter in take_all(&mut self.commands, |_, waiter| waiter.deadline <= now) {
-            (waiter.answer)(Err(NotDone::Unknown));
+            (waiter.answer)(Err(match planted("undecided_is_refused") {
+                true => NotDone::NotLeader { leader: None },
+                false => NotDone::Unknown,
+            }));
         }
         let reads = take_all(&mut self.undecided, |_, waiter| waiter.deadline <= now);
         let confirmed = take_all(&mut self.unapplied, |_, waiter| waiter.deadline <= now);
@@ -166,6 +189,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::node::Frozen;
 
     /// A state machine without state.
     struct Nothing;
@@ -175,6 +199,14 @@ mod tests {
 
         fn apply(&mut self, _: &[u8]) -> &'static str {
             "applied"
+        }
+
+        fn freeze(&self) -> Frozen {
+            Box::new(|_| Ok(()))
+        }
+
+        fn restore(&mut self, _: &mut dyn std::io::Read) -> std::io::Result<()> {
+            Ok(())
         }
     }
 
@@ -253,6 +285,20 @@ mod tests {
         assert_eq!(answers.lock().unwrap().len(), 1);
         waiting.applied(id(1, 6), Some("applied"), None, &Nothing);
         assert_eq!(answers.lock().unwrap()[1..], [(2, Ok("served"))]);
+    }
+
+    #[test]
+    fn what_a_snapshot_skips_has_an_unknown_outcome() {
+        let (mut waiting, answers) = (Waiting::default(), Answers::default());
+        wait(&mut waiting, &answers, 2, 5, 1);
+        wait(&mut waiting, &answers, 2, 9, 2);
+        wait(&mut waiting, &answers, 4, 10, 3);
+        waiting.skipped(id(4, 8), &Nothing);
+        let unknown = Err(NotDone::Unknown);
+        assert_eq!(*answers.lock().unwrap(), [(1, unknown), (2, LOST)]);
+        waiting.applied(id(4, 9), None, None, &Nothing);
+        waiting.applied(id(4, 10), Some("applied"), None, &Nothing);
+        assert_eq!(answers.lock().unwrap()[2..], [(3, Ok("applied"))]);
     }
 
     #[test]

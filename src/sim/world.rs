@@ -1,278 +1,521 @@
-//! Nodes on simulated disks, a bad network between them, and one clock.
+//! Nodes on simulated disks, a bad network between them, and one time.
 //!
-//! Everything follows from one seed, but for the random epochs that a log writes into its frames.
+//! Everything follows from one seed: the same calls give the same messages and the same bytes on the disks.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use duramen_disk::SimDisk;
-use duramen_wal::{NodeId, Options};
+use duramen_wal::{NodeId, Term};
 
-use crate::node::{
-    Clock, Config, Envelope, Identity, Input, Network, Node, StateMachine, Status, Storage,
-};
+use super::machine::{Machine, SimNode, Totals};
 
-/// How bad things are, in percent unless said.
-#[derive(Debug, Clone, Copy)]
-pub struct Faults {
-    /// Messages that are lost, and that come twice.
-    pub lost: u32,
-    /// See `lost`.
-    pub doubled: u32,
-    /// The longest time that a message is under way, in milliseconds. It is drawn for each, so they overtake each other.
-    pub delay_millis: u64,
-}
+pub(super) use super::machine::Settings;
+use super::network::{Faults, SimNetwork, Traffic};
+use super::trace::{Event, Trace};
+use crate::node::invariants::{self, History};
+use crate::node::{Error, Input, Introduction, Message, Packet, StateMachine, Status};
 
-/// The time of the whole world, and how far each node's clock is ahead of it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct SimClock(Arc<AtomicU64>);
-
-impl Clock for SimClock {
-    fn now(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
-    }
-}
-
-/// What a node sends, until the world takes it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Outbox(Arc<Mutex<Vec<Envelope>>>);
-
-impl Network for Outbox {
-    fn send(&mut self, envelope: Envelope) {
-        self.0.lock().expect("one thread").push(envelope);
-    }
-}
-
-struct Machine<S: StateMachine> {
-    disk: SimDisk,
-    clock: SimClock,
-    outbox: Outbox,
-    /// `None`: it is down.
-    node: Option<Node<S, Outbox, SimClock>>,
-    /// Until then the process stands still, as if it was not given the processor; what comes in waits for it.
-    paused_until: u64,
-    inbox: Vec<Input<S>>,
-}
-
-/// A message on its way: when it arrives, and which one it is.
-type Arrival = Reverse<(u64, u64)>;
-
-/// A cluster.
-pub(super) struct World<S: StateMachine> {
+/// A cluster, its machines, and the network between them.
+///
+/// ```
+/// use std::time::Duration;
+/// use duramen::kv::Kv;
+/// use duramen::sim::{Settings, World};
+///
+/// let mut world = World::new(7, 3, Settings::default(), |_| Kv::default());
+/// world.run_for(Duration::from_secs(5));
+/// let leader = world.leader().expect("there is one by now");
+/// world.cut_power(leader);
+/// world.run_for(Duration::from_secs(5));
+/// assert!(world.leader().is_some_and(|next| next != leader));
+/// ```
+pub struct World<S: StateMachine> {
     pub(super) rng: fastrand::Rng,
-    pub(super) faults: Faults,
     /// In microseconds.
-    pub(super) now: u64,
+    now: u64,
     machines: BTreeMap<NodeId, Machine<S>>,
-    arrivals: BinaryHeap<Arrival>,
-    on_the_way: BTreeMap<u64, Envelope>,
-    sent: u64,
-    /// Links that are cut, one way.
-    cut: BTreeSet<(NodeId, NodeId)>,
+    network: SimNetwork,
+    settings: Settings,
+    /// Which processes have a connection. It ends with either.
+    connected: BTreeSet<(NodeId, NodeId)>,
+    power_cuts: u64,
+    /// Whom each node voted for, in each term.
+    votes: BTreeMap<(NodeId, Term), NodeId>,
+    history: History,
+    /// Processes that ended by themselves, since this was asked.
+    ended: Vec<(NodeId, Error)>,
+    pub(super) trace: Trace,
     make_state: Box<dyn Fn(NodeId) -> S>,
 }
 
 /// How long the world goes on at a time, in microseconds.
 pub(super) const STEP_MICROS: u64 = 1000;
 
+/// Nodes without a connection try to make one each time so much has passed.
+const CONNECT_MICROS: u64 = 50_000;
+
 impl<S: StateMachine> World<S> {
     /// Nodes 1 to n, all up. `make_state` gives a state machine at its beginning, at each start of a node.
-    pub(super) fn new(
+    pub fn new(
         seed: u64,
         nodes: u64,
-        faults: Faults,
+        settings: Settings,
         make_state: impl Fn(NodeId) -> S + 'static,
     ) -> World<S> {
         let mut world = World {
             rng: fastrand::Rng::with_seed(seed),
-            faults,
             now: 0,
             machines: BTreeMap::new(),
-            arrivals: BinaryHeap::new(),
-            on_the_way: BTreeMap::new(),
-            sent: 0,
-            cut: BTreeSet::new(),
+            network: SimNetwork::default(),
+            settings,
+            connected: BTreeSet::new(),
+            power_cuts: 0,
+            votes: BTreeMap::new(),
+            history: History::default(),
+            ended: Vec::new(),
+            trace: Trace::default(),
             make_state: Box::new(make_state),
         };
-        for id in (1..=nodes).map(NodeId) {
-            let machine = Machine {
-                disk: SimDisk::new(),
-                clock: SimClock::default(),
-                outbox: Outbox::default(),
-                node: None,
-                paused_until: 0,
-                inbox: Vec::new(),
-            };
-            world.machines.insert(id, machine);
+        let voters: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
+        for id in voters.clone() {
+            world.add_machine(id, voters.clone());
         }
-        world.ids().into_iter().for_each(|id| world.start(id));
+        voters.into_iter().for_each(|id| world.start(id));
         world
     }
 
-    pub(super) fn ids(&self) -> Vec<NodeId> {
+    fn add_machine(&mut self, id: NodeId, voters: Vec<NodeId>) {
+        let seed = self.rng.u64(..);
+        let before = self.machines.insert(id, Machine::new(id, voters, seed));
+        assert!(before.is_none(), "there is a node {id} already");
+    }
+
+    /// Adds a machine with an empty disk, for a node that is to join the cluster, and starts it.
+    pub fn join(&mut self, id: NodeId) {
+        self.add_machine(id, Vec::new());
+        self.start(id);
+    }
+
+    /// All nodes there ever were.
+    pub fn ids(&self) -> Vec<NodeId> {
         self.machines.keys().copied().collect()
     }
 
-    pub(super) fn is_up(&self, id: NodeId) -> bool {
-        self.machines[&id].node.is_some()
+    /// Whether a node's process is there.
+    pub fn is_up(&self, id: NodeId) -> bool {
+        self.machines[&id].is_up()
     }
 
-    /// How the nodes that are up see themselves.
-    pub(super) fn statuses(&self) -> Vec<Status> {
-        let nodes = self
-            .machines
+    /// A node whose process is there, to look at.
+    pub fn node(&self, id: NodeId) -> Option<&SimNode<S>> {
+        self.machines[&id].node()
+    }
+
+    /// The nodes whose processes are there.
+    pub fn nodes(&self) -> impl Iterator<Item = &SimNode<S>> {
+        self.machines.values().filter_map(Machine::node)
+    }
+
+    /// How they see themselves.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.nodes().map(SimNode::status).collect()
+    }
+
+    /// The leader, if there is one that none of its members knows to be deposed.
+    pub fn leader(&self) -> Option<NodeId> {
+        let leading = self.nodes().filter(|node| node.raft().is_leader());
+        let newest = leading.max_by_key(|node| node.raft().term())?;
+        let (term, members) = (newest.raft().term(), newest.raft().membership().all());
+        let is_known = |id: &NodeId| self.node(*id).is_none_or(|node| node.raft().term() <= term);
+        members.iter().all(is_known).then(|| newest.raft().id())
+    }
+
+    /// How often the power of a machine went.
+    pub fn power_cuts(&self) -> u64 {
+        self.power_cuts
+    }
+
+    /// How many terms had a leader.
+    pub fn leaders_seen(&self) -> u64 {
+        self.history.leaders().len() as u64
+    }
+
+    /// Since the beginning.
+    pub fn now(&self) -> Duration {
+        Duration::from_micros(self.now)
+    }
+
+    pub(super) fn now_micros(&self) -> u64 {
+        self.now
+    }
+
+    /// What all nodes have done so far.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.machines
             .values()
-            .filter_map(|machine| machine.node.as_ref());
-        nodes.map(Node::status).collect()
+            .for_each(|machine| totals.add(machine.totals()));
+        totals
     }
 
-    /// Starts a node that is down.
-    pub(super) fn start(&mut self, id: NodeId) {
-        let voters = self.ids();
-        let mut config = Config::new(id, voters.iter().copied());
-        config.seed = self.rng.u64(..);
-        let identity = Identity {
-            cluster: "sim".to_owned(),
-            node: id,
-            voters: voters.into_iter().collect(),
-        };
-        let state = (self.make_state)(id);
-        let machine = self.machine(id);
-        assert!(machine.node.is_none(), "{id} is up");
-        let disk = Arc::new(machine.disk.clone());
-        let opened = Storage::open_with(disk, Path::new("/node"), &identity, options());
-        let storage = opened.unwrap_or_else(|error| panic!("{id} does not start: {error}"));
-        let (outbox, clock) = (machine.outbox.clone(), machine.clock.clone());
-        let node = Node::new(config, storage, state, outbox, clock);
-        machine.node = Some(node.unwrap_or_else(|error| panic!("{id} does not start: {error}")));
+    /// What went over the network so far.
+    pub fn traffic(&self) -> Traffic {
+        self.network.traffic
     }
 
-    /// The process ends, at once.
-    pub(super) fn kill(&mut self, id: NodeId) {
-        let machine = self.machine(id);
-        machine.disk.crash_after(0);
-        machine.node = None;
-        machine.inbox.clear();
-        machine.disk.kill();
-    }
-
-    /// A process stands still for a while, and does not notice.
-    pub(super) fn pause(&mut self, id: NodeId, micros: u64) {
-        self.machine(id).paused_until = self.now + micros;
-    }
-
-    /// The node dies in the middle of one of its next writes to the disk, if it makes any, and the power goes. What was not
-    /// synced is there, or not, or torn.
-    pub(super) fn cut_power_soon(&mut self, id: NodeId) {
-        let operations = self.rng.u64(..8);
-        self.machine(id).disk.crash_after(operations);
+    /// The disk of a machine.
+    pub fn disk(&self, id: NodeId) -> &SimDisk {
+        &self.machines[&id].disk
     }
 
     fn machine(&mut self, id: NodeId) -> &mut Machine<S> {
         self.machines.get_mut(&id).expect("a node of the cluster")
     }
+}
 
-    /// Cuts a link, one way.
-    pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {
-        self.cut.insert((from, to));
-    }
-
-    /// Cuts a node off from all others.
-    pub(super) fn isolate(&mut self, id: NodeId) {
-        for other in self.ids() {
-            self.cut.extend([(id, other), (other, id)]);
-        }
-    }
-
-    pub(super) fn heal_links(&mut self) {
-        self.cut.clear();
-    }
-
-    /// Gives an input to a node. Says whether it was up.
-    pub(super) fn give(&mut self, id: NodeId, input: Input<S>) -> bool {
-        let machine = self.machine(id);
-        if machine.node.is_none() {
-            return false;
-        }
-        machine.inbox.push(input);
-        self.turn(id); // It may die of it, and have done what it was given.
-        true
-    }
-
-    /// Lets a little time pass. Gives the nodes that died in it.
-    pub(super) fn step(&mut self) -> usize {
-        let before = self.ids().into_iter().filter(|id| self.is_up(*id)).count();
-        self.now += STEP_MICROS;
-        for machine in self.machines.values() {
-            machine.clock.0.store(self.now, Ordering::Relaxed);
-        }
-        while let Some(Reverse((_, number))) = self
-            .arrivals
-            .peek()
-            .copied()
-            .filter(|at| at.0.0 <= self.now)
-        {
-            self.arrivals.pop();
-            if let Some(envelope) = self.on_the_way.remove(&number) {
-                let to = envelope.to;
-                self.give(to, Input::Message(envelope));
-            }
-        }
-        self.ids().into_iter().for_each(|id| self.turn(id));
-        before - self.ids().into_iter().filter(|id| self.is_up(*id)).count()
-    }
-
-    fn turn(&mut self, id: NodeId) {
+/// Processes and machines.
+impl<S: StateMachine> World<S> {
+    /// Starts a node that is down. If it cannot start, it is among those that [ended](World::take_ended).
+    pub fn start(&mut self, id: NodeId) {
         let seed = self.rng.u64(..);
-        let now = self.now;
-        let machine = self.machine(id);
-        let Some(node) = machine
-            .node
-            .as_mut()
-            .filter(|_| machine.paused_until <= now)
-        else {
-            return;
-        };
-        machine.inbox.drain(..).for_each(|input| node.handle(input));
-        if node.turn().is_err() {
-            machine.node = None;
-            machine.inbox.clear();
-            machine.disk.power_cut(seed);
-            machine.outbox.0.lock().expect("one thread").clear();
-            return;
+        let state = (self.make_state)(id);
+        let settings = self.settings.clone();
+        if let Err(error) = self.machine(id).start(&settings, seed, state) {
+            self.bury(id, error);
         }
-        let sent = std::mem::take(&mut *machine.outbox.0.lock().expect("one thread"));
-        sent.into_iter().for_each(|envelope| self.send(envelope));
+        self.note(Event::Started(id));
     }
 
-    fn send(&mut self, envelope: Envelope) {
-        if self.cut.contains(&(envelope.from, envelope.to)) {
-            return;
+    /// The process ends, at once. What it wrote is there.
+    pub fn kill(&mut self, id: NodeId) {
+        self.note(Event::Killed(id));
+        self.disconnect(id);
+        self.machine(id).kill();
+    }
+
+    /// The power goes, at once. What was not synced is there, or not, or torn.
+    pub fn cut_power(&mut self, id: NodeId) {
+        self.note(Event::PowerCut(id));
+        self.power_cuts += 1;
+        self.disconnect(id);
+        let seed = self.rng.u64(..);
+        self.machine(id).cut_power(seed);
+    }
+
+    /// The power goes in the middle of one of the next operations of the disk, if it makes any.
+    pub fn cut_power_soon(&mut self, id: NodeId) {
+        let operations = self.rng.u64(..8);
+        self.machine(id).cut_power_after(operations);
+    }
+
+    /// Whether the power of any machine is about to go.
+    pub fn is_power_failing(&self) -> bool {
+        self.machines.values().any(Machine::is_power_failing)
+    }
+
+    /// A process stands still for a while, and does not notice.
+    pub fn pause(&mut self, id: NodeId, time: Duration) {
+        self.note(Event::Paused(id));
+        let until = self.now + micros(time);
+        self.machine(id).pause(until);
+    }
+
+    /// A node's clock jumps ahead.
+    pub fn jump_clock(&mut self, id: NodeId, time: Duration) {
+        self.machine(id).jump(micros(time));
+    }
+
+    /// No write of the disk ends for a while.
+    pub fn stall_disk(&mut self, id: NodeId, time: Duration) {
+        self.note(Event::Stalled(id));
+        let until = self.now + micros(time);
+        self.machine(id).disk_time.stalled_until = until;
+    }
+
+    /// How long a sync takes from now on, at the most.
+    pub fn set_sync_time(&mut self, id: NodeId, time: Duration) {
+        self.machine(id).disk_time.sync = micros(time).max(1);
+    }
+
+    /// Power and disks are reliable from now on.
+    pub fn stop_failing(&mut self) {
+        for id in self.ids() {
+            if self.machine(id).is_power_failing() {
+                self.cut_power(id); // Now or never.
+            }
+            self.machine(id).stop_failing();
         }
-        let copies = match self.rng.u32(..100) {
-            drawn if drawn < self.faults.lost => 0,
-            drawn if drawn < self.faults.lost + self.faults.doubled => 2,
-            _ => 1,
-        };
-        for _ in 0..copies {
-            let delay = self.rng.u64(100..=self.faults.delay_millis.max(1) * 1000);
-            self.sent += 1;
-            self.arrivals.push(Reverse((self.now + delay, self.sent)));
-            self.on_the_way.insert(self.sent, envelope.clone());
+    }
+
+    /// An empty disk takes the place of a machine's, whose process is down. It draws other numbers.
+    pub fn empty_disk(&mut self, id: NodeId) {
+        self.note(Event::Emptied(id));
+        let disk = SimDisk::new();
+        disk.seed_random(self.rng.u64(..));
+        self.machine(id).replace_disk(disk);
+    }
+
+    /// An earlier state of the disk takes its place: a backup, as it were. The process must be down.
+    pub fn set_back_disk(&mut self, id: NodeId, backup: SimDisk) {
+        self.note(Event::SetBack(id));
+        backup.seed_random(self.rng.u64(..));
+        self.machine(id).replace_disk(backup);
+    }
+
+    /// The processes that ended by themselves, or could not start, since this was asked.
+    pub fn take_ended(&mut self) -> Vec<(NodeId, Error)> {
+        std::mem::take(&mut self.ended)
+    }
+
+    fn disconnect(&mut self, id: NodeId) {
+        self.connected
+            .retain(|(one, other)| *one != id && *other != id);
+    }
+
+    /// A process has ended by itself.
+    fn bury(&mut self, id: NodeId, error: Error) {
+        self.disconnect(id);
+        let seed = self.rng.u64(..);
+        let machine = self.machine(id);
+        match machine.is_power_failing() {
+            true => {
+                machine.cut_power(seed);
+                self.power_cuts += 1;
+                self.note(Event::PowerCut(id));
+            }
+            false => {
+                machine.kill();
+                self.note(Event::Ended(id, error.to_string()));
+                self.ended.push((id, error));
+            }
         }
     }
 }
 
-fn options() -> Options {
-    let mut options = Options::default();
-    options.manual_drive = true;
-    options.segment_bytes = 256 << 10;
-    options.batch_bytes_max = 64 << 10;
-    options.entry_bytes_max = 32 << 10;
-    options.in_flight_bytes_max = 64 << 10;
-    options
+/// The network.
+impl<S: StateMachine> World<S> {
+    /// How bad the network is from now on.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.network.faults = faults;
+    }
+
+    /// Cuts a link, one way.
+    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.note(Event::Cut(from, to));
+        self.network.cut(from, to);
+    }
+
+    /// Cuts a node off from all others.
+    pub fn isolate(&mut self, id: NodeId) {
+        self.note(Event::Isolated(id));
+        for other in self.ids() {
+            self.network.cut(id, other);
+            self.network.cut(other, id);
+        }
+    }
+
+    /// Mends all links of a node.
+    pub fn connect(&mut self, id: NodeId) {
+        for other in self.ids() {
+            self.network.mend(id, other);
+            self.network.mend(other, id);
+        }
+    }
+
+    /// Mends all links.
+    pub fn heal_links(&mut self) {
+        self.note(Event::Healed);
+        self.network.heal();
+    }
+}
+
+/// Time.
+impl<S: StateMachine> World<S> {
+    /// Gives an input to a node. Says whether it was up.
+    pub fn give(&mut self, id: NodeId, input: Input<S>) -> bool {
+        if !self.is_up(id) {
+            return false;
+        }
+        self.machine(id).give(input);
+        self.turn(id); // It may die of it, and have done what it was given.
+        true
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now + micros(time);
+        while self.now < end {
+            self.step();
+        }
+    }
+
+    /// Lets time pass until something is so. Says whether it is, in that time.
+    pub fn run_until(&mut self, time: Duration, is_so: impl Fn(&World<S>) -> bool) -> bool {
+        let end = self.now + micros(time);
+        while !is_so(self) {
+            if self.now >= end {
+                return false;
+            }
+            self.step();
+        }
+        true
+    }
+
+    /// Lets a millisecond pass.
+    ///
+    /// # Panics
+    /// If a property of the paper's figure 3 does not hold, or a node votes twice in a term.
+    pub fn step(&mut self) {
+        self.now += STEP_MICROS;
+        if self.now.is_multiple_of(CONNECT_MICROS) {
+            self.connect_all();
+        }
+        while let Some(packet) = self.network.arrived(self.now) {
+            let to = packet.to();
+            if self.is_up(to) {
+                self.trace.note(self.now, || Event::Arrived(packet.clone()));
+                self.give(to, Input::Packet(packet));
+            }
+        }
+        for id in self.ids() {
+            self.turn(id);
+        }
+        self.check_invariants();
+    }
+
+    fn turn(&mut self, id: NodeId) {
+        let now = self.now;
+        let machine = self.machines.get_mut(&id).expect("a node of the cluster");
+        match machine.turn(now, &mut self.rng) {
+            Ok(sent) => sent.into_iter().for_each(|packet| self.send(packet)),
+            Err(error) => self.bury(id, error),
+        }
+    }
+
+    fn send(&mut self, packet: Packet) {
+        self.check_vote(&packet);
+        let (from, to) = (packet.from(), packet.to());
+        let is_reached = !self.network.is_cut(from, to) && self.machines.contains_key(&to);
+        if is_reached && self.are_connected(from, to) {
+            self.network.send(&mut self.rng, self.now, &packet);
+        }
+    }
+
+    /// Nodes connect to all others they know by themselves, and try again and again.
+    fn connect_all(&mut self) {
+        let ids = self.ids();
+        for &one in &ids {
+            for &other in ids.iter().filter(|other| **other < one) {
+                let _ = !self.network.is_cut(one, other) && self.are_connected(one, other);
+            }
+        }
+    }
+
+    /// Whether the two have a connection, or can make one.
+    fn are_connected(&mut self, one: NodeId, other: NodeId) -> bool {
+        let (Some(a), Some(b)) = (self.node(one), self.node(other)) else {
+            return false;
+        };
+        if self.connected.contains(&(one, other)) {
+            return true;
+        }
+        if self.network.is_cut(other, one) {
+            return false;
+        }
+        let (from_a, from_b) = (a.introduction(), b.introduction());
+        let by_b = self.admit(other, &from_a);
+        let by_a = self.admit(one, &from_b);
+        let is_mutual = by_a && by_b;
+        // A node that has not begun yet comes again: the other one may know more by then.
+        if is_mutual && !from_a.is_blank && !from_b.is_blank {
+            self.connected.extend([(one, other), (other, one)]);
+        }
+        is_mutual
+    }
+
+    /// Shows an introduction to a node. If it does not like it, the other one is told.
+    fn admit(&mut self, id: NodeId, introduction: &Introduction) -> bool {
+        let node = self.machine(id).node_mut().expect("it is up");
+        let Err(refusal) = node.admit(introduction) else {
+            return true;
+        };
+        let refused = introduction.from;
+        self.note(Event::Refused(refused, refusal.to_string()));
+        if let Some(node) = self.machine(refused).node_mut() {
+            node.refused(id, refusal);
+        }
+        false
+    }
+
+    fn note(&mut self, event: Event) {
+        self.trace.note(self.now, || event);
+    }
+
+    /// How the nodes are, a line for each.
+    pub(super) fn describe(&self) -> String {
+        let lines = self.machines.values().map(|machine| match machine.node() {
+            None => format!("{}: down\n", machine.id),
+            Some(node) => {
+                let (status, raft) = (node.status(), node.raft());
+                let (base, last) = (raft.base(), raft.last());
+                let bad = raft.bad_entries().count();
+                format!(
+                    "{}: term {}, leader {:?}, log {base} to {last}, {bad} bad, lacks state: {}, commit {}, applied {}, {:?}\n",
+                    status.id,
+                    status.term,
+                    status.leader,
+                    raft.lacks_state(),
+                    status.commit,
+                    status.applied,
+                    raft.membership()
+                )
+            }
+        });
+        lines.collect()
+    }
+
+    /// Notes something in the trace.
+    pub(super) fn say(&mut self, what: String) {
+        self.note(Event::Said(what));
+    }
+}
+
+/// What holds at any time.
+impl<S: StateMachine> World<S> {
+    /// The five properties of figure 3.
+    fn check_invariants(&mut self) {
+        let nodes: Vec<invariants::Node<'_>> = self
+            .machines
+            .values()
+            .filter_map(Machine::node)
+            .map(|node| invariants::Node {
+                raft: node.raft(),
+                applied: &[], // What is applied is handed out as committed.
+            })
+            .collect();
+        if let Err(violation) = invariants::check(&mut self.history, &nodes) {
+            panic!("{violation}");
+        }
+    }
+
+    /// Nobody votes twice in a term, across restarts too.
+    fn check_vote(&mut self, packet: &Packet) {
+        let Packet::Raft(envelope) = packet else {
+            return;
+        };
+        let candidate = match envelope.message {
+            Message::Vote { granted: true } => envelope.to,
+            Message::RequestVote { .. } => envelope.from,
+            _ => return,
+        };
+        let vote = (envelope.from, envelope.term);
+        let first = *self.votes.entry(vote).or_insert(candidate);
+        let (voter, term) = vote;
+        assert_eq!(first, candidate, "{voter} votes twice in term {term}");
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

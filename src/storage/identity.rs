@@ -1,10 +1,14 @@
-//! Whose log it is.
+//! Whose log it is, and what else a node must know of itself and its cluster.
+//!
+//! It stands in the log's user record, in bincode's standard form. Frozen; a change makes a new version.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use duramen_wal::NodeId;
+use duramen_wal::{Entry, Index, LogId, NodeId};
 use serde::{Deserialize, Serialize};
+
+use crate::raft::{Membership, is_membership};
 
 /// A node and its cluster. Two nodes of one cluster, and nodes of two clusters, never share a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,77 +17,152 @@ pub struct Identity {
     pub cluster: String,
     /// The node in it.
     pub node: NodeId,
-    /// All nodes that vote. They are fixed at the first start: a node that counted other majorities could lead alone.
+    /// The nodes that vote at the beginning of the log, the same for all that begin with it. None for a node that joins a
+    /// cluster: it learns from the log who belongs to it.
     pub voters: BTreeSet<NodeId>,
 }
 
-/// The record on disk, in bincode's standard form. Frozen; a change makes a new version.
-#[derive(Serialize, Deserialize)]
-struct Record {
+/// What the node's own disk says of it. A node whose disk was emptied has another uuid, and is another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
     version: u8,
     cluster: String,
     node: u64,
     voters: Vec<u64>,
+    /// Drawn at the first start.
+    pub(super) uuid: u128,
+    /// How often the node was started.
+    pub(super) boot: u64,
+    /// The memberships of the log, and the one at its beginning: their entries may be damaged, and without them nobody
+    /// knows what a majority is.
+    memberships: Vec<SetMembership>,
+    /// The highest boot counter that each peer has shown: one that shows a lower one was rolled back.
+    peers: BTreeMap<u64, u64>,
 }
 
-const VERSION: u8 = 0;
-/// What a record is not longer than: the program limits the cluster's name and the number of nodes.
-const RECORD_BYTES_MAX: usize = 4096;
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SetMembership {
+    index: u64,
+    term: u64,
+    encoded: Vec<u8>,
+}
 
-impl Identity {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let record = Record {
+const VERSION: u8 = 1;
+/// What a record is not longer than, whatever its bytes claim.
+const RECORD_BYTES_MAX: usize = 8 << 20;
+
+impl Record {
+    /// That of a node at its first start.
+    pub(super) fn new(identity: &Identity, uuid: u128) -> Record {
+        Record {
             version: VERSION,
+            cluster: identity.cluster.clone(),
+            node: identity.node.0,
+            voters: identity.voters.iter().map(|voter| voter.0).collect(),
+            uuid,
+            boot: 0,
+            memberships: Vec::new(),
+            peers: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        Identity {
             cluster: self.cluster.clone(),
-            node: self.node.0,
-            voters: self.voters.iter().map(|voter| voter.0).collect(),
-        };
-        let encoded = bincode::serde::encode_to_vec(&record, bincode::config::standard());
+            node: NodeId(self.node),
+            voters: self.voters.iter().copied().map(NodeId).collect(),
+        }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let encoded = bincode::serde::encode_to_vec(self, bincode::config::standard());
         encoded.expect("strings and numbers can be encoded")
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Option<Identity> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
         let config = bincode::config::standard().with_limit::<RECORD_BYTES_MAX>();
-        let (record, _): (Record, usize) = bincode::serde::decode_from_slice(bytes, config).ok()?;
-        (record.version == VERSION).then_some(Identity {
-            cluster: record.cluster,
-            node: NodeId(record.node),
-            voters: record.voters.into_iter().map(NodeId).collect(),
-        })
+        let decoded = bincode::serde::decode_from_slice(bytes, config);
+        let (record, read): (Record, usize) = decoded.ok()?;
+        (record.version == VERSION && read == bytes.len()).then_some(record)
+    }
+
+    /// Whether it is known who belongs to the cluster.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.memberships.is_empty()
+    }
+
+    /// The highest boot counter that a peer has shown.
+    pub(super) fn boot_of(&self, peer: NodeId) -> u64 {
+        self.peers.get(&peer.0).copied().unwrap_or(0)
+    }
+
+    pub(super) fn saw_boot_of(&mut self, peer: NodeId, boot: u64) {
+        let highest = self.peers.entry(peer.0).or_default();
+        *highest = boot.max(*highest);
+    }
+}
+
+/// The second copy of the memberships.
+impl Record {
+    /// These entries were appended, in the place of what was there. Says whether anything has changed.
+    pub(super) fn appended(&mut self, entries: &[Entry]) -> bool {
+        let Some(first) = entries.first() else {
+            return false;
+        };
+        let before = self.memberships.len();
+        self.memberships.retain(|set| set.index < first.id.index.0);
+        let kept = self.memberships.len();
+        for entry in entries.iter().filter(|entry| is_membership(entry)) {
+            self.memberships.push(SetMembership {
+                index: entry.id.index.0,
+                term: entry.id.term.0,
+                encoded: entry.payload.to_vec(),
+            });
+        }
+        kept != before || self.memberships.len() != kept
+    }
+
+    /// A snapshot stands for the log up to `last`, and has this membership.
+    pub(super) fn reset(&mut self, last: LogId, membership: &[u8]) {
+        self.memberships = vec![SetMembership {
+            index: last.index.0,
+            term: last.term.0,
+            encoded: membership.to_vec(),
+        }];
+    }
+
+    /// A snapshot stands for the log up to `last`. Says whether anything has changed.
+    pub(super) fn purged(&mut self, last: Index) -> bool {
+        let later = self
+            .memberships
+            .partition_point(|set| set.index <= last.0)
+            .saturating_sub(1);
+        self.memberships.drain(..later);
+        later > 0
+    }
+
+    /// The membership at the beginning of a log that begins after `base`.
+    pub(super) fn membership_at(&self, base: Index) -> Option<Membership> {
+        let later = self.memberships.partition_point(|set| set.index <= base.0);
+        let set = self.memberships.get(later.checked_sub(1)?)?;
+        Membership::decode(&set.encoded)
+    }
+
+    /// The entry `id`, if it sets a membership.
+    pub(super) fn membership_entry(&self, id: LogId) -> Option<Entry> {
+        let is_it = |set: &&SetMembership| (set.index, set.term) == (id.index.0, id.term.0);
+        let set = self.memberships.iter().find(is_it)?;
+        Some(Membership::decode(&set.encoded)?.to_entry(id))
     }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let voters: Vec<String> = self.voters.iter().map(NodeId::to_string).collect();
-        write!(
-            f,
-            "node {} of cluster {:?} with the nodes {}",
-            self.node,
-            self.cluster,
-            voters.join(", ")
-        )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_record_is_these_bytes() {
-        let identity = Identity {
-            cluster: "duramen".to_owned(),
-            node: NodeId(3),
-            voters: [1, 2, 3].map(NodeId).into(),
-        };
-        assert_eq!(identity.encode(), b"\x00\x07duramen\x03\x03\x01\x02\x03");
-        assert_eq!(Identity::decode(&identity.encode()), Some(identity));
-        assert_eq!(
-            Identity::decode(b"\x01\x07duramen\x03\x03\x01\x02\x03"),
-            None
-        );
-        assert_eq!(Identity::decode(b"\x00\xfc\xff\xff\xff\xff"), None);
-        assert_eq!(Identity::decode(b""), None);
+        write!(f, "node {} of cluster {:?}", self.node, self.cluster)?;
+        match voters.is_empty() {
+            true => write!(f, " that joined it"),
+            false => write!(f, " with the nodes {}", voters.join(", ")),
+        }
     }
 }

@@ -1,23 +1,62 @@
-//! What a Raft node must not forget: the log engine put to the core's use.
+//! What a Raft node must not forget: the log engine and the snapshot files put to the core's use.
 //!
-//! A node's directory holds `log`, a [`Wal`] with one group: its hard state, its entries, and as user record whose log
-//! it is ([`Identity`]). Snapshots will stand beside it.
+//! A node's directory holds
 //!
-//! Invariants:
-//! * What [`Storage::persist`] was given is durable when it returns.
+//! * `log`, a [`Wal`] with one group: its hard state, its entries, and as user record whose log it is ([`Identity`]), who
+//!   belongs to the cluster, and how often the node was started;
+//! * `snapshots`, a [`SnapshotStore`]: the state machine's states up to some entries.
+//!
+//! Writes of the core go to the log in the order in which they are submitted, and several may be under way:
+//! [`completed`](Storage::completed) says up to which one they are durable.
+//!
+//! # Invariants
+//!
+//! * A write that is completed is durable, and so are all before it.
+//! * A snapshot is durable before the log is purged, or reset, that it stands for. After a crash between the two,
+//!   [`restore`](Storage::restore) does the second step.
 //! * The log of one node or cluster is never opened as another's.
+//! * What is damaged or suspect is reported by its id, never cut off.
 
 mod identity;
+mod restore;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use duramen_disk::Disk;
-use duramen_wal::{Batch, Entry, GroupId, HardState, Index, Options, RecoveryReport, Term, Wal};
+use duramen_snapshot::{Manifest, ManifestName, SnapshotStore};
+use duramen_wal::{Batch, Entry, GroupId, HardState, LogId, NodeId, RecoveryReport, Term, Wal};
 
-use crate::raft::Write;
+use crate::canary::planted;
+use crate::raft::{Membership, Write, WriteId, is_command};
 
 pub use identity::Identity;
+pub use restore::Restored;
+
+use identity::Record;
+use restore::last_of;
+
+/// How a node's storage is to be.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Of the log. Suspect entries are kept in any case, for the peers to decide.
+    pub log: duramen_wal::Options,
+    /// How long the chunks of snapshots are on average, in bytes. All nodes have the same.
+    pub chunk_bytes: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            log: duramen_wal::Options::default(),
+            chunk_bytes: duramen_snapshot::Options::default().chunk_bytes,
+        }
+    }
+}
 
 /// Why a node's storage cannot be opened or written.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +65,21 @@ pub enum Error {
     /// The log said no.
     #[error(transparent)]
     Log(#[from] duramen_wal::Error),
+
+    /// The snapshots said no.
+    #[error(transparent)]
+    Snapshots(#[from] duramen_snapshot::Error),
+
+    /// The operating system said no.
+    #[error("cannot {op} {}: {source}", path.display())]
+    Io {
+        /// What was to be done.
+        op: &'static str,
+        /// To which directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
 
     /// The directory belongs to another node, or to a node of another cluster.
     #[error("{} belongs to {found}, and this is {expected}: start it with its own flags, or use another directory", path.display())]
@@ -38,8 +92,16 @@ pub enum Error {
         expected: Box<Identity>,
     },
 
-    /// The log holds entries of a later term than the node has: the disk lost what was durable, or was rolled back.
-    #[error("{} has term {term}, and its last entry is of term {last}: the term was lost, so this node may have voted already; give it a new identity", path.display())]
+    /// There are snapshots and no log: without it the node does not know for whom it voted.
+    #[error("{} has snapshots and no log: this node may have voted, and does not know for whom; empty the directory and let the node join anew, under a new number", path.display())]
+    NoLog {
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The log, or a snapshot, holds entries of a later term than the node has: the disk lost what was durable, or was
+    /// rolled back.
+    #[error("{} has term {term}, and its last entry is of term {last}: the term was lost, so this node may have voted already; empty the directory and let the node join anew, under a new number", path.display())]
     LostTerm {
         /// The directory.
         path: PathBuf,
@@ -55,70 +117,130 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+
+    /// Neither a snapshot nor the log says who belongs to the cluster.
+    #[error("{} does not say who belongs to the cluster as of entry {base}", path.display())]
+    NoMembership {
+        /// The directory.
+        path: PathBuf,
+        /// Where the log begins.
+        base: LogId,
+    },
 }
 
 /// A node's durable state.
 pub struct Storage {
+    dir: PathBuf,
     wal: Wal,
+    snapshots: SnapshotStore,
+    record: Record,
+    completions: Arc<Completions>,
+    /// A long list of entries goes into several batches of about this size.
+    batch_bytes: usize,
+    /// Something was submitted since the log was driven.
+    is_idle: bool,
+}
+
+/// What became of the writes, as the log's threads say.
+#[derive(Default)]
+struct Completions {
+    state: Mutex<Completed>,
+}
+
+#[derive(Default)]
+struct Completed {
+    /// The latest durable write, since this was looked at.
+    latest: Option<WriteId>,
+    failure: Option<duramen_wal::Error>,
+    wake: Option<Box<dyn Fn() + Send>>,
 }
 
 const GROUP: GroupId = GroupId(1);
 
-/// A long list of entries goes into several batches of about this size. It stays well under
-/// [`Options::batch_bytes_max`], also with one more entry of the largest size.
-const BATCH_BYTES: usize = 8 << 20;
+/// The default of what goes into one batch. Smaller logs take less.
+const BATCH_BYTES: u64 = 8 << 20;
 /// What an entry takes beside its payload, at the most.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
 
 impl Storage {
-    /// Opens the storage of `identity` in `dir`, or makes it at the node's first start.
-    pub fn open(disk: Arc<dyn Disk>, dir: &Path, identity: &Identity) -> Result<Storage, Error> {
-        Storage::open_with(disk, dir, identity, Options::default())
-    }
-
-    /// The same with other options for the log: a simulation's has no threads.
-    pub fn open_with(
+    /// Opens the storage of `identity` in `dir`, or makes it at the node's first start. That it was started once more is
+    /// durable on return.
+    ///
+    /// # Errors
+    /// [`Error::OtherNode`], [`Error::NoLog`], [`Error::NoIdentity`]: this node must not take part with this directory.
+    /// [`Error::Log`], [`Error::Snapshots`], [`Error::Io`].
+    pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
         identity: &Identity,
         options: Options,
     ) -> Result<Storage, Error> {
-        let log = dir.join("log");
-        let wal = match Wal::open_on(disk.clone(), &log, options.clone()) {
-            Err(duramen_wal::Error::NotALog { .. }) => Wal::create_on(disk, &log, options)?,
+        let mut log_options = options.log;
+        log_options.keep_suspects = true;
+        let batch_bytes = BATCH_BYTES.min(log_options.batch_bytes_max / 4) as usize;
+        let (log, snapshots) = (dir.join("log"), dir.join("snapshots"));
+        let wal = match Wal::open_on(disk.clone(), &log, log_options.clone()) {
+            Err(duramen_wal::Error::NotALog { .. }) => {
+                if disk.list(&snapshots).is_ok_and(|names| !names.is_empty()) {
+                    let path = dir.to_owned();
+                    return Err(Error::NoLog { path });
+                }
+                Wal::create_on(disk.clone(), &log, log_options)?
+            }
             opened => opened?,
         };
-        let storage = Storage { wal };
-        storage.check_identity(dir, identity)?;
-        let (term, last) = (storage.hard_state().term, storage.wal.last(GROUP).term);
-        match term < last {
-            true => Err(Error::LostTerm {
-                path: dir.to_owned(),
-                term,
-                last,
-            }),
-            false => Ok(storage),
-        }
+        let mut record = read_record(&wal, &*disk, dir, identity)?;
+        record.boot += 1;
+        let mut batch = Batch::new();
+        put_record(&mut batch, &record);
+        wal.write(batch)?;
+        let mut snapshot_options = duramen_snapshot::Options::default();
+        snapshot_options.owner = record.uuid;
+        snapshot_options.chunk_bytes = options.chunk_bytes;
+        Ok(Storage {
+            dir: dir.to_owned(),
+            wal,
+            snapshots: SnapshotStore::open_on(disk, snapshots, snapshot_options)?,
+            record,
+            completions: Arc::default(),
+            batch_bytes,
+            is_idle: true,
+        })
     }
 
-    fn check_identity(&self, dir: &Path, expected: &Identity) -> Result<(), Error> {
-        let record = self.wal.user_record(GROUP);
-        if record.is_empty() && self.wal.groups().is_empty() {
-            // A new log; or one whose maker was killed before this line.
-            let mut batch = Batch::new();
-            batch.user_record(GROUP, expected.encode());
-            return Ok(self.wal.write(batch)?);
-        }
-        let path = dir.to_owned();
-        match Identity::decode(&record) {
-            None => Err(Error::NoIdentity { path }),
-            Some(found) if found == *expected => Ok(()),
-            Some(found) => Err(Error::OtherNode {
-                path,
-                found: Box::new(found),
-                expected: Box::new(expected.clone()),
-            }),
-        }
+    /// Whose it is.
+    pub fn identity(&self) -> Identity {
+        self.record.identity()
+    }
+
+    /// Whether the node has never taken part in a cluster, and begins one.
+    pub fn is_blank(&self) -> bool {
+        !self.record.has_begun() && !self.identity().voters.is_empty()
+    }
+
+    /// The last durable entry, or the one that the log begins after.
+    pub fn durable(&self) -> LogId {
+        self.wal.durable(GROUP).max(self.wal.purged(GROUP))
+    }
+
+    /// Drawn at the node's first start: a node whose disk was emptied has another one.
+    pub fn uuid(&self) -> u128 {
+        self.record.uuid
+    }
+
+    /// How often the node was started.
+    pub fn boot(&self) -> u64 {
+        self.record.boot
+    }
+
+    /// The node's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The node's snapshots.
+    pub fn snapshots(&self) -> &SnapshotStore {
+        &self.snapshots
     }
 
     /// What was found when the log was opened.
@@ -126,182 +248,256 @@ impl Storage {
         self.wal.recovery()
     }
 
-    /// The durable term and vote.
+    /// The term and vote, durable if [`is_writing`](Storage::is_writing) is false.
     pub fn hard_state(&self) -> HardState {
         self.wal.hard_state(GROUP)
     }
+}
 
-    /// All durable entries.
-    pub fn entries(&self) -> Result<Vec<Entry>, Error> {
-        let end = self.wal.last(GROUP).index.next();
-        Ok(self.wal.entries(GROUP, Index(1)..end, u64::MAX)?)
+/// Writing.
+impl Storage {
+    /// Calls `wake`, on a thread of the log, whenever [`completed`](Storage::completed) has something new to say.
+    pub fn wake_with(&mut self, wake: impl Fn() + Send + 'static) {
+        self.completions.lock().wake = Some(Box::new(wake));
     }
 
-    /// Makes a write of the core durable.
+    /// Begins to write what the core asks for.
     ///
     /// Term and vote go first, with the first entries: no entry is ever durable before the term it was received in.
-    /// After an error nothing is known of the write, and the node must stop.
-    pub fn persist(&mut self, write: &Write) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// Nothing is known of the write, and the node must stop.
+    pub fn submit(&mut self, write: &Write) -> Result<(), Error> {
         for entry in &write.repairs {
             self.wal.repair(GROUP, entry.clone())?;
         }
         let mut batch = Batch::new();
-        if let Some(hard_state) = write.hard_state {
+        if let Some(mut hard_state) = write.hard_state {
+            if planted("term_without_vote") {
+                hard_state.voted_for = None;
+            }
             batch.hard_state(GROUP, hard_state);
         }
+        let mut is_record_new = false;
         if let Some(last) = write.reset {
-            batch.truncate(GROUP, self.wal.purged(GROUP).index); // all
-            batch.purge(GROUP, last);
+            is_record_new |= self.put_reset(&mut batch, last);
         }
-        if let Some(last) = write
-            .purge
-            .filter(|last| last.index > self.wal.purged(GROUP).index)
-        {
+        is_record_new |= self.record.appended(&write.entries);
+        let purged = self.wal.purged(GROUP).index;
+        if let Some(last) = write.purge.filter(|last| last.index > purged) {
             batch.purge(GROUP, last);
+            is_record_new |= self.record.purged(last.index);
         }
+        if is_record_new {
+            put_record(&mut batch, &self.record);
+        }
+        let batch = self.put_entries(batch, &write.entries)?;
+        let ticket = self.wal.submit(batch)?;
+        self.is_idle = false;
+        let (completions, id) = (self.completions.clone(), write.id);
+        ticket.on_durable(move |outcome| completions.put(id, outcome));
+        Ok(())
+    }
+
+    /// Adds entries to a batch. If they are many it is submitted, and what is left over comes in another one.
+    fn put_entries(&self, mut batch: Batch, entries: &[Entry]) -> Result<Batch, Error> {
         let mut bytes = 0;
-        for entry in &write.entries {
-            if bytes >= BATCH_BYTES {
-                self.wal.write(std::mem::take(&mut batch))?;
+        for entry in entries {
+            let more = entry.payload.len() + ENTRY_OVERHEAD_BYTES;
+            if bytes > 0 && bytes + more > self.batch_bytes {
+                drop(self.wal.submit(std::mem::take(&mut batch))?);
                 bytes = 0;
             }
-            bytes += entry.payload.len() + ENTRY_OVERHEAD_BYTES;
+            bytes += more;
+            if !is_command(entry) {
+                batch.vital(); // Without it the group cannot go on, not even on a full disk.
+            }
             batch.append(GROUP, [entry.clone()]);
         }
-        Ok(self.wal.write(batch)?)
+        Ok(batch)
+    }
+
+    /// Lets a batch take everything out of the log: a snapshot stands for all up to `last`. Says whether the record has changed.
+    fn put_reset(&mut self, batch: &mut Batch, last: LogId) -> bool {
+        if !planted("install_keeps_the_tail") {
+            batch.truncate(GROUP, self.wal.purged(GROUP).index); // all
+        }
+        batch.purge(GROUP, last);
+        let mut snapshots = self.snapshots.list().into_iter().rev();
+        let Some(snapshot) = snapshots.find(|snapshot| last_of(snapshot) == last) else {
+            return false;
+        };
+        self.record
+            .reset(last, &snapshot.manifest.meta().membership);
+        true
+    }
+
+    /// The latest write that became durable since this was asked. All before it are durable too.
+    ///
+    /// # Errors
+    /// A write failed: the node must stop.
+    pub fn completed(&mut self) -> Result<Option<WriteId>, Error> {
+        let mut state = self.completions.lock();
+        match state.failure.take() {
+            Some(failure) => Err(failure.into()),
+            None => Ok(state.latest.take()),
+        }
+    }
+
+    /// A durable snapshot stands for the log up to `last`: it may go. Nothing, if it has gone already.
+    ///
+    /// # Errors
+    /// The node must stop.
+    pub fn purge(&mut self, last: LogId) -> Result<(), Error> {
+        let is_held = self.wal.term(GROUP, last.index) == Some(last.term);
+        if last.index <= self.wal.purged(GROUP).index || !is_held {
+            return Ok(()); // It has gone, or the write that resets the log is to come.
+        }
+        let mut batch = Batch::new();
+        batch.purge(GROUP, last);
+        if self.record.purged(last.index) {
+            put_record(&mut batch, &self.record);
+        }
+        self.submit_unwatched(batch)
+    }
+
+    /// The highest boot counter that a peer has shown to this node.
+    pub fn boot_of(&self, peer: NodeId) -> u64 {
+        self.record.boot_of(peer)
+    }
+
+    /// A peer has shown this boot counter. It is durable with the next write; lost before, the peer shows it again.
+    ///
+    /// # Errors
+    /// The node must stop.
+    pub fn saw_boot_of(&mut self, peer: NodeId, boot: u64) -> Result<(), Error> {
+        self.record.saw_boot_of(peer, boot);
+        self.submit_record()
+    }
+
+    /// Who belongs to the cluster at the beginning of the log, with what is known of each. No later write is durable before this is.
+    ///
+    /// # Errors
+    /// The node must stop.
+    pub fn begin_with(&mut self, membership: &Membership) -> Result<(), Error> {
+        self.record.reset(LogId::default(), &membership.encode());
+        self.submit_record()
+    }
+
+    fn submit_record(&mut self) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        put_record(&mut batch, &self.record);
+        self.submit_unwatched(batch)
+    }
+
+    fn submit_unwatched(&mut self, batch: Batch) -> Result<(), Error> {
+        drop(self.wal.submit(batch)?); // Nobody waits for it.
+        self.is_idle = false;
+        Ok(())
+    }
+
+    /// Whether something is on its way to the disk, as far as [`drive`](Storage::drive) knows.
+    pub fn is_writing(&self) -> bool {
+        !self.is_idle
+    }
+
+    /// Writes what was submitted, on this thread: for a log without threads, see
+    /// [`manual_drive`](duramen_wal::Options::manual_drive).
+    ///
+    /// # Errors
+    /// A write failed: the node must stop.
+    pub fn drive(&mut self) -> Result<(), Error> {
+        self.is_idle = true;
+        Ok(self.wal.drive()?)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use duramen_disk::OsDisk;
-    use duramen_wal::{LogId, NodeId};
-
-    use super::*;
-    use crate::raft::WriteId;
-
-    fn open(dir: &Path, cluster: &str, node: u64) -> Result<Storage, Error> {
-        let identity = Identity {
-            cluster: cluster.to_owned(),
-            node: NodeId(node),
-            voters: [1, 2, 3].map(NodeId).into(),
-        };
-        Storage::open(Arc::new(OsDisk::new()), dir, &identity)
+impl Completions {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Completed> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entry(index: u64, term: u64, payload: Vec<u8>) -> Entry {
-        let id = LogId {
-            term: Term(term),
-            index: Index(index),
-        };
-        Entry {
-            id,
-            payload: Bytes::from(payload),
-            ..Entry::default()
+    fn put(&self, id: WriteId, outcome: duramen_wal::Result<()>) {
+        let mut state = self.lock();
+        match outcome {
+            Ok(()) => state.latest = Some(id),
+            Err(failure) => state.failure = Some(failure),
+        }
+        if let Some(wake) = &state.wake {
+            wake();
+        }
+    }
+}
+
+/// Names a snapshot to a peer: what its node offers, and its follower asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotName {
+    /// The manifest's name.
+    pub manifest: ManifestName,
+    /// The length of the manifest, in bytes.
+    pub manifest_bytes: u64,
+}
+
+impl SnapshotName {
+    const BYTES: usize = 40;
+
+    /// That of a snapshot.
+    pub fn of(manifest: &Manifest) -> SnapshotName {
+        SnapshotName {
+            manifest: manifest.name(),
+            manifest_bytes: manifest.encode().len() as u64,
         }
     }
 
-    #[test]
-    fn a_write_of_the_core_comes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut storage = open(dir.path(), "c", 1).unwrap();
-        let hard_state = HardState {
-            term: Term(3),
-            voted_for: Some(NodeId(2)),
-            ..HardState::default()
-        };
-        let mut write = Write {
-            id: WriteId(1),
-            hard_state: Some(hard_state),
-            reset: None,
-            purge: None,
-            repairs: Vec::new(),
-            entries: vec![
-                entry(1, 1, vec![1]),
-                entry(2, 1, vec![2]),
-                entry(3, 2, vec![3]),
-            ],
-        };
-        storage.persist(&write).unwrap();
-        write.hard_state = None;
-        write.entries = vec![entry(2, 3, vec![4])];
-        storage.persist(&write).unwrap();
-        drop(storage);
-        let storage = open(dir.path(), "c", 1).unwrap();
-        assert_eq!(storage.hard_state(), hard_state);
-        assert_eq!(
-            storage.entries().unwrap(),
-            [entry(1, 1, vec![1]), entry(2, 3, vec![4])]
-        );
+    /// The name as the core carries it to a peer: the hash, and the length in little-endian.
+    pub fn encode(&self) -> Bytes {
+        let bytes = self.manifest_bytes.to_le_bytes();
+        [&self.manifest.as_bytes()[..], &bytes].concat().into()
     }
 
-    #[test]
-    fn a_log_that_is_ahead_of_its_term_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut storage = open(dir.path(), "c", 1).unwrap();
-        let write = Write {
-            id: WriteId(1),
-            hard_state: None,
-            reset: None,
-            purge: None,
-            repairs: Vec::new(),
-            entries: vec![entry(1, 3, vec![1])],
-        };
-        storage.persist(&write).unwrap();
-        drop(storage);
-        let refused = open(dir.path(), "c", 1).map(|_| ()).unwrap_err();
-        assert!(
-            matches!(refused, Error::LostTerm { term, last, .. } if (term, last) == (Term(0), Term(3)))
-        );
+    /// What [`encode`](SnapshotName::encode) gave.
+    pub fn decode(bytes: &[u8]) -> Option<SnapshotName> {
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
+        let (hash, len) = bytes.split_first_chunk::<32>()?;
+        Some(SnapshotName {
+            manifest: ManifestName::from_bytes(*hash),
+            manifest_bytes: u64::from_le_bytes(len.try_into().ok()?),
+        })
     }
+}
 
-    #[test]
-    fn more_entries_than_a_batch_takes_go_into_several() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut storage = open(dir.path(), "c", 1).unwrap();
-        let entries: Vec<Entry> = (1..=9)
-            .map(|index| entry(index, 1, vec![0; 10 << 20]))
-            .collect();
-        let write = Write {
-            id: WriteId(1),
-            hard_state: None,
-            reset: None,
-            purge: None,
-            repairs: Vec::new(),
-            entries: entries.clone(),
-        };
-        storage.persist(&write).unwrap();
-        assert!(storage.entries().unwrap() == entries);
+/// A record is written on a full disk too: without it a node cannot even start.
+fn put_record(batch: &mut Batch, record: &Record) {
+    batch.user_record(GROUP, record.encode()).vital();
+}
+
+/// Reads whose log it is, or makes a new log the node's own.
+fn read_record(
+    wal: &Wal,
+    disk: &dyn Disk,
+    dir: &Path,
+    expected: &Identity,
+) -> Result<Record, Error> {
+    let record = wal.user_record(GROUP);
+    let path = dir.to_owned();
+    if record.is_empty() && wal.groups().is_empty() {
+        // A new log; or one whose maker was killed before this line.
+        let op = "draw an id for";
+        let uuid = disk
+            .random()
+            .map_err(|source| Error::Io { op, path, source })?;
+        return Ok(Record::new(expected, uuid));
     }
-
-    #[test]
-    fn a_directory_of_another_node_or_cluster_is_refused_and_both_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path(), "mine", 1).unwrap());
-        for (cluster, node) in [("mine", 2), ("other", 1)] {
-            let error = open(dir.path(), cluster, node).map(|_| ()).unwrap_err();
-            let text = error.to_string();
-            assert!(text.contains("node 1 of cluster \"mine\""), "{text}");
-            assert!(
-                text.contains(&format!("node {node} of cluster {cluster:?}")),
-                "{text}"
-            );
-        }
-        open(dir.path(), "mine", 1).unwrap();
-    }
-
-    #[test]
-    fn the_voters_are_those_of_the_first_start() {
-        let dir = tempfile::tempdir().unwrap();
-        drop(open(dir.path(), "mine", 1).unwrap());
-        let alone = Identity {
-            cluster: "mine".to_owned(),
-            node: NodeId(1),
-            voters: [NodeId(1)].into(),
-        };
-        let opened = Storage::open(Arc::new(OsDisk::new()), dir.path(), &alone);
-        let text = opened.map(|_| ()).unwrap_err().to_string();
-        assert!(text.contains("with the nodes 1, 2, 3"), "{text}");
+    let Some(record) = Record::decode(&record) else {
+        return Err(Error::NoIdentity { path });
+    };
+    let found = record.identity();
+    match found == *expected {
+        true => Ok(record),
+        false => Err(Error::OtherNode {
+            path,
+            found: Box::new(found),
+            expected: Box::new(expected.clone()),
+        }),
     }
 }

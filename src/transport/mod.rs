@@ -1,10 +1,13 @@
 //! How messages travel between nodes.
 //!
 //! Raft asks little of a network: messages may be lost, doubled, delayed and reordered. They must not be forged or
-//! garbled: frames carry a checksum, and a handshake keeps other clusters' nodes out.
+//! garbled: frames carry a checksum. And a node must be the one that it was: before the first message both sides introduce
+//! themselves, and each [judges](Endpoint::admit) the other.
 
 #[cfg(feature = "server")]
 mod codec;
+mod fetch;
+mod introduction;
 #[cfg(feature = "server")]
 mod tcp;
 
@@ -18,10 +21,64 @@ use crate::raft::Envelope;
 #[cfg(feature = "server")]
 pub use tcp::{Peers, TcpNetwork, TcpTransport};
 
+pub use fetch::{CHUNKS_ASKED_MAX, Fetch, Hash, MANIFEST_PIECE_BYTES};
+pub use introduction::{Introduction, KNOWN_MAX, Refusal};
+
+/// What travels from a node to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Packet {
+    /// A message of the core.
+    Raft(Envelope),
+    /// About a snapshot.
+    Fetch {
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// What it says.
+        fetch: Fetch,
+    },
+}
+
+impl Packet {
+    /// The sender.
+    pub fn from(&self) -> NodeId {
+        match self {
+            Packet::Raft(envelope) => envelope.from,
+            Packet::Fetch { from, .. } => *from,
+        }
+    }
+
+    /// The receiver.
+    pub fn to(&self) -> NodeId {
+        match self {
+            Packet::Raft(envelope) => envelope.to,
+            Packet::Fetch { to, .. } => *to,
+        }
+    }
+}
+
 /// Sends messages.
 pub trait Network: Send {
-    /// Sends a message if it can, and never waits. A message that cannot be sent is lost, which Raft expects.
-    fn send(&mut self, envelope: Envelope);
+    /// Sends a packet if it can, and never waits. One that cannot be sent is lost, which Raft expects.
+    fn send(&mut self, packet: Packet);
+}
+
+/// The node that a transport carries for, as its peers get to know it. Answers come on its own thread.
+///
+/// An answer is dropped without a call when the node has ended.
+pub trait Endpoint: Clone + Send + Sync + 'static {
+    /// Asks what the node says of itself to others.
+    fn introduce(&self, on_introduction: Box<dyn FnOnce(Introduction) + Send>);
+
+    /// Asks whether another one may talk to the node, by what it says of itself.
+    fn admit(&self, other: Introduction, on_admitted: Box<dyn FnOnce(Result<(), Refusal>) + Send>);
+
+    /// Another one wants nothing to do with the node, which must end.
+    fn refused(&self, by: NodeId, refusal: Refusal);
+
+    /// Takes in what an admitted peer sent.
+    fn deliver(&self, packet: Packet);
 }
 
 /// Where clients reach the nodes, as each node says in its handshake.

@@ -47,12 +47,17 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) fn start() -> Nodes {
-        let mut nodes = Nodes {
+    /// None of them runs yet.
+    pub(crate) fn new() -> Nodes {
+        Nodes {
             dir: tempfile::tempdir().unwrap(),
             base_port: free_base_port(),
             running: BTreeMap::new(),
-        };
+        }
+    }
+
+    pub(crate) fn start() -> Nodes {
+        let mut nodes = Nodes::new();
         for id in nodes.ids() {
             nodes.start_one(id);
         }
@@ -66,6 +71,15 @@ impl Nodes {
     pub(crate) fn start_one(&mut self, id: u16) {
         let child = self.command(id).spawn().unwrap();
         self.running.insert(id, child);
+    }
+
+    /// Starts a node and waits until it ends by itself: its exit code, and what it said on standard error.
+    pub(crate) fn end_of(&self, id: u16) -> (Option<i32>, String) {
+        let mut child = self.command(id).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for("the node to end", || child.try_wait().unwrap());
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), error)
     }
 
     fn command(&self, id: u16) -> Command {
@@ -125,12 +139,38 @@ impl Nodes {
 
     /// The leader, as it says itself.
     pub(crate) fn leader(&self) -> u16 {
-        wait_for("a leader", || {
-            self.running.keys().copied().find(|&id| {
-                let info: Option<String> = ask(&self.address(id), &["INFO"]).ok();
-                info.is_some_and(|info| info.contains("role:master"))
-            })
-        })
+        wait_for("a leader", || self.find_leader())
+    }
+
+    pub(crate) fn find_leader(&self) -> Option<u16> {
+        let mut running = self.running.keys().copied();
+        running.find(|&id| self.info(id, "role").as_deref() == Some("master"))
+    }
+
+    /// One that does not lead.
+    pub(crate) fn follower(&self) -> u16 {
+        let leader = self.leader();
+        let mut running = self.running.keys().copied();
+        running
+            .find(|id| *id != leader)
+            .expect("more than one runs")
+    }
+
+    /// What a node says of itself.
+    pub(crate) fn info(&self, id: u16, field: &str) -> Option<String> {
+        let info: String = ask(&self.address(id), &["INFO"]).ok()?;
+        let mut fields = info.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = fields.find(|(name, _)| *name == field)?;
+        Some(value.to_owned())
+    }
+
+    /// Waits until a node has applied what the leader has.
+    pub(crate) fn wait_for_catching_up(&self, id: u16) {
+        let leader = self.leader();
+        wait_for("the node to catch up", || {
+            let applied = |id| self.info(id, "raft_applied");
+            (applied(id)? == applied(leader)?).then_some(())
+        });
     }
 }
 

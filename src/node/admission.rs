@@ -1,0 +1,187 @@
+//! Who may take part.
+//!
+//! A vote, once lost, is not given back by catching up with the log: a node whose disk was emptied or set back may have voted
+//! already, and would vote twice. So a node is known by a uuid and by how often it was started, and whoever comes back as less
+//! than it was is refused as the voter it was.
+//!
+//! A node begins to take part when it has met all others, and they are blank, or know it already; or when one that takes part knows
+//! it already. So a blank node cannot begin a cluster anew while the others have an old one, and a node that was there at the
+//! beginning need not wait for one that has died since.
+
+use std::collections::BTreeMap;
+
+use duramen_wal::NodeId;
+
+use super::{Clock, Error, Node, StateMachine};
+use crate::canary::planted;
+use crate::raft::{Member, Membership};
+use crate::transport::{Introduction, KNOWN_MAX, Network, Refusal};
+
+/// The uuids of the nodes that were met, until all were.
+#[derive(Debug)]
+pub(super) struct Bootstrap {
+    met: BTreeMap<NodeId, u128>,
+    voters: Membership,
+}
+
+impl Bootstrap {
+    pub(super) fn new(own: NodeId, uuid: u128, voters: Membership) -> Bootstrap {
+        let met = BTreeMap::from([(own, uuid)]);
+        Bootstrap { met, voters }
+    }
+
+    /// Whether all were met.
+    fn is_complete(&self) -> bool {
+        self.voters.all().iter().all(|id| self.met.contains_key(id))
+    }
+
+    /// The members, with the uuids of those that were met.
+    fn members(self) -> Membership {
+        self.met
+            .into_iter()
+            .fold(self.voters, |members, (id, uuid)| {
+                let member = Member {
+                    uuid,
+                    ..Member::default()
+                };
+                members.with_member(id, member)
+            })
+    }
+}
+
+impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
+    /// What this node says of itself to others.
+    pub fn introduction(&self) -> Introduction {
+        Introduction {
+            cluster: self.storage.identity().cluster,
+            from: self.raft.id(),
+            uuid: self.storage.uuid(),
+            boot: self.storage.boot(),
+            term: self.raft.term(),
+            last: self.storage.durable(),
+            is_blank: self.bootstrap.is_some(),
+            knows: self.known_uuids(),
+        }
+    }
+
+    fn known_uuids(&self) -> BTreeMap<u64, u128> {
+        let members = self.raft.membership().all();
+        let known = members.into_iter().map(|id| (id.0, self.known_uuid(id)));
+        known
+            .filter(|(_, uuid)| *uuid != 0)
+            .take(KNOWN_MAX)
+            .collect()
+    }
+
+    fn known_uuid(&self, node: NodeId) -> u128 {
+        let met = self
+            .bootstrap
+            .as_ref()
+            .and_then(|bootstrap| bootstrap.met.get(&node).copied());
+        let member = self.raft.membership().member(node);
+        met.or(member.map(|member| member.uuid)).unwrap_or(0)
+    }
+
+    /// Whether another node may talk to this one, by what it says of itself.
+    ///
+    /// # Errors
+    /// [`Refusal`]. It is to be told, through [`refused`](Node::refused).
+    pub fn admit(&mut self, other: &Introduction) -> Result<(), Refusal> {
+        let cluster = self.storage.identity().cluster;
+        let (node, found) = (other.from, other.uuid);
+        if other.cluster != cluster {
+            return Err(Refusal::OtherCluster {
+                expected: cluster,
+                found: other.cluster.clone(),
+            });
+        }
+        let known = self.known_uuid(node);
+        if known != 0 && known != found && !planted("wiped_voter_returns") {
+            return Err(Refusal::OtherNode { node, known, found });
+        }
+        let known = self.storage.boot_of(node);
+        if other.boot < known && !planted("set_back_voter_returns") {
+            let found = other.boot;
+            return Err(Refusal::SetBack { node, known, found });
+        }
+        if other.boot > known {
+            self.check_log_of(other)?;
+            let noted = self.storage.saw_boot_of(node, other.boot);
+            self.note(noted.map_err(Error::from));
+        }
+        self.meet(other);
+        Ok(())
+    }
+
+    /// What it acknowledged to this leader before it was started anew, it must hold. Others do not know; nor does this one, if a
+    /// leader of a later term may have had it truncate its log.
+    fn check_log_of(&self, other: &Introduction) -> Result<(), Refusal> {
+        match self.raft.match_index(other.from) {
+            Some(acknowledged)
+                if other.last.index < acknowledged && other.term <= self.raft.term() =>
+            {
+                Err(Refusal::LostEntries {
+                    node: other.from,
+                    acknowledged: acknowledged.0,
+                    found: other.last,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A node that has never taken part waits until it has met all others.
+    fn meet(&mut self, other: &Introduction) {
+        let Some(bootstrap) = &mut self.bootstrap else {
+            return;
+        };
+        if !bootstrap.voters.all().contains(&other.from) {
+            return;
+        }
+        let (own, uuid) = (self.raft.id(), self.storage.uuid());
+        let knows_this = other.knows.get(&own.0) == Some(&uuid);
+        if other.is_blank || knows_this || planted("wiped_voter_returns") {
+            bootstrap.met.insert(other.from, other.uuid);
+        }
+        if knows_this && !other.is_blank {
+            // It had met all others, or has it from one that had.
+            let known = other.knows.iter().map(|(&id, &uuid)| (NodeId(id), uuid));
+            bootstrap.met.extend(known);
+            self.begin();
+        }
+        self.begin_if_complete();
+    }
+
+    /// Begins to take part, if everybody was met.
+    pub(super) fn begin_if_complete(&mut self) {
+        if self.bootstrap.as_ref().is_some_and(Bootstrap::is_complete) {
+            self.begin();
+        }
+    }
+
+    fn begin(&mut self) {
+        let Some(bootstrap) = self.bootstrap.take() else {
+            return;
+        };
+        let membership = bootstrap.members();
+        let noted = self.storage.begin_with(&membership);
+        self.note(noted.map_err(Error::from));
+        self.raft.begin_with(membership);
+    }
+
+    /// Another node wants nothing to do with this one, by what this one says of itself: that is the end of it. What is about somebody
+    /// else is not believed.
+    pub fn refused(&mut self, by: NodeId, refusal: Refusal) {
+        let (id, uuid, boot) = (self.raft.id(), self.storage.uuid(), self.storage.boot());
+        let is_about_this = match &refusal {
+            Refusal::OtherCluster { found, .. } => *found == self.storage.identity().cluster,
+            Refusal::OtherNode { node, found, .. } => (*node, *found) == (id, uuid),
+            Refusal::SetBack { node, found, .. } => (*node, *found) == (id, boot),
+            Refusal::LostEntries { node, .. } => *node == id,
+        };
+        match is_about_this {
+            true => self.note(Err(Error::Refused { by, refusal })),
+            false => tracing::warn!(%by, %refusal, "refused for what this node is not"),
+        }
+    }
+}

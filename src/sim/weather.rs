@@ -1,0 +1,355 @@
+//! What befalls a cluster: faults are drawn, and what may follow from each is known.
+//!
+//! Whatever could cost the only copy of something, so that nobody could say what is right, strikes one node at a time: a disk
+//! that is emptied, set back, or damaged. The next one is struck when all is well again. Crashes and cut links strike anybody, also
+//! all at once.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use duramen_disk::{Disk, SimDisk};
+use duramen_wal::NodeId;
+
+use super::network::Faults;
+use super::operator::Operator;
+use super::recorder::Recorder;
+use super::seen::Seen;
+use super::world::World;
+use crate::node::{Error, Refusal};
+
+/// Draws faults.
+pub(super) struct Weather {
+    /// What was drawn so far.
+    pub(super) struck: Seen,
+    /// The disk that something was done to, until all is well.
+    unlucky: Option<(NodeId, Blow)>,
+    backup: Option<Backup>,
+    /// Nodes that may say that a sync has failed.
+    failing: BTreeSet<NodeId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Start,
+    Kill,
+    CutPower,
+    CutPowerOfMost,
+    Isolate,
+    CutLink,
+    HealLinks,
+    ChangeNetwork,
+    Pause,
+    JumpClock,
+    StallDisk,
+    SlowDisk,
+    FailSync,
+    HandOver,
+    Replace,
+    Disk,
+    BackUp,
+}
+
+/// How often each is drawn, in 30 s.
+const RATES: [(Fault, u32); 17] = [
+    (Fault::Start, 60),
+    (Fault::Kill, 10),
+    (Fault::CutPower, 15),
+    (Fault::CutPowerOfMost, 2),
+    (Fault::Isolate, 8),
+    (Fault::CutLink, 10),
+    (Fault::HealLinks, 25),
+    (Fault::ChangeNetwork, 2),
+    (Fault::Pause, 8),
+    (Fault::JumpClock, 4),
+    (Fault::StallDisk, 6),
+    (Fault::SlowDisk, 2),
+    (Fault::FailSync, 4),
+    (Fault::HandOver, 8),
+    (Fault::Replace, 4),
+    (Fault::Disk, 20),
+    (Fault::BackUp, 10),
+];
+
+/// What is drawn for a millisecond.
+fn draw(rng: &mut fastrand::Rng) -> Option<Fault> {
+    let mut drawn = rng.u32(..30_000);
+    for (fault, rate) in RATES {
+        match drawn.checked_sub(rate) {
+            None => return Some(fault),
+            Some(rest) => drawn = rest,
+        }
+    }
+    None
+}
+
+/// What was done to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blow {
+    /// Bits were flipped, or sectors are bad.
+    Damage,
+    /// Emptied, or set back: the node must be refused.
+    Lost,
+}
+
+/// An earlier state of a disk.
+struct Backup {
+    id: NodeId,
+    uuid: u128,
+    boot: u64,
+    disk: SimDisk,
+}
+
+impl Weather {
+    pub(super) fn new() -> Weather {
+        Weather {
+            struck: Seen::default(),
+            unlucky: None,
+            backup: None,
+            failing: BTreeSet::new(),
+        }
+    }
+
+    /// A network that is good, bad, or very bad.
+    pub(super) fn draw_network(rng: &mut fastrand::Rng) -> Faults {
+        Faults {
+            lost: [0, 0, 5, 20][rng.usize(..4)],
+            doubled: [0, 10][rng.usize(..2)],
+            delay_millis: [1, 5, 10, 60][rng.usize(..4)],
+            late: [0, 0, 2][rng.usize(..3)],
+        }
+    }
+
+    /// Draws a fault, or none.
+    pub(super) fn strike(&mut self, world: &mut World<Recorder>, operator: &mut Operator) {
+        let Some(fault) = draw(&mut world.rng) else {
+            return;
+        };
+        let ids = world.ids().into_iter();
+        let alive: Vec<NodeId> = ids.filter(|id| !operator.is_out(*id)).collect();
+        let (Some(one), Some(other)) = (world.rng.choice(&alive), world.rng.choice(&alive)) else {
+            return;
+        };
+        let (one, other, is_up) = (*one, *other, world.is_up(*one));
+        let millis = world.rng.u64(1..2000);
+        let time = Duration::from_millis(millis);
+        match fault {
+            Fault::Start if !is_up => self.start(world, one),
+            Fault::Kill if is_up => self.kill(world, one),
+            Fault::CutPower if is_up => self.cut_power(world, one),
+            Fault::CutPowerOfMost => self.cut_power_of_most(world, &alive),
+            Fault::Isolate => world.isolate(one),
+            Fault::CutLink => world.cut(one, other),
+            Fault::HealLinks => world.heal_links(),
+            Fault::ChangeNetwork => {
+                let faults = Weather::draw_network(&mut world.rng);
+                world.set_faults(faults);
+            }
+            Fault::Pause | Fault::JumpClock | Fault::StallDisk => {
+                self.struck.pauses += 1;
+                match fault {
+                    Fault::Pause => world.pause(one, time),
+                    Fault::JumpClock => world.jump_clock(one, time),
+                    _ => world.stall_disk(one, time),
+                }
+            }
+            Fault::SlowDisk => world.set_sync_time(one, Duration::from_micros(millis * 10)),
+            Fault::FailSync if is_up => self.fail_sync(world, one),
+            Fault::HandOver => operator.hand_over(world),
+            Fault::Replace if self.may_replace(world, operator) => operator.replace(world, one),
+            Fault::Disk => self.strike_disk(world, operator, one),
+            Fault::BackUp => self.back_up(world, one),
+            _ => {}
+        }
+    }
+
+    fn may_replace(&self, world: &World<Recorder>, operator: &Operator) -> bool {
+        self.unlucky.is_none() && !operator.is_replacing() && world.leader().is_some()
+    }
+
+    fn kill(&mut self, world: &mut World<Recorder>, id: NodeId) {
+        world.kill(id);
+        self.struck.kills += 1;
+    }
+
+    fn cut_power_of_most(&mut self, world: &mut World<Recorder>, ids: &[NodeId]) {
+        for &id in ids {
+            if world.is_up(id) && world.rng.u32(..8) > 0 {
+                self.cut_power(world, id);
+            }
+        }
+    }
+
+    /// Cuts the power; unless a disk is out: who could say what became of an entry that is torn here and was lost there?
+    fn cut_power(&mut self, world: &mut World<Recorder>, id: NodeId) {
+        match self.unlucky {
+            None => {
+                world.cut_power_soon(id);
+            }
+            Some(_) => {
+                world.kill(id);
+                self.struck.kills += 1;
+            }
+        }
+    }
+
+    pub(super) fn start(&mut self, world: &mut World<Recorder>, id: NodeId) {
+        self.failing.remove(&id);
+        world.start(id);
+    }
+
+    fn fail_sync(&mut self, world: &mut World<Recorder>, id: NodeId) {
+        world.disk(id).fail_next_sync(std::io::ErrorKind::Other);
+        self.failing.insert(id);
+    }
+
+    fn back_up(&mut self, world: &World<Recorder>, id: NodeId) {
+        if let Some(node) = world.node(id) {
+            self.backup = Some(Backup {
+                id,
+                uuid: node.storage().uuid(),
+                boot: node.storage().boot(),
+                disk: world.disk(id).fork(),
+            });
+        }
+    }
+
+    /// Does something to a disk from which it may not come back.
+    fn strike_disk(&mut self, world: &mut World<Recorder>, operator: &mut Operator, id: NodeId) {
+        let is_busy = self.unlucky.is_some() || operator.is_replacing();
+        if is_busy || world.is_power_failing() || !is_sound(world) {
+            return;
+        }
+        match world.rng.u32(..4) {
+            0 => {
+                world.kill(id);
+                world.empty_disk(id);
+                self.lost(world, id);
+            }
+            1 => {
+                if let Some(backup) = self.backup.take_if(|backup| is_known_to_all(world, backup)) {
+                    world.kill(backup.id);
+                    world.set_back_disk(backup.id, backup.disk);
+                    self.lost(world, backup.id);
+                }
+            }
+            _ => self.damage(world, id),
+        }
+    }
+
+    fn lost(&mut self, world: &mut World<Recorder>, id: NodeId) {
+        self.unlucky = Some((id, Blow::Lost));
+        self.struck.lost_disks += 1;
+        self.start(world, id);
+    }
+
+    /// Flips a bit, or makes a sector unreadable, while the node is down.
+    fn damage(&mut self, world: &mut World<Recorder>, id: NodeId) {
+        world.kill(id);
+        self.unlucky = Some((id, Blow::Damage));
+        self.struck.damaged += 1;
+        let disk = world.disk(id).clone();
+        let files = files_of(&disk);
+        let Some((path, bytes)) = world.rng.choice(&files) else {
+            return;
+        };
+        let offset = world.rng.u64(..*bytes);
+        world.say(format!("damage in {} at {offset}", path.display()));
+        let damaged = match world.rng.bool() {
+            true => disk.flip_bit(path, offset, world.rng.u8(..8)),
+            false => disk.make_bad(path, offset..offset + 1),
+        };
+        damaged.expect("the file is there");
+    }
+
+    /// Looks after processes that ended by themselves.
+    ///
+    /// # Panics
+    /// If one had no reason to.
+    pub(super) fn bury(&mut self, world: &mut World<Recorder>, operator: &mut Operator) {
+        for (id, error) in world.take_ended() {
+            let unlucky = self.unlucky.filter(|(unlucky, _)| *unlucky == id);
+            match (&error, unlucky) {
+                (_, Some((_, Blow::Lost))) | (Error::Storage(_), Some((_, Blow::Damage))) => {
+                    operator.replace_lost(world, id);
+                }
+                // What is damaged after the last mark may look torn.
+                (
+                    Error::Refused {
+                        refusal: Refusal::LostEntries { .. },
+                        ..
+                    },
+                    Some((_, Blow::Damage)),
+                ) => {
+                    operator.replace_lost(world, id);
+                }
+                (Error::Storage(_), None) if self.failing.remove(&id) => {
+                    self.struck.failed_syncs += 1;
+                }
+                _ => panic!("{id} has ended for no reason: {error}"),
+            }
+        }
+    }
+
+    /// Lets the cluster get over what was done to a disk. One that is damaged is replaced when all is well: there may be more
+    /// that nobody has read yet.
+    pub(super) fn get_over(&mut self, world: &mut World<Recorder>, operator: &mut Operator) {
+        let Some((id, blow)) = self
+            .unlucky
+            .filter(|_| is_sound(world) && !operator.is_replacing())
+        else {
+            return;
+        };
+        match operator.has_replaced(id) {
+            true => self.unlucky = None,
+            false if blow == Blow::Damage => operator.replace(world, id),
+            false => panic!("{id} lost its disk, and nobody has noticed"),
+        }
+    }
+}
+
+/// Whether every member is up, has all there is, and nothing of it is bad.
+fn is_sound(world: &World<Recorder>) -> bool {
+    let Some(leader) = world.leader().and_then(|leader| world.node(leader)) else {
+        return false;
+    };
+    let raft = leader.raft();
+    let membership = raft.membership();
+    let last = raft.last();
+    raft.commit() == last.index
+        && !membership.is_joint()
+        && membership.all().into_iter().all(|id| {
+            world.node(id).is_some_and(|node| {
+                let raft = node.raft();
+                let is_whole = raft.bad_entries().next().is_none() && !raft.lacks_state();
+                is_whole
+                    && raft.last() == last
+                    && node.storage().durable() == last
+                    && !node.is_writing()
+            })
+        })
+}
+
+/// Whether all others know that the node was started since: whoever is the first to be met refuses it.
+fn is_known_to_all(world: &World<Recorder>, backup: &Backup) -> bool {
+    let is_same = world
+        .node(backup.id)
+        .is_some_and(|node| node.storage().uuid() == backup.uuid);
+    let mut others = world.nodes().filter(|node| node.status().id != backup.id);
+    is_same && others.all(|other| other.storage().boot_of(backup.id) > backup.boot + 1)
+}
+
+/// All files of a disk that have something in them, with their lengths.
+fn files_of(disk: &SimDisk) -> Vec<(PathBuf, u64)> {
+    let mut files = Vec::new();
+    for dir in ["/node/log", "/node/snapshots"].map(Path::new) {
+        for name in disk.list(dir).unwrap_or_default() {
+            let path = dir.join(name);
+            let bytes = disk.open(&path).and_then(|file| file.len());
+            if let Ok(bytes @ 1..) = bytes {
+                files.push((path, bytes));
+            }
+        }
+    }
+    files
+}

@@ -1,0 +1,247 @@
+//! Whose directory it is, and what a node knows of itself and the others.
+
+use std::collections::BTreeMap;
+
+use duramen_disk::{OsDisk, every_crash};
+use duramen_wal::Batch;
+
+use super::super::GROUP;
+use super::super::identity::Record;
+use super::*;
+
+#[test]
+fn a_directory_of_another_node_or_cluster_is_refused_and_both_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |identity: &Identity| {
+        let disk = Arc::new(OsDisk::new());
+        Storage::open(disk, dir.path(), identity, Options::default())
+    };
+    drop(open(&identity_of("mine", 1)).unwrap());
+    for (cluster, node) in [("mine", 2), ("other", 1)] {
+        let error = open(&identity_of(cluster, node)).map(|_| ()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("node 1 of cluster \"mine\""), "{text}");
+        assert!(
+            text.contains(&format!("node {node} of cluster {cluster:?}")),
+            "{text}"
+        );
+    }
+    let storage = open(&identity_of("mine", 1)).unwrap();
+    assert_eq!(storage.boot(), 2, "the others have not started it");
+}
+
+#[test]
+fn the_voters_are_those_of_the_first_start() {
+    let disk = SimDisk::new();
+    drop(open(&disk));
+    let alone = Identity {
+        voters: [NodeId(1)].into(),
+        ..identity_of("c", 1)
+    };
+    let opened = Storage::open(Arc::new(disk), Path::new(DIR), &alone, options());
+    let text = opened.map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("with the nodes 1, 2, 3"), "{text}");
+}
+
+#[test]
+fn a_node_is_blank_until_its_cluster_has_begun() {
+    let disk = SimDisk::new();
+    let mut storage = open(&disk);
+    assert!(storage.is_blank());
+    let members = voters(3).with_member(
+        NodeId(2),
+        crate::raft::Member {
+            uuid: 22,
+            ..Default::default()
+        },
+    );
+    storage.begin_with(&members).unwrap();
+    assert!(!storage.is_blank());
+    storage.drive().unwrap();
+    power_cut(&disk, storage, 0);
+    let (storage, restored) = restored(&disk);
+    assert!(!storage.is_blank());
+    assert_eq!(restored.membership, members);
+}
+
+/// A node that joins is not one that begins a cluster, however little it has.
+#[test]
+fn a_node_that_joins_is_never_blank() {
+    let joining = Identity {
+        voters: Default::default(),
+        ..identity_of("c", 4)
+    };
+    let disk = Arc::new(SimDisk::new());
+    let mut storage = Storage::open(disk, Path::new(DIR), &joining, options()).unwrap();
+    assert!(!storage.is_blank());
+    let membership = storage.restore().unwrap().membership;
+    assert_eq!(membership.all().len(), 0);
+}
+
+#[test]
+fn each_start_counts_and_an_emptied_disk_is_another_node() {
+    let disk = SimDisk::new();
+    let mut uuid = None;
+    for boot in 1..=4 {
+        let storage = open(&disk);
+        assert_eq!(storage.boot(), boot);
+        assert_eq!(*uuid.get_or_insert(storage.uuid()), storage.uuid());
+        power_cut(&disk, storage, boot);
+    }
+    assert_ne!(Some(open(&SimDisk::new()).uuid()), uuid);
+}
+
+/// What a life of a node knew when it died.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    uuid: Option<u128>,
+    boot: u64,
+    boot_of_2: u64,
+    has_begun: bool,
+}
+
+fn live(disk: &SimDisk, known: &mut Known) -> Result<(), Error> {
+    let mut storage = try_open(disk)?;
+    *known = Known {
+        uuid: Some(storage.uuid()),
+        boot: storage.boot(),
+        ..known.clone()
+    };
+    storage.saw_boot_of(NodeId(2), 5)?;
+    storage.drive()?;
+    known.boot_of_2 = known.boot_of_2.max(5);
+    storage.begin_with(&voters(3))?;
+    storage.drive()?;
+    known.has_begun = true;
+    storage.saw_boot_of(NodeId(2), 9)?;
+    storage.drive()?;
+    known.boot_of_2 = 9;
+    Ok(())
+}
+
+#[test]
+fn what_a_node_knows_of_itself_and_the_others_survives_every_crash() {
+    let disk = SimDisk::new();
+    disk.seed_random(3);
+    let workload = |disk: &SimDisk| {
+        let mut known = Known::default();
+        let _ = live(disk, &mut known).and_then(|()| live(disk, &mut known));
+        known
+    };
+    let mut states = 0;
+    for crash in every_crash(&disk, workload).units_max(4).seeds(4) {
+        let (known, storage) = (&crash.outcome, open(&crash.disk));
+        assert!(storage.boot() > known.boot);
+        assert!(storage.boot() <= known.boot + 2);
+        assert!(known.uuid.is_none_or(|uuid| uuid == storage.uuid()));
+        assert!(storage.boot_of(NodeId(2)) >= known.boot_of_2);
+        assert!(!known.has_begun || !storage.is_blank());
+        states += 1;
+    }
+    assert!(states > 100, "{states}");
+}
+
+#[test]
+fn snapshots_without_a_log_are_refused() {
+    let (disk, mut storage) = begun();
+    persist(&mut storage, &append(entries(1, 3, 1), 1));
+    publish(&storage, id(2, 1), &voters(3)).unwrap();
+    kill(&disk, storage);
+    remove_all_files(&disk, &Path::new(DIR).join("log"));
+    let error = try_open(&disk).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::NoLog { .. }), "{error}");
+    assert!(error.to_string().contains("join anew, under a new number"));
+    let error = try_open(&disk).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::NoLog { .. }), "again: {error}");
+}
+
+#[test]
+fn a_log_that_does_not_say_whose_it_is_is_refused() {
+    let disk = SimDisk::new();
+    drop(open(&disk));
+    let log = Path::new(DIR).join("log");
+    let wal = Wal::open_on(Arc::new(disk.clone()), log, options().log).unwrap();
+    let mut batch = Batch::new();
+    batch.user_record(GROUP, "nobody's");
+    wal.write(batch).unwrap();
+    drop(wal);
+    let error = try_open(&disk).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::NoIdentity { .. }), "{error}");
+}
+
+fn record() -> Record {
+    let mut record = Record::new(&identity_of("c", 1), 9);
+    record.boot = 3;
+    record.saw_boot_of(NodeId(2), 7);
+    record.saw_boot_of(NodeId(2), 6); // Which is late.
+    record.reset(id(4, 2), &voters(1).encode());
+    record
+}
+
+/// Frozen: a change makes a new version, and must read this one.
+#[test]
+fn the_record_is_these_bytes() {
+    let membership = voters(1).encode();
+    let expected = [
+        &b"\x01\x01c\x01\x03\x01\x02\x03\x09\x03\x01\x04\x02"[..],
+        &[membership.len() as u8],
+        &membership,
+        b"\x01\x02\x07",
+    ];
+    assert_eq!(record().encode(), expected.concat());
+    assert_eq!(Record::decode(&expected.concat()), Some(record()));
+}
+
+#[test]
+fn any_other_bytes_are_no_record() {
+    let bytes = record().encode();
+    for len in 0..bytes.len() {
+        assert_eq!(Record::decode(&bytes[..len]), None);
+    }
+    assert_eq!(Record::decode(&[&bytes[..], b"x"].concat()), None);
+    let mut newer = bytes.clone();
+    newer[0] = 2;
+    assert_eq!(Record::decode(&newer), None);
+    for byte in 0..bytes.len() {
+        let mut spoiled = bytes.clone();
+        spoiled[byte] = 0xff;
+        let _ = Record::decode(&spoiled);
+    }
+}
+
+/// The memberships of a log are those of its entries, whatever replaces them; and the last one before its beginning.
+#[test]
+fn the_record_follows_the_memberships_of_the_log() {
+    let mut record = Record::new(&identity_of("c", 1), 9);
+    assert!(!record.has_begun());
+    record.reset(LogId::default(), &voters(3).encode());
+    let set = |index, term, count| voters(count).to_entry(id(index, term));
+    assert!(record.appended(&[
+        entry(1, 1, "x"),
+        set(2, 1, 4),
+        entry(3, 1, "y"),
+        set(4, 1, 5)
+    ]));
+    assert!(!record.appended(&[entry(5, 1, "z")]), "nothing has changed");
+    assert!(!record.appended(&[]));
+    let all = |record: &Record| -> BTreeMap<u64, usize> {
+        let voters = |base| record.membership_at(Index(base)).map(|m| m.all().len());
+        (0..6)
+            .filter_map(|base| Some((base, voters(base)?)))
+            .collect()
+    };
+    assert_eq!(
+        all(&record),
+        BTreeMap::from([(0, 3), (1, 3), (2, 4), (3, 4), (4, 5), (5, 5)])
+    );
+    assert!(record.appended(&[entry(4, 2, "instead")]));
+    assert_eq!(record.membership_entry(id(4, 1)), None);
+    assert_eq!(record.membership_entry(id(2, 1)), Some(set(2, 1, 4)));
+    assert_eq!(record.membership_entry(id(2, 2)), None);
+    assert!(!record.purged(Index(1)));
+    assert!(record.purged(Index(3)));
+    assert_eq!(
+        all(&record),
+        BTreeMap::from([(2, 4), (3, 4), (4, 4), (5, 4)])
+    );
+}
