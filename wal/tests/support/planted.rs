@@ -2,6 +2,7 @@
 
 use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,34 +32,62 @@ pub(crate) fn each_is_caught(package: &str, canaries: &[(&str, &str, &str)]) {
 /// Runs a test with a bug planted. A test that finds nothing in time has not failed.
 fn fails(package: &str, canary: &str, layer: &str, test: &str) -> bool {
     let mut command = Command::new(env!("CARGO"));
+    command.args(["test", "--release", "--locked", "-p", package]);
+    match layer {
+        "lib" => command.arg("--lib"),
+        _ => command.args(["--test", layer]),
+    };
     command
-        .args(["test", "--release", "--locked", "-p", package])
-        .args(["--test", layer, "--", "--exact", test])
-        // Where the tests are built already: a relative CARGO_TARGET_DIR is meant from here.
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .args(["--", "--exact", test])
+        .current_dir(workspace())
         .env("DURAMEN_CANARY", canary)
         .env("DURAMEN_CRASH_SEEDS", "1")
-        .stderr(Stdio::null())
-        .process_group(0);
+        .stderr(Stdio::null());
+    let Some(said) = ends_in_time(command, Output::Stdout) else {
+        return false;
+    };
+    assert!(
+        said.contains("running 1 test"),
+        "no test {layer}::{test}: {said}"
+    );
+    said.contains("test result: FAILED. 0 passed; 1 failed")
+}
+
+/// Where the tests are built already: a relative CARGO_TARGET_DIR is meant from here.
+fn workspace() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let is_root = |dir: &&Path| dir.join("Cargo.lock").exists();
+    package.ancestors().find(is_root).expect("a workspace")
+}
+
+/// Where a process says what is to be read.
+pub(crate) enum Output {
+    Stdout,
+    #[allow(dead_code, reason = "each crate's canaries use some of this")]
+    Stderr,
+}
+
+/// Runs a command, and gives what it said; `None` if it had to be killed, with all that it started, since it took too long.
+pub(crate) fn ends_in_time(mut command: Command, output: Output) -> Option<String> {
     let mut out = tempfile::tempfile().unwrap();
-    command.stdout(out.try_clone().unwrap());
-    let mut child = command.spawn().unwrap();
+    let copy = out.try_clone().unwrap();
+    match output {
+        Output::Stdout => command.stdout(copy),
+        Output::Stderr => command.stderr(copy),
+    };
+    let mut child = command.process_group(0).spawn().unwrap();
     let start = Instant::now();
     while start.elapsed() < SECONDS_MAX {
         if child.try_wait().unwrap().is_some() {
             let mut said = String::new();
             out.rewind().unwrap();
             out.read_to_string(&mut said).unwrap();
-            assert!(
-                said.contains("running 1 test"),
-                "no test {layer}::{test}: {said}"
-            );
-            return said.contains("test result: FAILED. 0 passed; 1 failed");
+            return Some(said);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     let group = format!("-{}", child.id());
     Command::new("kill").args(["--", &group]).status().unwrap();
     child.wait().unwrap();
-    false
+    None
 }

@@ -1,0 +1,145 @@
+//! Planted bugs of core, storage and node, each caught by the layer that is meant for it: a proof that the tests and the simulator
+//! can see.
+//!
+//! `RUSTFLAGS="--cfg canary" CARGO_TARGET_DIR=target/canary cargo test --release -p duramen --test canaries -- --nocapture`
+
+#![cfg(canary)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../wal/tests/support/planted.rs"]
+mod planted;
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// What the simulator must see, in no more seeds than it comes to in ten seconds.
+const IN_THE_SIMULATOR: &[&str] = &[
+    "applied_without_state",
+    "commit_past_matched",
+    "matched_is_the_end_of_the_log",
+    "own_entries_count_unwritten",
+    "own_vote_forgotten",
+    "read_before_the_first_commit",
+    "sent_before_durable",
+    "stale_append_truncates",
+    "term_without_vote",
+    "undecided_is_refused",
+    "vote_cleared_in_term",
+    "vote_for_any_log",
+];
+
+/// The bug, and the test that must fail: its file and its name. Of these the simulator sees some too, but not in ten seconds
+/// on any machine.
+const IN_TESTS: &[(&str, &str, &str)] = &[
+    (
+        "answered_by_index",
+        "lib",
+        "node::waiting::tests::a_waiter_is_answered_by_its_own_entry_only",
+    ),
+    (
+        "bad_entry_acknowledged",
+        "lib",
+        "raft::tests::repair::acknowledgements_and_what_is_handed_out_stop_before_the_first_bad_entry",
+    ),
+    (
+        "commit_by_counting_earlier_terms",
+        "lib",
+        "raft::tests::figure8::figure_8_d_an_entry_on_a_majority_is_not_committed_and_may_be_overwritten",
+    ),
+    (
+        "half_an_install",
+        "lib",
+        "storage::tests::restoring::a_log_that_an_installed_snapshot_is_not_of_is_reset",
+    ),
+    (
+        "install_keeps_the_tail",
+        "lib",
+        "storage::tests::restoring::a_log_that_an_installed_snapshot_is_not_of_is_reset",
+    ),
+    (
+        "late_write_counts",
+        "lib",
+        "raft::durability::tests::a_late_write_of_overwritten_entries_makes_nothing_durable",
+    ),
+    (
+        "membership_not_rolled_back",
+        "lib",
+        "raft::tests::membership::a_membership_is_taken_back_with_its_entry",
+    ),
+    (
+        "one_majority_is_enough",
+        "lib",
+        "raft::tests::membership::in_a_joint_membership_both_majorities_are_needed",
+    ),
+    (
+        "read_without_a_round",
+        "lib",
+        "raft::tests::reads::a_read_is_served_after_a_round_that_began_later",
+    ),
+    (
+        "set_back_voter_returns",
+        "scripts",
+        "a_voter_that_was_set_back_cannot_elect_a_second_leader",
+    ),
+    (
+        "snapshot_moves_back",
+        "lib",
+        "raft::tests::snapshot::a_snapshot_never_moves_the_state_backwards",
+    ),
+    (
+        "stale_rejection_counts",
+        "lib",
+        "raft::tests::replication::a_success_counts_though_next_index_has_moved_on_and_stale_rejections_do_not",
+    ),
+    (
+        "stale_round_confirms",
+        "lib",
+        "raft::tests::reads::an_answer_to_a_message_of_an_earlier_term_confirms_no_read",
+    ),
+    (
+        "two_changes_at_once",
+        "lib",
+        "raft::tests::membership::a_change_that_breaks_the_rules_is_refused",
+    ),
+    (
+        "wiped_voter_returns",
+        "scripts",
+        "a_wiped_voter_that_votes_again_cannot_elect_a_second_leader",
+    ),
+];
+
+#[test]
+fn tests_see_each_planted_bug() {
+    planted::each_is_caught("duramen", IN_TESTS);
+}
+
+#[test]
+fn the_simulator_sees_each_planted_bug() {
+    let missed: Vec<&&str> = IN_THE_SIMULATOR
+        .iter()
+        .filter(|bug| !is_seen(bug))
+        .collect();
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
+/// Runs the simulator with a bug planted.
+fn is_seen(bug: &str) -> bool {
+    let start = Instant::now();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duramen"));
+    command
+        .args(["sim", "--seeds", "0..100000", "--ops", "1000"])
+        .env("DURAMEN_CANARY", bug)
+        .stdout(Stdio::null());
+    let Some(said) = planted::ends_in_time(command, planted::Output::Stderr) else {
+        println!("{bug:32} NOT CAUGHT by the simulator");
+        return false;
+    };
+    let seed = said
+        .lines()
+        .find_map(|line| line.strip_prefix("error: seed "));
+    let seed = seed.and_then(|rest| rest.split(':').next());
+    let seed = seed.unwrap_or_else(|| panic!("{bug}: {said}"));
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{bug:32} caught by the simulator, in seed {seed}, after {seconds:.1} s");
+    true
+}
