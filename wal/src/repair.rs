@@ -173,6 +173,22 @@ impl Wal {
     }
 }
 
+/// Comparing.
+impl Wal {
+    /// Whether this is an entry of the log: [`repair`](Wal::repair) would take it, were it damaged. Its payload is not looked at,
+    /// but for length and checksum.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if what says which entries a segment has cannot be read, [`Error::Poisoned`].
+    pub fn is_entry(&self, group: GroupId, entry: &Entry) -> Result<bool> {
+        match self.handle.core.locate(group, entry) {
+            Ok(_) => Ok(true),
+            Err(Error::Misuse { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl Core {
     /// The table and the groups of a segment. A segment that is not sealed has its rows in memory.
     fn what_to_scrub(

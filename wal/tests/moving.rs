@@ -235,6 +235,7 @@ fn a_damaged_entry_is_found_by_a_scrub_moved_by_its_id_and_repaired() {
         entry(9, 2, "past the end"),
     ] {
         let index = other.id.index;
+        assert!(!wal.is_entry(group, &other).unwrap());
         match error(wal.repair(group, other)) {
             Error::Misuse {
                 misuse: Misuse::OtherEntry { index: named },
@@ -255,6 +256,7 @@ fn a_damaged_entry_is_found_by_a_scrub_moved_by_its_id_and_repaired() {
             ..
         }
     ));
+    assert!(wal.is_entry(group, &entry_of_laggard(2)).unwrap());
     wal.repair(group, entry_of_laggard(2)).unwrap();
     wal.repair(group, entry_of_laggard(3)).unwrap(); // whole: nothing to do
     assert_eq!(scrub(&wal).damaged.len(), 0);
