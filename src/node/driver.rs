@@ -1,13 +1,14 @@
 //! Runs a node in real time: one thread, which waits for inputs and for the next tick, and one for each job.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
 use duramen_wal::NodeId;
 
+use super::job::Job;
 use super::{
     Clock, Error, Input, Node, NotDone, OnAdmitted, OnApplied, OnIntroduction, StateMachine,
     Status, SystemClock,
@@ -147,18 +148,33 @@ impl Jobs {
         while let Some(job) = node.take_job() {
             self.0.retain(|job| !job.is_finished());
             let sender = sender.clone();
+            let job = Arc::new(Mutex::new(Some(job)));
+            let here = job.clone();
             let run = move || {
-                let _ = sender.send(Input::Finished(job.run())); // Nor does it want to know this.
+                if let Some(finished) = run_job(&job) {
+                    let _ = sender.send(finished); // Nor does it want to know this.
+                }
             };
             match thread::Builder::new()
                 .name("snapshot".to_owned())
                 .spawn(run)
             {
                 Ok(thread) => self.0.push(thread),
-                Err(error) => tracing::error!(%error, "cannot start a thread"),
+                Err(error) => {
+                    tracing::error!(%error, "cannot start a thread: a snapshot holds up the node");
+                    run_job(&here)
+                        .into_iter()
+                        .for_each(|finished| node.handle(finished));
+                }
             }
         }
     }
+}
+
+/// Runs a job, unless somebody has.
+fn run_job<S: StateMachine>(job: &Mutex<Option<Job>>) -> Option<Input<S>> {
+    let job = job.lock().unwrap_or_else(PoisonError::into_inner).take();
+    job.map(|job| Input::Finished(job.run()))
 }
 
 impl Drop for Jobs {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, BufWriter, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use duramen_snapshot::{ChunkRef, Install, Manifest, Meta, SnapshotId, SnapshotStore};
 
@@ -57,7 +58,7 @@ impl Job {
         })
     }
 
-    /// Does it.
+    /// Does it. A panic counts as a failure: the node must hear of it.
     pub fn run(self) -> Finished {
         Finished(match self.0 {
             Kind::Take {
@@ -66,21 +67,26 @@ impl Job {
                 frozen,
             } => {
                 let index = meta.last_index;
-                Outcome::Taken(index, take(&store, meta, &frozen))
+                Outcome::Taken(index, caught(|| take(&store, meta, &frozen)))
             }
             Kind::Install {
                 store,
                 install,
                 offer,
-            } => {
-                let published = install.publish().and_then(|published| {
-                    store.drop_older(SNAPSHOTS_KEPT)?;
-                    Ok((published.id, damaged_chunks(&store, &published.manifest)))
-                });
-                Outcome::Installed(offer, published.map_err(io::Error::from))
-            }
+            } => Outcome::Installed(offer, caught(|| take_in(&store, *install))),
         })
     }
+}
+
+fn caught<T>(job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(job));
+    outcome.unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+}
+
+fn take_in(store: &SnapshotStore, install: Install) -> io::Result<(SnapshotId, Lost)> {
+    let published = install.publish()?;
+    store.drop_older(SNAPSHOTS_KEPT)?;
+    Ok((published.id, damaged_chunks(store, &published.manifest)))
 }
 
 /// The log will be purged on the strength of this snapshot, so all of it is read again: of what it shares with earlier ones,
