@@ -25,6 +25,7 @@ mod driver;
 mod installing;
 mod job;
 mod machine;
+mod mending;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -369,8 +370,10 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         let deadline = self.clock.now() + ANSWER_TIMEOUT;
         match input {
             Input::Packet(_) if self.bootstrap.is_some() => {}
-            Input::Packet(Packet::Raft(envelope)) => {
+            Input::Packet(Packet::Raft(mut envelope)) => {
                 let (from, to) = (envelope.from, envelope.to);
+                let done = self.take_out_false_entries(&mut envelope);
+                self.note(done);
                 if let Err(reason) = self.raft.step(envelope) {
                     tracing::trace!(%from, %to, ?reason, "ignored a message");
                 }

@@ -11,6 +11,7 @@ use duramen_wal::{Entry, Index};
 
 use super::installing::{Installing, Step};
 use super::job::{Finished, Job, Lost, Outcome, damaged_chunks};
+use super::mending::Mending;
 use super::{Clock, Error, Node, StateMachine};
 use crate::canary::planted;
 use crate::raft::{Offer, SnapshotFate};
@@ -32,27 +33,15 @@ pub(super) struct Snapshots {
     /// The manifest that a peer asked for last.
     asked: Option<(Hash, Bytes)>,
     /// The state is in this snapshot, which is damaged: these chunks are asked for.
-    mending: Option<Mending>,
-    /// Ticks until the peers are asked again.
-    mending_ticks: u32,
+    pub(super) mending: Option<Mending>,
     pub(super) taken: u64,
     pub(super) installed: u64,
     /// Another node's state differs as of this entry.
     diverged_at: Option<Index>,
 }
 
-struct Mending {
-    id: SnapshotId,
-    wanted: Lost,
-    /// If it is one that is being installed, the offer.
-    offer: Option<Offer>,
-}
-
 /// What an entry takes beside its payload: the log grows by blank entries too.
 const ENTRY_BYTES: u64 = 64;
-/// The peers are asked for damaged chunks again after so many ticks.
-const MENDING_TICKS: u32 = 50;
-
 /// Taking.
 impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// An entry was applied: perhaps a snapshot is due.
@@ -162,7 +151,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     pub(super) fn take_offer(&mut self, offer: Offer) {
         let snapshots = &mut self.snapshots;
         let installing = snapshots.installing.as_ref().map(Installing::offer);
-        let mending = snapshots.mending.as_ref().and_then(|it| it.offer.as_ref());
+        let mending = snapshots.mending.as_ref().and_then(Mending::offer);
         if snapshots.is_publishing || [installing, mending].contains(&Some(&offer)) {
             return;
         }
@@ -311,7 +300,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     }
 
     /// A snapshot is durable here.
-    fn installed(&mut self, offer: &Offer, id: SnapshotId) -> Result<(), Error> {
+    pub(super) fn installed(&mut self, offer: &Offer, id: SnapshotId) -> Result<(), Error> {
         if self.raft.snapshot_installed(offer) == SnapshotFate::Newest {
             self.snapshots.installed += 1;
             tracing::info!(last = %offer.last, "installed a snapshot");
@@ -355,64 +344,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         {
             self.send_fetch(to, question);
         }
-        self.snapshots.mending_ticks = self.snapshots.mending_ticks.saturating_sub(1);
-        if let Some(mending) = self
-            .snapshots
-            .mending
-            .as_ref()
-            .filter(|_| self.snapshots.mending_ticks == 0)
-        {
-            let chunks = mending
-                .wanted
-                .iter()
-                .copied()
-                .take(CHUNKS_ASKED_MAX)
-                .collect();
-            self.snapshots.mending_ticks = MENDING_TICKS;
-            self.tell_members(&Fetch::AskChunks { chunks });
+        if let Some(question) = self.snapshots.mending.as_mut().and_then(Mending::tick) {
+            self.tell_members(&question);
         }
-    }
-
-    /// The state is in a snapshot that cannot be read: its chunks are to be had from the peers.
-    pub(super) fn begin_mending(&mut self, id: SnapshotId, wanted: Lost, offer: Option<Offer>) {
-        tracing::error!(
-            chunks = wanted.len(),
-            ?id,
-            "a snapshot is damaged: asking the peers"
-        );
-        self.snapshots.mending = Some(Mending { id, wanted, offer });
-    }
-
-    fn mend(&mut self, chunk: Hash, bytes: &[u8]) -> Result<(), Error> {
-        let Some(mending) = &mut self.snapshots.mending else {
-            return Ok(());
-        };
-        let name = ChunkName::from_bytes(chunk);
-        if !mending.wanted.contains(&chunk) || ChunkName::of(bytes) != name {
-            return Ok(());
-        }
-        self.storage.snapshots().repair_chunk(name, bytes)?;
-        mending.wanted.remove(&chunk);
-        if let Some(mended) = self
-            .snapshots
-            .mending
-            .take_if(|mending| mending.wanted.is_empty())
-        {
-            tracing::info!(id = ?mended.id, "the snapshot is whole again");
-            match &mended.offer {
-                Some(offer) => self.installed(offer, mended.id)?,
-                None => self.has_own_state(mended.id)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn has_own_state(&mut self, id: SnapshotId) -> Result<(), Error> {
-        let manifest = self.storage.snapshots().manifest(id)?;
-        self.take_state(id, self.raft.base().index)?;
-        self.raft
-            .state_restored(SnapshotName::of(&manifest).encode());
-        Ok(())
     }
 }
 

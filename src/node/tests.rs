@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use duramen_disk::SimDisk;
-use duramen_wal::{Index, LogId, NodeId, Term};
+use duramen_disk::{Disk, SimDisk};
+use duramen_wal::{Entry, Index, LogId, NodeId, Term};
 
 use super::{Clock, Error, Frozen, Input, Node, NotDone, Options, StateMachine};
-use crate::raft::{AppendOutcome, Config, Envelope, Member, Membership, Message, Round};
+use crate::raft::{
+    self, Answer, AppendOutcome, Config, Envelope, Member, Membership, Message, Round,
+};
 use crate::storage::{self, Identity, Storage};
 use crate::transport::{Introduction, Network, Packet, Refusal};
 
@@ -91,7 +93,12 @@ impl Fixture {
     }
 
     fn with(prepare: impl FnOnce(&mut Storage)) -> Fixture {
-        let (world, disk) = (World::default(), SimDisk::new());
+        Fixture::open(SimDisk::new(), prepare)
+    }
+
+    /// Node 1 on a disk that it may have written before.
+    fn open(disk: SimDisk, prepare: impl FnOnce(&mut Storage)) -> Fixture {
+        let world = World::default();
         let voters = [1, 2, 3].map(NodeId);
         let identity = Identity {
             cluster: "c".to_owned(),
@@ -456,4 +463,62 @@ fn a_blank_node_begins_when_it_has_met_all_others_and_they_are_blank() {
     other.from = NodeId(2);
     assert_eq!(fixture.node.admit(&other), Ok(()));
     assert!(!fixture.node.introduction().is_blank);
+}
+
+/// The core knows entries by their ids; what was written, the log's checksum says.
+#[test]
+fn a_false_entry_does_not_take_the_place_of_a_damaged_one() {
+    let entry = |payload: &'static [u8]| Entry {
+        id: LogId {
+            term: Term(1),
+            index: Index(1),
+        },
+        payload: payload.into(),
+        ..Entry::default()
+    };
+    let (lie, truth) = (entry(&[6; 500]), entry(&[7; 500]));
+    let mut fixture = Fixture::new();
+    let append = |entry: &Entry| Message::Append {
+        prev: LogId::default(),
+        entries: vec![entry.clone()],
+        commit: Index(0),
+        round: Round(0),
+    };
+    fixture.node.handle(said(Term(1), append(&truth)));
+    fixture.turn();
+    fixture.write();
+    let disk = fixture.disk.clone();
+    drop(fixture);
+    disk.kill();
+    flip_a_bit_of(&disk, &truth.payload);
+    let mut fixture = Fixture::open(disk, |_| ());
+    assert_eq!(fixture.node.raft().bad_entries().count(), 1);
+    let have = |entry: &Entry| {
+        Message::Entries(raft::Answers {
+            entries: vec![Answer::Have(entry.clone())],
+            ..raft::Answers::default()
+        })
+    };
+    for message in [have(&lie), append(&lie)] {
+        fixture.node.handle(said(Term(1), message));
+        fixture.turn();
+        fixture.write();
+        assert_eq!(fixture.node.raft().bad_entries().count(), 1);
+    }
+    fixture.node.handle(said(Term(1), have(&truth)));
+    fixture.turn();
+    fixture.write();
+    assert_eq!(fixture.node.raft().bad_entries().count(), 0);
+}
+
+/// Damages what a log has written.
+fn flip_a_bit_of(disk: &SimDisk, payload: &[u8]) {
+    let path = Path::new("/node/log/0000000000000001.wal");
+    let file = disk.open(path).unwrap();
+    let mut bytes = vec![0; file.len().unwrap() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    let at = bytes
+        .windows(payload.len())
+        .position(|window| window == payload);
+    disk.flip_bit(path, at.unwrap() as u64, 3).unwrap();
 }

@@ -344,6 +344,11 @@ impl Storage {
         }
     }
 
+    /// Whether this is the entry that was written with this id, as far as its length and checksum say: its payload may be lost.
+    pub fn is_true_content(&self, entry: &Entry) -> Result<bool, Error> {
+        Ok(self.wal.is_entry(GROUP, entry)?)
+    }
+
     /// A durable snapshot stands for the log up to `last`: it may go. Nothing, if it has gone already.
     ///
     /// # Errors
@@ -438,6 +443,9 @@ pub struct SnapshotName {
     pub manifest_bytes: u64,
 }
 
+/// No manifest is longer, whatever a peer claims.
+const MANIFEST_BYTES_MAX: u64 = 1 << 30;
+
 impl SnapshotName {
     const BYTES: usize = 40;
 
@@ -459,9 +467,10 @@ impl SnapshotName {
     pub fn decode(bytes: &[u8]) -> Option<SnapshotName> {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
         let (hash, len) = bytes.split_first_chunk::<32>()?;
-        Some(SnapshotName {
+        let manifest_bytes = u64::from_le_bytes(len.try_into().ok()?);
+        (manifest_bytes <= MANIFEST_BYTES_MAX).then(|| SnapshotName {
             manifest: ManifestName::from_bytes(*hash),
-            manifest_bytes: u64::from_le_bytes(len.try_into().ok()?),
+            manifest_bytes,
         })
     }
 }

@@ -1,0 +1,132 @@
+//! Putting right what is damaged here, with what the peers have: pieces of a snapshot by their names, and entries of the log, which
+//! the core asks for and this node compares with what was written.
+
+use duramen_snapshot::{ChunkName, SnapshotId};
+
+use super::job::Lost;
+use super::{Clock, Error, Node, StateMachine};
+use crate::raft::{Answer, Envelope, Message, Offer};
+use crate::storage::SnapshotName;
+use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, Network};
+
+/// A snapshot of which something cannot be read.
+pub(super) struct Mending {
+    id: SnapshotId,
+    /// The chunks that are asked for.
+    wanted: Lost,
+    /// If it is one that is being installed, the offer; otherwise the state is in it.
+    offer: Option<Offer>,
+    /// Ticks until the peers are asked again.
+    ticks: u32,
+}
+
+impl Mending {
+    /// The offer that is being installed by it.
+    pub(super) fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
+    }
+
+    /// One unit of time has passed. Says what is to be asked for, if it is time again.
+    pub(super) fn tick(&mut self) -> Option<Fetch> {
+        self.ticks = self.ticks.saturating_sub(1);
+        (self.ticks == 0).then(|| {
+            self.ticks = PATIENCE_TICKS;
+            let wanted = self.wanted.iter().copied();
+            Fetch::AskChunks {
+                chunks: wanted.take(CHUNKS_ASKED_MAX).collect(),
+            }
+        })
+    }
+}
+
+/// The peers are asked again after so many ticks.
+const PATIENCE_TICKS: u32 = 50;
+
+/// Snapshots.
+impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
+    /// A snapshot that is needed cannot be read: its chunks are to be had from the peers.
+    pub(super) fn begin_mending(&mut self, id: SnapshotId, wanted: Lost, offer: Option<Offer>) {
+        let chunks = wanted.len();
+        tracing::error!(chunks, ?id, "a snapshot is damaged: asking the peers");
+        self.snapshots.mending = Some(Mending {
+            id,
+            wanted,
+            offer,
+            ticks: 0,
+        });
+    }
+
+    /// Takes in a chunk, if it is wanted.
+    pub(super) fn mend(&mut self, chunk: Hash, bytes: &[u8]) -> Result<(), Error> {
+        let Some(mending) = &mut self.snapshots.mending else {
+            return Ok(());
+        };
+        let name = ChunkName::from_bytes(chunk);
+        if !mending.wanted.contains(&chunk) || ChunkName::of(bytes) != name {
+            return Ok(());
+        }
+        match self.storage.snapshots().repair_chunk(name, bytes) {
+            // It will be asked for again.
+            Err(error @ duramen_snapshot::Error::Full { .. }) => {
+                tracing::warn!(%error, "no space to mend a snapshot");
+                return Ok(());
+            }
+            repaired => repaired?,
+        }
+        mending.wanted.remove(&chunk);
+        let is_whole = |mending: &mut Mending| mending.wanted.is_empty();
+        let Some(mended) = self.snapshots.mending.take_if(is_whole) else {
+            return Ok(());
+        };
+        tracing::info!(id = ?mended.id, "the snapshot is whole again");
+        match &mended.offer {
+            Some(offer) => self.installed(offer, mended.id),
+            None => self.has_own_state(mended.id),
+        }
+    }
+
+    fn has_own_state(&mut self, id: SnapshotId) -> Result<(), Error> {
+        let manifest = self.storage.snapshots().manifest(id)?;
+        self.take_state(id, self.raft.base().index)?;
+        self.raft
+            .state_restored(SnapshotName::of(&manifest).encode());
+        Ok(())
+    }
+}
+
+/// The log.
+impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
+    /// Takes out of a message what claims to be an entry that is bad here, and is not what was written. The core knows entries by
+    /// their ids, and the log their checksums.
+    ///
+    /// # Errors
+    /// The log cannot say what was written.
+    pub(super) fn take_out_false_entries(&self, envelope: &mut Envelope) -> Result<(), Error> {
+        let mut failed = Ok(());
+        let mut is_false = |entry: &_| {
+            let outcome = self.storage.is_true_content(entry);
+            outcome.map_or_else(
+                |error| {
+                    failed = Err(error.into());
+                    true
+                },
+                |is_true| !is_true,
+            )
+        };
+        let is_bad = |id| self.raft.bad_entries().any(|(bad, _)| bad == id);
+        match &mut envelope.message {
+            Message::Append { entries, .. } => {
+                let first_false = entries
+                    .iter()
+                    .position(|entry| is_bad(entry.id) && is_false(entry));
+                entries.truncate(first_false.unwrap_or(entries.len()));
+            }
+            Message::Entries(answers) => answers.entries.retain(|answer| match answer {
+                Answer::Have(entry) => !(is_bad(entry.id) && is_false(entry)),
+                _ => true,
+            }),
+            _ => {}
+        }
+        failed
+    }
+}
