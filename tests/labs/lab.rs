@@ -70,6 +70,11 @@ impl StateMachine for Log {
     }
 }
 
+/// Runs a scenario with several seeds. Each has other timeouts, delays and losses.
+pub(crate) fn each_seed(scenario: impl Fn(u64)) {
+    (0..5).for_each(scenario);
+}
+
 /// A cluster of servers, numbered from 0 as in the labs.
 pub(crate) struct Lab {
     pub(crate) world: World<Log>,
@@ -80,32 +85,32 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    pub(crate) fn new(servers: usize) -> Lab {
-        Lab::with_settings(servers, Settings::default())
+    pub(crate) fn new(seed: u64, servers: usize) -> Lab {
+        Lab::with_settings(seed, servers, Settings::default())
     }
 
-    pub(crate) fn unreliable(servers: usize) -> Lab {
-        let mut lab = Lab::new(servers);
+    pub(crate) fn unreliable(seed: u64, servers: usize) -> Lab {
+        let mut lab = Lab::new(seed, servers);
         lab.world.set_faults(UNRELIABLE);
         lab
     }
 
     /// A snapshot every ten commands.
-    pub(crate) fn with_snapshots(servers: usize) -> Lab {
+    pub(crate) fn with_snapshots(seed: u64, servers: usize) -> Lab {
         let mut settings = Settings::default();
         settings.node.snapshot_bytes = 10 * (8 + 64);
-        Lab::with_settings(servers, settings)
+        Lab::with_settings(seed, servers, settings)
     }
 
-    fn with_settings(servers: usize, settings: Settings) -> Lab {
+    fn with_settings(seed: u64, servers: usize, settings: Settings) -> Lab {
         let all: Arc<Mutex<Vec<Bytes>>> = Arc::default();
         let make_log = move |_| Log {
             applied: Vec::new(),
             all: all.clone(),
         };
         let mut lab = Lab {
-            world: World::new(7, servers as u64, settings, make_log),
-            rng: fastrand::Rng::with_seed(7),
+            world: World::new(seed, servers as u64, settings, make_log),
+            rng: fastrand::Rng::with_seed(seed),
             servers,
             disconnected: BTreeSet::new(),
             commands: 0,

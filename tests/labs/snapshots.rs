@@ -1,6 +1,6 @@
 //! Lab 2D: log compaction, with a snapshot every ten commands.
 
-use super::lab::{ELECTION_TIMEOUT, Lab, UNRELIABLE};
+use super::lab::{ELECTION_TIMEOUT, Lab, UNRELIABLE, each_seed};
 
 const INTERVAL: usize = 10;
 const LOG_BYTES_MAX: u64 = 2000;
@@ -14,36 +14,46 @@ enum Away {
 
 #[test]
 fn snapshot_basic() {
-    let lab = take_snapshots(Away::Nobody, true);
-    assert_eq!(lab.traffic().offers, 0, "everybody was there");
+    each_seed(|seed| {
+        let lab = take_snapshots(seed, Away::Nobody, true);
+        assert_eq!(lab.traffic().offers, 0, "everybody was there");
+    });
 }
 
 #[test]
 fn snapshot_install() {
-    let lab = take_snapshots(Away::Disconnected, true);
-    assert!(lab.traffic().offers > 0);
+    each_seed(|seed| {
+        let lab = take_snapshots(seed, Away::Disconnected, true);
+        assert!(lab.traffic().offers > 0);
+    });
 }
 
 #[test]
 fn snapshot_install_unreliable() {
-    let lab = take_snapshots(Away::Disconnected, false);
-    assert!(lab.traffic().offers > 0);
+    each_seed(|seed| {
+        let lab = take_snapshots(seed, Away::Disconnected, false);
+        assert!(lab.traffic().offers > 0);
+    });
 }
 
 #[test]
 fn snapshot_install_crash() {
-    let lab = take_snapshots(Away::Crashed, true);
-    assert!(lab.traffic().offers > 0);
+    each_seed(|seed| {
+        let lab = take_snapshots(seed, Away::Crashed, true);
+        assert!(lab.traffic().offers > 0);
+    });
 }
 
 #[test]
 fn snapshot_install_un_crash() {
-    let lab = take_snapshots(Away::Crashed, false);
-    assert!(lab.traffic().offers > 0);
+    each_seed(|seed| {
+        let lab = take_snapshots(seed, Away::Crashed, false);
+        assert!(lab.traffic().offers > 0);
+    });
 }
 
-fn take_snapshots(away: Away, is_reliable: bool) -> Lab {
-    let mut lab = Lab::with_snapshots(3);
+fn take_snapshots(seed: u64, away: Away, is_reliable: bool) -> Lab {
+    let mut lab = Lab::with_snapshots(seed, 3);
     if !is_reliable {
         lab.world.set_faults(UNRELIABLE);
     }
@@ -91,27 +101,31 @@ fn take_snapshots(away: Away, is_reliable: bool) -> Lab {
 
 #[test]
 fn snapshot_all_crash() {
-    let mut lab = Lab::with_snapshots(3);
-    lab.agree(3);
-    for _ in 0..5 {
-        for _ in 0..INTERVAL / 2 + lab.rng.usize(..INTERVAL) {
-            lab.agree(3);
+    each_seed(|seed| {
+        let mut lab = Lab::with_snapshots(seed, 3);
+        lab.agree(3);
+        for _ in 0..5 {
+            for _ in 0..INTERVAL / 2 + lab.rng.usize(..INTERVAL) {
+                lab.agree(3);
+            }
+            let before = lab.agree(3);
+            lab.crash_all();
+            assert!(lab.agree(3) > before);
         }
-        let before = lab.agree(3);
-        lab.crash_all();
-        assert!(lab.agree(3) > before);
-    }
+    });
 }
 
 #[test]
 fn snapshot_init() {
-    let mut lab = Lab::with_snapshots(3);
-    lab.agree(3);
-    for _ in 0..INTERVAL + 1 {
+    each_seed(|seed| {
+        let mut lab = Lab::with_snapshots(seed, 3);
         lab.agree(3);
-    }
-    lab.crash_all();
-    lab.agree(3); // Some entries after the snapshot.
-    lab.crash_all();
-    lab.agree(3);
+        for _ in 0..INTERVAL + 1 {
+            lab.agree(3);
+        }
+        lab.crash_all();
+        lab.agree(3); // Some entries after the snapshot.
+        lab.crash_all();
+        lab.agree(3);
+    });
 }
