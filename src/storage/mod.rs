@@ -92,6 +92,15 @@ pub enum Error {
         expected: Box<Identity>,
     },
 
+    /// There is no node's log, and something else: perhaps the directory above is meant, or one below.
+    #[error("{} has {found} and no node's log: a node begins in a directory of its own, so use an empty one, or the one that was meant", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+
     /// There are snapshots and no log: without it the node does not know for whom it voted.
     #[error("{} has snapshots and no log: this node may have voted, and does not know for whom; empty the directory and let the node join anew, under a new number", path.display())]
     NoLog {
@@ -157,6 +166,9 @@ struct Completed {
 
 const GROUP: GroupId = GroupId(1);
 
+/// What a directory may have in which a node begins: directories that it made before it was killed, and what a file system has.
+const MAY_BE_THERE: [&str; 3] = ["log", "snapshots", "lost+found"];
+
 /// The default of what goes into one batch. Smaller logs take less.
 const BATCH_BYTES: u64 = 8 << 20;
 /// What an entry takes beside its payload, at the most.
@@ -181,9 +193,13 @@ impl Storage {
         let (log, snapshots) = (dir.join("log"), dir.join("snapshots"));
         let wal = match Wal::open_on(disk.clone(), &log, log_options.clone()) {
             Err(duramen_wal::Error::NotALog { .. }) => {
+                let path = dir.to_owned();
                 if disk.list(&snapshots).is_ok_and(|names| !names.is_empty()) {
-                    let path = dir.to_owned();
                     return Err(Error::NoLog { path });
+                }
+                let mut names = disk.list(dir).unwrap_or_default().into_iter();
+                if let Some(found) = names.find(|name| !MAY_BE_THERE.contains(&name.as_str())) {
+                    return Err(Error::NotEmpty { path, found });
                 }
                 Wal::create_on(disk.clone(), &log, log_options)?
             }

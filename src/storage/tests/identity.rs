@@ -156,6 +156,21 @@ fn snapshots_without_a_log_are_refused() {
 }
 
 #[test]
+fn no_node_begins_where_something_else_is() {
+    let disk = SimDisk::new();
+    let dir = Path::new(DIR);
+    disk.create_dir_all(&dir.join("lost+found")).unwrap();
+    disk.create(&dir.join("0000000000000001.wal")).unwrap();
+    let error = try_open(&disk).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&error, Error::NotEmpty { found, .. } if found == "0000000000000001.wal"),
+        "{error}"
+    );
+    disk.remove(&dir.join("0000000000000001.wal")).unwrap();
+    open(&disk);
+}
+
+#[test]
 fn a_log_that_does_not_say_whose_it_is_is_refused() {
     let disk = SimDisk::new();
     drop(open(&disk));
