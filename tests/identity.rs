@@ -4,7 +4,7 @@
 mod support;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::Nodes;
 
@@ -12,8 +12,11 @@ use support::Nodes;
 const LONG: Duration = Duration::from_secs(2);
 
 fn assert_nobody_leads(nodes: &Nodes) {
-    std::thread::sleep(LONG);
-    assert_eq!(nodes.find_leader(), None);
+    let end = Instant::now() + LONG;
+    while Instant::now() < end {
+        assert_eq!(nodes.find_leader(), None);
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A follower's disk is emptied while it is down.

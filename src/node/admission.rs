@@ -1,8 +1,9 @@
 //! Who may take part.
 //!
 //! A vote, once lost, is not given back by catching up with the log: a node whose disk was emptied or set back may have voted
-//! already, and would vote twice. So a node is known by a uuid and by how often it was started, and whoever comes back as less
-//! than it was is refused as the voter it was.
+//! already, and would vote twice. So a node is known by a uuid and by how often it was started, and whoever comes back as another
+//! one, or with fewer starts, is refused as the voter it was. A directory that is set back to before its last start only is started
+//! as often again: then nobody notices but a leader that knows of more entries.
 //!
 //! A node begins to take part when it has met all others, and they are blank, or know it already; or when one that takes part knows
 //! it already. So a blank node cannot begin a cluster anew while the others have an old one, and a node that was there at the

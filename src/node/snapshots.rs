@@ -7,7 +7,7 @@ use std::io;
 
 use bytes::Bytes;
 use duramen_snapshot::{ChunkName, Manifest, Meta, SnapshotId};
-use duramen_wal::{Entry, Index};
+use duramen_wal::{Entry, Index, NodeId};
 
 use super::installing::{Installing, Step};
 use super::job::{Finished, Job, Lost, Outcome, damaged_chunks};
@@ -17,7 +17,6 @@ use crate::canary::planted;
 use crate::raft::{Offer, SnapshotFate};
 use crate::storage::{self, SnapshotName, Storage};
 use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, MANIFEST_PIECE_BYTES, Network, Packet};
-use duramen_wal::NodeId;
 
 /// What a node knows of its snapshots.
 #[derive(Default)]
@@ -32,9 +31,11 @@ pub(super) struct Snapshots {
     is_publishing: bool,
     /// The manifest that a peer asked for last.
     asked: Option<(Hash, Bytes)>,
-    /// The state is in this snapshot, which is damaged: these chunks are asked for.
+    /// A snapshot that is needed, and of which chunks are lost.
     pub(super) mending: Option<Mending>,
+    /// How many since the start.
     pub(super) taken: u64,
+    /// How many since the start.
     pub(super) installed: u64,
     /// Another node's state differs as of this entry.
     diverged_at: Option<Index>,

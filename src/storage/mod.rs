@@ -179,7 +179,8 @@ impl Storage {
     /// durable on return.
     ///
     /// # Errors
-    /// [`Error::OtherNode`], [`Error::NoLog`], [`Error::NoIdentity`]: this node must not take part with this directory.
+    /// [`Error::OtherNode`], [`Error::NoLog`], [`Error::NotEmpty`], [`Error::NoIdentity`]: this node must not take part with this
+    /// directory.
     /// [`Error::Log`], [`Error::Snapshots`], [`Error::Io`].
     pub fn open(
         disk: Arc<dyn Disk>,
@@ -193,14 +194,7 @@ impl Storage {
         let (log, snapshots) = (dir.join("log"), dir.join("snapshots"));
         let wal = match Wal::open_on(disk.clone(), &log, log_options.clone()) {
             Err(duramen_wal::Error::NotALog { .. }) => {
-                let path = dir.to_owned();
-                if disk.list(&snapshots).is_ok_and(|names| !names.is_empty()) {
-                    return Err(Error::NoLog { path });
-                }
-                let mut names = disk.list(dir).unwrap_or_default().into_iter();
-                if let Some(found) = names.find(|name| !MAY_BE_THERE.contains(&name.as_str())) {
-                    return Err(Error::NotEmpty { path, found });
-                }
+                check_blank(&*disk, dir, &snapshots)?;
                 Wal::create_on(disk.clone(), &log, log_options)?
             }
             opened => opened?,
@@ -494,6 +488,31 @@ impl SnapshotName {
 /// A record is written on a full disk too: without it a node cannot even start.
 fn put_record(batch: &mut Batch, record: &Record) {
     batch.user_record(GROUP, record.encode()).vital();
+}
+
+/// Whether a node without a log may begin here.
+fn check_blank(disk: &dyn Disk, dir: &Path, snapshots: &Path) -> Result<(), Error> {
+    let path = dir.to_owned();
+    if !list(disk, snapshots)?.is_empty() {
+        return Err(Error::NoLog { path });
+    }
+    let is_strange = |name: &String| !MAY_BE_THERE.contains(&name.as_str());
+    match list(disk, dir)?.into_iter().find(is_strange) {
+        Some(found) => Err(Error::NotEmpty { path, found }),
+        None => Ok(()),
+    }
+}
+
+/// What is in a directory, which need not be there. One that cannot be read is not an empty one.
+fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, Error> {
+    match disk.list(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(|source| Error::Io {
+            op: "list",
+            path: dir.to_owned(),
+            source,
+        }),
+    }
 }
 
 /// Reads whose log it is, or makes a new log the node's own.

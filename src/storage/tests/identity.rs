@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use duramen_disk::{OsDisk, every_crash};
+use duramen_disk::{Op, OsDisk, every_crash};
 use duramen_wal::Batch;
 
 use super::super::GROUP;
@@ -153,6 +153,22 @@ fn snapshots_without_a_log_are_refused() {
     assert!(error.to_string().contains("join anew, under a new number"));
     let error = try_open(&disk).map(|_| ()).unwrap_err();
     assert!(matches!(error, Error::NoLog { .. }), "again: {error}");
+}
+
+/// It might have snapshots: then a node that begins anew would have lost its vote.
+#[test]
+fn a_directory_that_cannot_be_listed_is_not_an_empty_one() {
+    let (disk, mut storage) = begun();
+    persist(&mut storage, &append(entries(1, 3, 1), 1));
+    publish(&storage, id(2, 1), &voters(3)).unwrap();
+    kill(&disk, storage);
+    remove_all_files(&disk, &Path::new(DIR).join("log"));
+    for lists in 0..5 {
+        disk.fail_op(Op::List, lists, std::io::ErrorKind::Other);
+        assert!(try_open(&disk).is_err(), "list {lists}");
+        disk.kill();
+        assert_eq!(disk.list(&Path::new(DIR).join("log")).unwrap().len(), 0);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::raft::{
     Answer, Answers, AppendOutcome, Badness, Envelope, Membership, Message, OwnSnapshot, Question,
     Round,
 };
-use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, Refusal};
+use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, KNOWN_MAX, Refusal};
 
 fn log_id() -> impl Strategy<Value = LogId> {
     (any::<u64>(), 0..u64::MAX / 2).prop_map(|(term, index)| LogId {
@@ -417,7 +417,7 @@ fn refusals_are_these_bytes() {
     }
 }
 
-/// The longest names that anybody may choose have room in a handshake.
+/// The longest names that anybody may choose have room in a handshake, and the uuids of as many members as are told.
 #[test]
 fn a_handshake_with_long_names_is_taken() {
     let hello = Hello {
@@ -427,6 +427,9 @@ fn a_handshake_with_long_names_is_taken() {
         introduction: Introduction {
             cluster: "c".repeat(64),
             uuid: u128::MAX,
+            knows: (0..KNOWN_MAX as u64)
+                .map(|member| (u64::MAX - member, u128::MAX))
+                .collect(),
             ..introduction()
         },
     };
