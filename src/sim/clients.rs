@@ -92,6 +92,8 @@ pub(super) struct Clients {
     /// How often they called.
     calls: u64,
     pub(super) answered: u64,
+    /// Of those that were answered, the ones that change something.
+    pub(super) written: u64,
     pub(super) unknown: u64,
 }
 
@@ -107,6 +109,7 @@ impl Clients {
             histories: (0..OBJECTS).map(|_| Vec::new()).collect(),
             calls: 0,
             answered: 0,
+            written: 0,
             unknown: 0,
         }
     }
@@ -146,6 +149,7 @@ impl Clients {
             }
             Some(Ok(answer)) => {
                 self.answered += 1;
+                self.written += u64::from(!matches!(open.call, Call::Get));
                 self.remember(&open, Some((now, answer)));
             }
             // It was never done, and never will be.

@@ -137,21 +137,21 @@ impl Run {
         self.world.set_faults(Faults::default());
         self.world.stop_failing();
         let end = self.world.now() + MEND_TIME;
-        let answered = self.clients.answered;
+        let written = self.clients.written;
         loop {
             for id in self.world.ids() {
                 if !self.world.is_up(id) && !self.operator.is_out(id) {
                     self.weather.start(&mut self.world, id);
                 }
             }
-            let is_answered = self.clients.answered > answered;
-            self.step(!is_answered);
-            if is_answered && self.clients.are_idle() && self.agree() {
+            let is_written = self.clients.written > written;
+            self.step(!is_written);
+            if is_written && self.clients.are_idle() && self.agree() {
                 return;
             }
             assert!(
                 self.world.now() < end,
-                "no agreement {MEND_TIME:?} after all was mended; a write succeeded: {is_answered}"
+                "no agreement {MEND_TIME:?} after all was mended; a write succeeded: {is_written}"
             );
         }
     }
@@ -165,8 +165,8 @@ impl Run {
         let has_all = |id: NodeId| {
             self.world.node(id).is_some_and(|node| {
                 let status = node.status();
-                let is_far = (status.applied, status.commit) == (wanted.applied, wanted.commit);
-                is_far && node.state().kv == leader.state().kv && node.diverged_at().is_none()
+                let is_as_far = (status.applied, status.commit) == (wanted.applied, wanted.commit);
+                is_as_far && node.state().kv == leader.state().kv && node.diverged_at().is_none()
             })
         };
         let is_over = !leader.raft().membership().is_joint() && !self.operator.is_replacing();
