@@ -63,8 +63,8 @@ impl<S: StateMachine> Handle<S> {
         });
     }
 
-    /// Runs a query on the state machine, linearizably: it sees every command that was answered before this call. Runs
-    /// on the node's thread, so it must be quick; it is dropped without a call if the node has ended.
+    /// Runs a query on the state machine, linearizably: it sees every command that was answered before this call, by whatever
+    /// node. A node that does not lead asks its leader what that is. Runs on the node's thread, so it must be quick; it is dropped without a call if the node has ended.
     pub fn read(&self, query: impl FnOnce(Result<&S, NotDone>) + Send + 'static) {
         self.put(Input::Read(Box::new(query)));
     }

@@ -170,7 +170,7 @@ pub enum Input<S: StateMachine> {
         /// Where the answer goes.
         on_applied: OnApplied<S>,
     },
-    /// A read of a client.
+    /// A read of a client: linearizable, on any node that knows a leader.
     Read(Query<S>),
     /// The members are to be these: see [`Raft::change_membership`].
     ChangeMembership {

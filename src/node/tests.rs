@@ -323,6 +323,44 @@ fn a_confirmed_read_waits_for_what_is_not_applied_yet() {
 }
 
 #[test]
+fn a_node_that_does_not_lead_serves_a_read_when_it_has_applied_up_to_the_leaders_index() {
+    let mut fixture = Fixture::new();
+    fixture.read();
+    let refused = Err(NotDone::NotLeader { leader: None });
+    assert_eq!(fixture.answers(), [refused], "no leader is known");
+    let entry = |index| Entry {
+        id: LogId {
+            term: Term(1),
+            index: Index(index),
+        },
+        payload: Bytes::from_static(b"count"),
+        ..Entry::default()
+    };
+    let append = |prev, entries: &[Entry], commit| Message::Append {
+        prev,
+        entries: entries.to_vec(),
+        commit: Index(commit),
+        round: Round(0),
+    };
+    let first = append(LogId::default(), &[entry(1)], 0);
+    fixture.node.handle(said(Term(1), first));
+    fixture.turn();
+    fixture.write();
+    fixture.sent();
+    fixture.read();
+    fixture.turn();
+    let [Message::AskReadIndex { ask }] = fixture.sent()[..] else {
+        panic!("it does not ask");
+    };
+    let index = Some(Index(2));
+    fixture.say(Message::ReadIndex { ask, index });
+    fixture.say(append(entry(1).id, &[], 1));
+    assert_eq!(fixture.answers().len(), 1, "only entry 1 is applied");
+    fixture.say(append(entry(1).id, &[entry(2)], 2));
+    assert_eq!(fixture.answers()[1..], [Ok(2)]);
+}
+
+#[test]
 fn what_is_not_decided_in_time_has_an_unknown_outcome() {
     let mut fixture = Fixture::leader();
     fixture.propose();

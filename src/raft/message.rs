@@ -59,6 +59,18 @@ pub enum Message {
     Entries(Answers),
     /// From the leader: the receiver is to campaign at once, its log is complete (thesis, 3.10).
     TimeoutNow,
+    /// Asks the leader up to where reads that arrived at the sender have to see the log (thesis, 6.4).
+    AskReadIndex {
+        /// Which question it is.
+        ask: Ask,
+    },
+    /// The reply to `AskReadIndex`, once the sender knows that it led when it was asked.
+    ReadIndex {
+        /// The question.
+        ask: Ask,
+        /// Whoever asked may serve the reads when it has applied up to there. `None`: the leader does not know its log yet.
+        index: Option<Index>,
+    },
     /// AppendEntries (section 5.3). Without entries it is a heartbeat.
     Append {
         /// The entry right before `entries`.
@@ -99,6 +111,11 @@ pub enum AppendOutcome {
 /// restart in between; so no round is mistaken for an older one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Round(pub u64);
+
+/// Numbers a node's questions for a read index. Each process of a node begins with a random number: an answer to an earlier one
+/// says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ask(pub u64);
 
 /// No log comes so far. After a snapshot that claimed to, there would be no index left for what follows it.
 const SNAPSHOT_INDEX_MAX: Index = Index(u64::MAX / 2);

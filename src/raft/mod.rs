@@ -48,7 +48,7 @@
 //! | 5.3 log replication, 5.4.2 committing entries from previous terms | `replication.rs`, `progress.rs`, `log.rs` |
 //! | 7 log compaction | `snapshot.rs`, `log.rs` |
 //! | 6 membership | `membership.rs`, `change.rs` |
-//! | 8 linearizable reads | `read.rs` |
+//! | 8 linearizable reads; thesis 6.4 on followers | `read.rs`; `follower_read.rs` |
 //! | Protocol-Aware Recovery (FAST'18): damaged entries and snapshots | `repair.rs`, `settle.rs` |
 //! | figure 2, the messages | `message.rs` |
 //! | figure 3, the properties | `invariants.rs`, for tests and the simulator |
@@ -57,6 +57,7 @@
 mod change;
 mod durability;
 mod election;
+mod follower_read;
 mod ignored;
 #[cfg(any(test, feature = "sim"))]
 pub mod invariants;
@@ -85,7 +86,7 @@ pub use change::ChangeRefused;
 pub use durability::{Write, WriteId};
 pub use ignored::{Ignored, IgnoredCounts};
 pub use membership::{BadMembership, Member, Membership, is_command, is_membership};
-pub use message::{AppendOutcome, Envelope, Message, Round};
+pub use message::{AppendOutcome, Ask, Envelope, Message, Round};
 pub use read::{ReadId, ReadReply};
 pub use refused::{NotLeader, Refused};
 pub use repair::{Answer, Answers, Badness, Question};
@@ -95,6 +96,7 @@ pub use transfer::TransferRefused;
 
 use crate::canary::planted;
 use durability::Durability;
+use follower_read::FollowerReads;
 use log::Log;
 use membership::Memberships;
 use progress::Progress;
@@ -129,6 +131,7 @@ pub struct Raft {
     election_timeout: u32,
     send_now: Vec<Envelope>,
     send_when_durable: Vec<Envelope>,
+    follower_reads: FollowerReads,
     read_replies: Vec<ReadReply>,
     ignored: IgnoredCounts,
 }
@@ -284,6 +287,7 @@ impl Raft {
             }
             _ => self.tick_election(),
         }
+        self.tick_follower_reads();
         self.tick_repair();
     }
 
@@ -357,6 +361,8 @@ impl Raft {
                 round,
             } => self.on_append(from, prev, entries, commit, round),
             Message::AppendReply { outcome, round } => self.on_append_reply(from, outcome, round),
+            Message::AskReadIndex { ask } => self.on_ask_read_index(from, ask),
+            Message::ReadIndex { ask, index } => self.on_read_index(from, ask, index),
         }
     }
 
@@ -380,10 +386,14 @@ impl Raft {
     fn leadership(&self) -> Result<&Leadership, NotLeader> {
         match &self.role {
             Role::Leader(leadership) => Ok(leadership),
-            _ => Err(NotLeader {
-                leader: self.leader,
-            }),
+            _ => Err(self.not_leader()),
         }
+    }
+
+    /// Says who is the leader instead.
+    fn not_leader(&self) -> NotLeader {
+        let leader = self.leader;
+        NotLeader { leader }
     }
 
     /// The write `id`, and all before it, are durable.
@@ -402,6 +412,7 @@ impl Raft {
         self.offer_snapshots();
         self.go_on_with_transfer();
         self.decide_reads();
+        self.ask_for_read_index();
         // A snapshot must not be durable before the term it is of: a restart would find the log ahead of the term.
         let term = self.durability.hard_state().term;
         let offer = self.offer.take_if(|offer| offer.last.term <= term);
@@ -432,6 +443,9 @@ impl Raft {
         match message {
             Message::PreVote { .. } => self.reply(from, Message::PreVoted { granted: false }),
             Message::RequestVote { .. } => self.reply(from, Message::Vote { granted: false }),
+            Message::AskReadIndex { ask } => {
+                self.reply(from, Message::ReadIndex { ask, index: None });
+            }
             Message::Append {
                 prev: LogId { index, .. },
                 ..
@@ -454,6 +468,7 @@ impl Raft {
             | Message::AskEntries(_)
             | Message::Entries(_)
             | Message::TimeoutNow
+            | Message::ReadIndex { .. }
             | Message::AppendReply { .. } => {}
         }
         Err(Ignored::Stale)

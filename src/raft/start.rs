@@ -6,9 +6,11 @@ use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId};
 
 use super::durability::Durability;
+use super::follower_read::FollowerReads;
 use super::ignored::IgnoredCounts;
 use super::log::Log;
 use super::membership::{Membership, Memberships};
+use super::message::Ask;
 use super::repair::{Badness, Repair};
 use super::snapshot::OwnSnapshot;
 use super::{Raft, Role};
@@ -46,7 +48,8 @@ pub struct Config {
     pub keep_bytes: u64,
     /// A follower that needs a snapshot is offered it again after this many ticks. Default 100.
     pub offer_ticks: u32,
-    /// Of the random timeouts. Nodes should not share it.
+    /// Of the random timeouts, and of what tells this process of the node from an earlier one. Nodes should not share it, and each
+    /// start must have another one.
     pub seed: u64,
 }
 
@@ -151,8 +154,10 @@ impl Raft {
         log.mark_bad(bad_entries);
         let (term, last) = (hard_state.term, log.last());
         assert!(term >= last.term, "{last} is of a term after {term}");
+        let mut rng = fastrand::Rng::with_seed(config.seed);
         let mut raft = Raft {
-            rng: fastrand::Rng::with_seed(config.seed),
+            follower_reads: FollowerReads::new(Ask(rng.u64(..))),
+            rng,
             durability: Durability::new(hard_state, &log),
             config,
             hard_state,

@@ -8,7 +8,7 @@
 //!
 //! message (the body)
 //!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply, 5 PreVote, 6 PreVoted, 7 TimeoutNow,
-//!                8 InstallSnapshot, 9 AskEntries, 10 Entries;
+//!                8 InstallSnapshot, 9 AskEntries, 10 Entries, 11 AskReadIndex, 12 ReadIndex;
 //!                32 AskManifest, 33 Manifest, 34 AskChunks, 35 Chunk, 36 Gone, 37 Taken
 //!   1  from  8
 //!   9  to    8
@@ -25,6 +25,8 @@
 //!                                                 1 lack, 2 damaged, 3 suspect, 4 purged
 //!                   snapshot 1: 0 none, 1 last term 8, last index 8, membership length 4, membership,
 //!                                       manifest length 4, manifest
+//!      AskReadIndex  question 8
+//!      ReadIndex    question 8, index 1: 0 none, 1 index 8
 //!      AppendReply  round 8, outcome 1: 0 matched, index 8
 //!                                       1 conflict, prev 8, term 8, first 8
 //!  17  AskManifest  hash 32, offset 8

@@ -3,8 +3,8 @@
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use duramen::raft::{
-    Answer, Answers, AppendOutcome, Badness, Envelope, Membership, Message, OwnSnapshot, Question,
-    Round,
+    Answer, Answers, AppendOutcome, Ask, Badness, Envelope, Membership, Message, OwnSnapshot,
+    Question, Round,
 };
 use duramen::wal::{Context, Entry, Index, LogId, NodeId, Term};
 
@@ -61,7 +61,17 @@ fn message(u: &mut Unstructured<'_>) -> Result<Message> {
         }
         7 => Message::AskEntries(question(u)?),
         8..10 => Message::Entries(answers(u)?),
-        10..13 => append(u)?,
+        10..12 => append(u)?,
+        12 => Message::AskReadIndex {
+            ask: Ask(number(u)?),
+        },
+        13 => Message::ReadIndex {
+            ask: Ask(number(u)?),
+            index: match u.arbitrary()? {
+                true => Some(Index(number(u)?)),
+                false => None,
+            },
+        },
         _ => Message::AppendReply {
             outcome: outcome(u)?,
             round: Round(number(u)?),

@@ -5,6 +5,7 @@
 mod disturbance;
 mod election;
 mod figure8;
+mod follower_reads;
 mod invariants;
 mod joining;
 mod membership;
@@ -61,6 +62,7 @@ struct TestNode {
     applied: Vec<Entry>,
     reads: Vec<ReadReply>,
     dropped: Vec<LogId>,
+    starts: u64,
 }
 
 impl TestNode {
@@ -79,6 +81,7 @@ impl TestNode {
             applied: Vec::new(),
             reads: Vec::new(),
             dropped: Vec::new(),
+            starts: 0,
         }
     }
 
@@ -191,6 +194,8 @@ impl Cluster {
         config.check_quorum = self.is_disturbed_by_nobody;
         let state = self.nodes.get_mut(&node).unwrap();
         state.applied.clear();
+        config.seed += 1000 * state.starts; // Another one at each start.
+        state.starts += 1;
         let restored = Restored {
             hard_state: state.hard_state,
             log: state.log.clone(),

@@ -131,20 +131,6 @@ fn reads_that_wait_together_share_a_round() {
 }
 
 #[test]
-fn a_follower_refuses_reads_and_names_the_leader() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect(3);
-    let refused = cluster.raft(1).read(ReadId(1));
-    assert_eq!(
-        refused,
-        Err(NotLeader {
-            leader: Some(NodeId(3))
-        }
-        .into())
-    );
-}
-
-#[test]
 fn a_single_node_serves_reads_at_once() {
     let mut cluster = Cluster::new(1);
     cluster.elect(1);

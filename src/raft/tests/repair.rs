@@ -9,11 +9,11 @@ use super::{as_in_the_paper, entry, id};
 use crate::raft::Badness::{Damaged, Suspect};
 use crate::raft::{
     Answer, Answers, AppendOutcome, Badness, Envelope, Ignored, Membership, Message, Offer,
-    OwnSnapshot, Question, Raft, Ready, Restored, Round, SnapshotFate, Write, WriteId,
+    OwnSnapshot, Question, Raft, ReadReply, Ready, Restored, Round, SnapshotFate, Write, WriteId,
 };
 
 /// Node 1 of three, in term 3, with five entries of terms 1 and 2, of which some are bad.
-fn node(bad: &[(u64, Badness)]) -> Raft {
+pub(super) fn node(bad: &[(u64, Badness)]) -> Raft {
     Raft::restart(as_in_the_paper(1, 3), restored(bad))
 }
 
@@ -29,7 +29,7 @@ pub(super) fn restored(bad: &[(u64, Badness)]) -> Restored {
     }
 }
 
-fn in_term(term: u64) -> HardState {
+pub(super) fn in_term(term: u64) -> HardState {
     HardState {
         term: Term(term),
         ..HardState::default()
@@ -54,6 +54,7 @@ pub(super) struct Done {
     pub(super) committed: Vec<Entry>,
     pub(super) dropped: Vec<LogId>,
     pub(super) offers: Vec<Offer>,
+    pub(super) reads: Vec<ReadReply>,
 }
 
 pub(super) fn carry_out(raft: &mut Raft) -> Done {
@@ -72,6 +73,7 @@ pub(super) fn carry_out(raft: &mut Raft) -> Done {
         done.committed.extend(ready.committed);
         done.dropped.extend(ready.dropped);
         done.offers.extend(ready.offer);
+        done.reads.extend(ready.reads);
     }
 }
 
@@ -84,7 +86,7 @@ pub(super) fn say(raft: &mut Raft, from: u64, term: u64, message: Message) -> Re
     })
 }
 
-fn append(raft: &mut Raft, prev: LogId, entries: Vec<Entry>, commit: u64) {
+pub(super) fn append(raft: &mut Raft, prev: LogId, entries: Vec<Entry>, commit: u64) {
     let append = Message::Append {
         prev,
         entries,

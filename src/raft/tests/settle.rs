@@ -27,7 +27,7 @@ fn leader_of(config: Config, restored: Restored, by: &[u64]) -> Raft {
     raft
 }
 
-fn leader(nodes: u64, bad: &[(u64, Badness)]) -> Raft {
+pub(super) fn leader(nodes: u64, bad: &[(u64, Badness)]) -> Raft {
     let by: Vec<u64> = (2..=nodes / 2 + 1).collect();
     leader_of(as_in_the_paper(1, nodes), restored(bad), &by)
 }

@@ -5,8 +5,8 @@ use duramen_wal::{Context, Entry, Index, LogId, NodeId, Term};
 
 use super::{get_bool, get_bytes, get_long_bytes, get_u64, put_bytes};
 use crate::raft::{
-    Answer, Answers, AppendOutcome, Badness, Envelope, Membership, Message, OwnSnapshot, Question,
-    Round,
+    Answer, Answers, AppendOutcome, Ask, Badness, Envelope, Membership, Message, OwnSnapshot,
+    Question, Round,
 };
 
 const KIND_REQUEST_VOTE: u8 = 1;
@@ -19,6 +19,8 @@ const KIND_TIMEOUT_NOW: u8 = 7;
 const KIND_INSTALL_SNAPSHOT: u8 = 8;
 const KIND_ASK_ENTRIES: u8 = 9;
 const KIND_ENTRIES: u8 = 10;
+const KIND_ASK_READ_INDEX: u8 = 11;
+const KIND_READ_INDEX: u8 = 12;
 const ANSWER_HAVE: u8 = 0;
 const ANSWER_LACK: u8 = 1;
 const ANSWER_DAMAGED: u8 = 2;
@@ -39,6 +41,8 @@ pub(super) fn put(buf: &mut BytesMut, envelope: &Envelope) {
         Message::InstallSnapshot { .. } => KIND_INSTALL_SNAPSHOT,
         Message::AskEntries(_) => KIND_ASK_ENTRIES,
         Message::Entries(_) => KIND_ENTRIES,
+        Message::AskReadIndex { .. } => KIND_ASK_READ_INDEX,
+        Message::ReadIndex { .. } => KIND_READ_INDEX,
     };
     buf.put_u8(kind);
     buf.put_u64_le(envelope.from.0);
@@ -61,6 +65,11 @@ pub(super) fn put(buf: &mut BytesMut, envelope: &Envelope) {
         } => put_snapshot(buf, *last, membership, manifest),
         Message::AskEntries(question) => put_question(buf, question),
         Message::Entries(answers) => put_answers(buf, answers),
+        Message::AskReadIndex { ask } => buf.put_u64_le(ask.0),
+        Message::ReadIndex { ask, index } => {
+            buf.put_u64_le(ask.0);
+            put_index_if_known(buf, *index);
+        }
         Message::Append {
             prev,
             entries,
@@ -99,10 +108,7 @@ fn put_snapshot(buf: &mut BytesMut, last: LogId, membership: &Membership, manife
 
 fn put_question(buf: &mut BytesMut, question: &Question) {
     buf.put_u8(u8::from(question.is_leader));
-    buf.put_u8(u8::from(question.state.is_some()));
-    if let Some(state) = question.state {
-        buf.put_u64_le(state.0);
-    }
+    put_index_if_known(buf, question.state);
     buf.put_u32_le(question.ids.len() as u32);
     question.ids.iter().for_each(|id| put_log_id(buf, *id));
 }
@@ -128,6 +134,13 @@ fn put_answers(buf: &mut BytesMut, answers: &Answers) {
     buf.put_u8(u8::from(answers.snapshot.is_some()));
     if let Some(own) = &answers.snapshot {
         put_snapshot(buf, own.last, &own.membership, &own.manifest);
+    }
+}
+
+fn put_index_if_known(buf: &mut BytesMut, index: Option<Index>) {
+    buf.put_u8(u8::from(index.is_some()));
+    if let Some(index) = index {
+        buf.put_u64_le(index.0);
     }
 }
 
@@ -182,6 +195,13 @@ pub(super) fn decode(body: &mut Bytes) -> Option<Envelope> {
         }
         KIND_ASK_ENTRIES => Message::AskEntries(get_question(body)?),
         KIND_ENTRIES => Message::Entries(get_answers(body)?),
+        KIND_ASK_READ_INDEX => Message::AskReadIndex {
+            ask: Ask(get_u64(body)?),
+        },
+        KIND_READ_INDEX => Message::ReadIndex {
+            ask: Ask(get_u64(body)?),
+            index: get_index_if_known(body)?,
+        },
         KIND_VOTE => Message::Vote {
             granted: get_bool(body)?,
         },
@@ -238,10 +258,7 @@ fn get_snapshot(body: &mut Bytes) -> Option<OwnSnapshot> {
 
 fn get_question(body: &mut Bytes) -> Option<Question> {
     let is_leader = get_bool(body)?;
-    let state = match get_bool(body)? {
-        true => Some(Index(get_u64(body)?)),
-        false => None,
-    };
+    let state = get_index_if_known(body)?;
     let count = body.try_get_u32_le().ok()?;
     let mut ids = Vec::new();
     for _ in 0..count {
@@ -290,6 +307,13 @@ fn get_outcome(body: &mut Bytes) -> Option<AppendOutcome> {
             first: Index(get_u64(body)?),
         }),
         _ => None,
+    }
+}
+
+fn get_index_if_known(body: &mut Bytes) -> Option<Option<Index>> {
+    match get_bool(body)? {
+        true => Some(Some(Index(get_u64(body)?))),
+        false => Some(None),
     }
 }
 

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::raft::{
-    Answer, Answers, AppendOutcome, Badness, Envelope, Membership, Message, OwnSnapshot, Question,
-    Round,
+    Answer, Answers, AppendOutcome, Ask, Badness, Envelope, Membership, Message, OwnSnapshot,
+    Question, Round,
 };
 use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, KNOWN_MAX, Refusal};
 
@@ -134,6 +134,11 @@ fn envelope() -> impl Strategy<Value = Packet> {
         entries(),
         append(),
         append_reply(),
+        any::<u64>().prop_map(|ask| Message::AskReadIndex { ask: Ask(ask) }),
+        (any::<u64>(), proptest::option::of(any::<u64>())).prop_map(|(ask, index)| {
+            let (ask, index) = (Ask(ask), index.map(Index));
+            Message::ReadIndex { ask, index }
+        }),
     ];
     (any::<(u64, u64, u64)>(), message).prop_map(|((from, to, term), message)| {
         Packet::Raft(Envelope {
@@ -294,6 +299,26 @@ fn a_question_and_its_answer_are_these_bytes() {
         b"\0",
     ];
     assert_eq!(&bytes[..], expected.concat());
+}
+
+/// Frozen as well.
+#[test]
+fn a_question_for_a_read_index_and_its_answer_are_these_bytes() {
+    let ask = Ask(7);
+    let index = Some(Index(9));
+    for (message, bytes) in [
+        (Message::AskReadIndex { ask }, &b"\x07\0\0\0\0\0\0\0"[..]),
+        (
+            Message::ReadIndex { ask, index },
+            b"\x07\0\0\0\0\0\0\0\x01\x09\0\0\0\0\0\0\0",
+        ),
+        (
+            Message::ReadIndex { ask, index: None },
+            b"\x07\0\0\0\0\0\0\0\0",
+        ),
+    ] {
+        assert_eq!(&body_of(message.clone())[..], bytes, "{message:?}");
+    }
 }
 
 /// A count and a length are believed only as far as bytes have arrived.
