@@ -16,6 +16,7 @@ use std::time::Instant;
 const IN_THE_SIMULATOR: &[&str] = &[
     "applied_without_state",
     "commit_past_matched",
+    "follower_reads_its_own_commit",
     "matched_is_the_end_of_the_log",
     "own_entries_count_unwritten",
     "own_vote_forgotten",
@@ -31,6 +32,11 @@ const IN_THE_SIMULATOR: &[&str] = &[
 /// The bug, and the test that must fail: its file and its name. Of these the simulator sees some too, but not in ten seconds
 /// on any machine.
 const IN_TESTS: &[(&str, &str, &str)] = &[
+    (
+        "any_answer_confirms_a_follower_read",
+        "lib",
+        "raft::tests::follower_reads::an_answer_to_an_earlier_process_of_the_node_confirms_nothing",
+    ),
     (
         "answered_by_index",
         "lib",
@@ -70,6 +76,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "one_majority_is_enough",
         "lib",
         "raft::tests::membership::in_a_joint_membership_both_majorities_are_needed",
+    ),
+    (
+        "read_joins_an_earlier_question",
+        "lib",
+        "raft::tests::follower_reads::a_read_that_arrives_after_the_question_waits_for_the_next_one",
     ),
     (
         "read_without_a_round",

@@ -31,6 +31,12 @@ enum Call {
     Del,
 }
 
+impl Call {
+    fn is_read(&self) -> bool {
+        matches!(self, Call::Get)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 enum Answer {
     Done,
@@ -83,6 +89,8 @@ struct Open {
     called: u64,
     call: Call,
     told: Told,
+    /// Whoever was asked did not lead.
+    is_elsewhere: bool,
 }
 
 /// All clients, and what they know.
@@ -94,6 +102,8 @@ pub(super) struct Clients {
     pub(super) answered: u64,
     /// Of those that were answered, the ones that change something.
     pub(super) written: u64,
+    /// And the reads that a node served which did not lead.
+    pub(super) follower_reads: u64,
     pub(super) unknown: u64,
 }
 
@@ -110,6 +120,7 @@ impl Clients {
             calls: 0,
             answered: 0,
             written: 0,
+            follower_reads: 0,
             unknown: 0,
         }
     }
@@ -149,7 +160,8 @@ impl Clients {
             }
             Some(Ok(answer)) => {
                 self.answered += 1;
-                self.written += u64::from(!matches!(open.call, Call::Get));
+                self.written += u64::from(!open.call.is_read());
+                self.follower_reads += u64::from(open.call.is_read() && open.is_elsewhere);
                 self.remember(&open, Some((now, answer)));
             }
             // It was never done, and never will be.
@@ -165,7 +177,7 @@ impl Clients {
     }
 
     fn remember(&mut self, open: &Open, returned: Option<(u64, Answer)>) {
-        if returned.is_none() && matches!(open.call, Call::Get) {
+        if returned.is_none() && open.call.is_read() {
             return; // It has changed nothing, and says nothing.
         }
         self.histories[open.object].push(Operation {
@@ -177,21 +189,32 @@ impl Clients {
 
     fn call(&mut self, at: usize, world: &mut World<Recorder>) {
         self.calls += 1;
-        let ids: Vec<NodeId> = world
-            .ids()
-            .into_iter()
-            .filter(|id| world.is_up(*id))
-            .collect();
-        // Most often it asks whom it takes for the leader.
-        let asks_any = world.rng.u32(..5) == 0;
-        let believed = self.clients[at]
-            .leader
-            .filter(|id| !asks_any && ids.contains(id));
-        let Some(any) = world.rng.choice(ids) else {
+        let ids = world.ids().into_iter();
+        let ids: Vec<NodeId> = ids.filter(|id| world.is_up(*id)).collect();
+        let Some(any) = world.rng.choice(&ids).copied() else {
             self.clients[at].waits_until = world.now_micros() + PAUSE_MICROS / 50;
             return;
         };
-        let rng = &mut world.rng;
+        let (object, call) = self.draw(&mut world.rng);
+        // Most often it asks whom it takes for the leader; about a read, half of the time whomever.
+        let asks_any = world.rng.u32(..5) == 0 || call.is_read() && world.rng.bool();
+        let believed = self.clients[at].leader;
+        let believed = believed.filter(|id| !asks_any && ids.contains(id));
+        let asked = believed.unwrap_or(any);
+        let told = Told::default();
+        let open = Open {
+            object,
+            called: world.now_micros(),
+            call: call.clone(),
+            told: told.clone(),
+            is_elsewhere: world.node(asked).is_some_and(|it| !it.raft().is_leader()),
+        };
+        self.clients[at].open = Some(open);
+        world.give(asked, input(object, call, told));
+    }
+
+    /// Draws an object, and what is to be done with it.
+    fn draw(&self, rng: &mut fastrand::Rng) -> (usize, Call) {
         let object = rng.usize(..OBJECTS);
         let key = if object == OBJECTS - 1 {
             rng.usize(..KEYS)
@@ -205,15 +228,7 @@ impl Clients {
             50..97 => Call::Append(key, value),
             _ => Call::Del,
         };
-        let told = Told::default();
-        let open = Open {
-            object,
-            called: world.now_micros(),
-            call: call.clone(),
-            told: told.clone(),
-        };
-        self.clients[at].open = Some(open);
-        world.give(believed.unwrap_or(any), input(object, call, told));
+        (object, call)
     }
 
     /// # Panics

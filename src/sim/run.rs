@@ -109,6 +109,7 @@ impl Run {
         Seen {
             answered: self.clients.answered,
             unknown: self.clients.unknown,
+            follower_reads: self.clients.follower_reads,
             leaders: self.world.leaders_seen(),
             truncations: totals.truncations,
             snapshots: totals.snapshots_taken,

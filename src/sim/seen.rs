@@ -13,6 +13,8 @@ pub struct Seen {
     pub answered: u64,
     /// Operations whose outcome remained unknown.
     pub unknown: u64,
+    /// Reads that were served by a node that did not lead.
+    pub follower_reads: u64,
     /// Terms that had a leader.
     pub leaders: u64,
     /// Logs of which something was truncated.
@@ -92,6 +94,7 @@ impl Seen {
         [
             ("answered", self.answered),
             ("of unknown outcome", self.unknown),
+            ("reads on followers", self.follower_reads),
             ("leaders", self.leaders),
             ("truncations", self.truncations),
             ("snapshots", self.snapshots),
@@ -113,6 +116,7 @@ impl Seen {
         [
             &mut self.answered,
             &mut self.unknown,
+            &mut self.follower_reads,
             &mut self.leaders,
             &mut self.truncations,
             &mut self.snapshots,
@@ -131,11 +135,11 @@ impl Seen {
     }
 }
 
-const COUNTS: usize = 16;
+const COUNTS: usize = 17;
 /// Of a million operations, in the order of [`Seen::counts`].
 const FLOORS_PER_MILLION: [u64; COUNTS] = [
-    900_000, 12_000, 15_000, 1_200, 15_000, 4_000, 4_000, 2_000, 2_500, 120, 10_000, 15_000,
-    20_000, 3_000, 300, 200,
+    900_000, 12_000, 60_000, 15_000, 1_200, 15_000, 4_000, 4_000, 2_000, 2_500, 120, 10_000,
+    15_000, 20_000, 3_000, 300, 200,
 ];
 
 impl fmt::Display for Seen {
