@@ -398,6 +398,15 @@ impl Wal {
         Ok(Ticket::new(core.clone(), number))
     }
 
+    /// Looks whether there is space again after [`Error::Full`]: for a batch that takes so many bytes, with what stands around its
+    /// entries. Makes the next segment, if there is none, but writes nothing to the log.
+    ///
+    /// # Errors
+    /// [`Error::Full`]: there is none. [`Error::Poisoned`], [`Error::Io`].
+    pub fn look_for_space(&self, bytes: u64) -> Result<()> {
+        self.handle.core.pipeline.look_for_space(bytes)
+    }
+
     /// Writes a batch. Durable on return, whole, with all that was submitted before.
     ///
     /// # Errors

@@ -242,6 +242,20 @@ impl Pipeline {
         }
     }
 
+    /// Looks for space for a batch of this size that is not vital, as [`submit`](Pipeline::submit) would.
+    pub(crate) fn look_for_space(&self, bytes: u64) -> Result<()> {
+        let mut shared = self.shared();
+        loop {
+            shared.check_poison()?;
+            let found;
+            (shared, found) = self.reserve(shared, bytes, false);
+            match found? {
+                Reserved::Yes | Reserved::AfterWrites => return Ok(()),
+                Reserved::AskAgain => {}
+            }
+        }
+    }
+
     fn wait_for_space<'a>(
         &'a self,
         shared: MutexGuard<'a, Shared>,

@@ -408,7 +408,14 @@ fn on_a_full_disk_votes_truncations_purges_and_vital_entries_are_taken() {
         error(wal.submit(large.clone())),
         Error::Full { .. }
     ));
+    assert!(matches!(
+        error(wal.look_for_space(1000)),
+        Error::Full { .. }
+    ));
     disk.set_free_bytes(None);
+    wal.look_for_space(1000).unwrap();
+    let found = wal.last(GroupId(1)).index.0;
+    assert_eq!(found, last + 1, "to look is to write nothing");
     wal.write(large).unwrap(); // without opening it anew
 }
 
