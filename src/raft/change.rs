@@ -9,7 +9,7 @@ use duramen_wal::types::{Index, LogId, NodeId};
 
 use super::membership::{BadMembership, Membership};
 use super::progress::Progress;
-use super::{Leadership, NotLeader, Raft, Role};
+use super::{Leadership, NotLeader, Raft, Refused, Role};
 use crate::canary::planted;
 
 /// Why a membership is not changed.
@@ -28,6 +28,9 @@ pub enum ChangeRefused {
         /// Where its latest entry is.
         index: Index,
     },
+    /// The leader's disk has failed.
+    #[error("the leader's disk has failed: repair it, then start the node again")]
+    DiskFailed,
     /// The leader is handing over to this node. Who will lead is not known yet.
     #[error("the leadership is being handed over to node {0}")]
     HandingOver(NodeId),
@@ -58,6 +61,9 @@ impl Raft {
         let leadership = self.leadership()?;
         if let Some(transfer) = &leadership.transfer {
             return Err(ChangeRefused::HandingOver(transfer.to));
+        }
+        if self.takes_commands() == Err(Refused::DiskFailed) {
+            return Err(ChangeRefused::DiskFailed); // On a full one there is space for a membership.
         }
         let target = target.settled();
         target.check()?;

@@ -9,13 +9,15 @@
 //!   every write under way, so a write of overwritten entries that completes late says nothing about the new ones.
 //! * A hole is an entry whose place on the disk is bad. It ends when the write that repairs it is durable, or when the entry
 //!   goes: a truncation takes the repairs back too, so that a late one says nothing about a new entry at that index.
+//! * A write that is refused has never been: what it carried is to be written again, or is not in the log any more.
 //! * While an entry is suspect, nothing is written after it: the log engine takes nothing there.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use duramen_wal::types::{Entry, HardState, Index, LogId};
 
 use super::log::Log;
+use super::repair::Badness;
 use crate::canary::planted;
 
 /// A write, in the order of issue.
@@ -39,15 +41,30 @@ pub struct Write {
     pub entries: Vec<Entry>,
 }
 
+/// What the disk takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disk {
+    /// Everything.
+    Well,
+    /// It is full: what is vital still has a reserve. Those are term and vote, and entries that are no commands.
+    Full,
+    /// The reserve is used up too.
+    Exhausted,
+    /// A write has failed: nothing, for ever.
+    Failed,
+}
+
 #[derive(Debug)]
 pub(super) struct Durability {
+    disk: Disk,
     latest: WriteId,
     issued_hard_state: HardState,
     issued: Index,
     /// To be issued with the next write.
     reset: Option<LogId>,
     purge: Option<LogId>,
-    repairs: BTreeSet<Index>,
+    /// With what was bad about each.
+    repairs: BTreeMap<Index, Badness>,
     under_way: VecDeque<UnderWay>,
     hard_state: HardState,
     last: Index,
@@ -63,7 +80,7 @@ struct UnderWay {
     issued: u64,
     hard_state: HardState,
     last: Index,
-    repairs: Vec<Index>,
+    repairs: Vec<(Index, Badness)>,
 }
 
 impl Durability {
@@ -71,12 +88,13 @@ impl Durability {
     pub(super) fn new(hard_state: HardState, log: &Log) -> Durability {
         let last = log.last().index;
         Durability {
+            disk: Disk::Well,
             latest: WriteId(0),
             issued_hard_state: hard_state,
             issued: last,
             reset: None,
             purge: None,
-            repairs: BTreeSet::new(),
+            repairs: BTreeMap::new(),
             under_way: VecDeque::new(),
             hard_state,
             last,
@@ -108,9 +126,38 @@ impl Durability {
     }
 
     /// The true content of a hole is known, and to be written.
-    pub(super) fn restored(&mut self, index: Index) {
+    pub(super) fn restored(&mut self, index: Index, was: Badness) {
         assert!(self.holes.contains(&index), "{index} is no hole");
-        self.repairs.insert(index);
+        self.repairs.insert(index, was);
+    }
+
+    /// What the disk takes.
+    pub(super) fn disk(&self) -> Disk {
+        self.disk
+    }
+
+    /// It takes less, or more, than it did.
+    pub(super) fn set_disk(&mut self, disk: Disk) {
+        self.disk = disk;
+    }
+
+    /// Whether anything can become durable that is not on its way yet.
+    pub(super) fn can_write(&self) -> bool {
+        matches!(self.disk, Disk::Well | Disk::Full)
+    }
+
+    /// The write, which is the last that was issued, was not taken. Gives what it would have repaired.
+    pub(super) fn refused(&mut self, write: &Write) -> Vec<(Index, Badness)> {
+        let refused = self.under_way.pop_back();
+        let refused = refused.filter(|refused| refused.id == write.id);
+        let refused = refused.unwrap_or_else(|| panic!("write {} is not the last", write.id.0));
+        let before = self.under_way.back();
+        self.issued_hard_state = before.map_or(self.hard_state, |before| before.hard_state);
+        (self.reset, self.purge) = (write.reset, write.purge);
+        if let Some(first) = write.entries.first() {
+            self.truncated(first.id.index);
+        }
+        refused.repairs
     }
 
     /// A snapshot stands for all up to `base`, and what is after it stays.
@@ -122,7 +169,7 @@ impl Durability {
         self.holes = self.holes.split_off(&first);
         self.repairs = self.repairs.split_off(&first);
         for write in &mut self.under_way {
-            write.repairs.retain(|index| *index >= first);
+            write.repairs.retain(|(index, _)| *index >= first);
         }
     }
 
@@ -144,7 +191,7 @@ impl Durability {
             .filter(|_| !planted("late_write_counts"))
         {
             write.last = write.last.min(kept);
-            write.repairs.retain(|index| *index < from);
+            write.repairs.retain(|(index, _)| *index < from);
         }
     }
 
@@ -157,6 +204,9 @@ impl Durability {
 
     /// What is to be written next, if anything.
     pub(super) fn issue(&mut self, hard_state: HardState, log: &Log) -> Option<Write> {
+        if !self.can_write() {
+            return None;
+        }
         let last = match log.has_suspects() {
             true => self.issued,
             false => log.last().index,
@@ -166,8 +216,8 @@ impl Durability {
         if !hard_state_changed && last == self.issued && nothing_goes && self.repairs.is_empty() {
             return None;
         }
-        let repairs: Vec<Index> = std::mem::take(&mut self.repairs).into_iter().collect();
-        let repaired = repairs.iter().filter_map(|index| log.entry(*index));
+        let repairs: Vec<_> = std::mem::take(&mut self.repairs).into_iter().collect();
+        let repaired = repairs.iter().filter_map(|(index, _)| log.entry(*index));
         let repaired = repaired.cloned().collect();
         let entries = log.range(self.issued.next(), last).cloned().collect();
         self.latest = WriteId(self.latest.0 + 1);
@@ -201,7 +251,7 @@ impl Durability {
         while let Some(write) = self.under_way.front().filter(|write| write.id <= id) {
             self.hard_state = write.hard_state;
             self.last = self.last.max(write.last);
-            write.repairs.iter().for_each(|index| {
+            write.repairs.iter().for_each(|(index, _)| {
                 self.holes.remove(index);
             });
             self.under_way.pop_front();

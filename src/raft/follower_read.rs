@@ -17,6 +17,7 @@
 
 use duramen_wal::types::{Index, NodeId, Term};
 
+use super::durability::Disk;
 use super::message::{Ask, Message};
 use super::read::{ReadId, ReadReply};
 use super::{Ignored, NotLeader, Raft};
@@ -141,6 +142,10 @@ impl Raft {
         };
         // A leader that settles cannot say, and it is not known who else could.
         let index = index.ok_or(NotLeader { leader: None });
+        let index = index.and_then(|index| match self.will_apply(index) {
+            true => Ok(index),
+            false => Err(self.not_leader()),
+        });
         self.decide_follower_reads(question.reads, index);
         Ok(())
     }
@@ -158,6 +163,11 @@ impl Raft {
         open.append(&mut self.follower_reads.waiting);
         let refused = Err(self.not_leader());
         self.decide_follower_reads(open, refused);
+    }
+
+    /// What a failed disk did not take, this node will never apply.
+    fn will_apply(&self, index: Index) -> bool {
+        self.durability.disk() != Disk::Failed || index <= self.durability.last()
     }
 
     fn decide_follower_reads(&mut self, reads: Vec<ReadId>, index: Result<Index, NotLeader>) {

@@ -138,6 +138,17 @@ impl Log {
         self.replace(position, entry);
     }
 
+    /// Takes a restored entry back: its true content could not be written.
+    pub(super) fn spoil(&mut self, index: Index, badness: Badness) {
+        let position = self.position_after_base(index);
+        let placeholder = Entry {
+            payload: Bytes::new(),
+            ..self.entries[position].clone()
+        };
+        self.replace(position, placeholder);
+        self.bad.insert(index, badness);
+    }
+
     fn replace(&mut self, position: usize, entry: Entry) {
         let (before, now) = (weight(&self.entries[position]), weight(&entry));
         self.entries[position] = entry;

@@ -33,7 +33,7 @@
 //! * Term, vote and entries are made durable before any message leaves that tells of them, with one exception: a leader
 //!   sends new entries while it writes them itself, and counts itself only when they are durable (thesis, 10.2.1).
 //! * `term` never goes down; `voted_for` changes only from nobody to somebody within a term.
-//! * `commit` never goes down, and nothing at or below it is ever truncated.
+//! * `commit` never goes down, and nothing at or below it is ever truncated: but for what a full disk did not take.
 //! * What is handed out as committed is durable and whole on this node too.
 //! * A bad entry counts as present in votes and elections, and as missing in acknowledgements. It is never sent, nor taken
 //!   for a blank entry.
@@ -52,9 +52,10 @@
 //! | Protocol-Aware Recovery (FAST'18): damaged entries and snapshots | `repair.rs`, `settle.rs` |
 //! | figure 2, the messages | `message.rs` |
 //! | figure 3, the properties | `invariants.rs`, for tests and the simulator |
-//! | figure 2, persistent state | `durability.rs`, `start.rs` |
+//! | figure 2, persistent state | `durability.rs`, `start.rs`; a disk that does not take it: `disk.rs` |
 
 mod change;
+mod disk;
 mod durability;
 mod election;
 mod follower_read;
@@ -95,6 +96,7 @@ pub use start::{Config, Restored};
 pub use transfer::TransferRefused;
 
 use crate::canary::planted;
+use disk::Handover;
 use durability::Durability;
 use follower_read::FollowerReads;
 use log::Log;
@@ -119,6 +121,7 @@ pub struct Raft {
     offer: Option<Offer>,
     repair: Repair,
     durability: Durability,
+    handover: Handover,
     /// Known to be committed up to here.
     commit: Index,
     /// Handed out as committed up to here.
@@ -287,6 +290,7 @@ impl Raft {
             }
             _ => self.tick_election(),
         }
+        self.hand_over_if_full();
         self.tick_follower_reads();
         self.tick_repair();
     }
@@ -380,6 +384,7 @@ impl Raft {
         if leadership.settling.is_some() {
             return Err(Refused::Settling);
         }
+        self.takes_commands()?;
         Ok(self.append_own(command, Context::EMPTY))
     }
 
@@ -415,7 +420,12 @@ impl Raft {
         self.ask_for_read_index();
         // A snapshot must not be durable before the term it is of: a restart would find the log ahead of the term.
         let term = self.durability.hard_state().term;
-        let offer = self.offer.take_if(|offer| offer.last.term <= term);
+        let mut offer = self.offer.take_if(|offer| offer.last.term <= term);
+        if !self.durability.can_write() {
+            // What these tell of will not be durable, so they are lost; whoever waits for one asks again.
+            self.send_when_durable.clear();
+            offer = None;
+        }
         Ready {
             send_now: std::mem::take(&mut self.send_now),
             write: self.durability.issue(self.hard_state, &self.log),

@@ -23,4 +23,10 @@ pub enum Refused {
     /// The leader has bad entries that may have been committed: see [`Raft::unsettled`](super::Raft::unsettled).
     #[error("the leader does not know its log yet: entries are damaged")]
     Settling,
+    /// The leader's disk is full.
+    #[error("the leader's disk is full: free some space")]
+    DiskFull,
+    /// The leader's disk has failed, and nobody else can lead.
+    #[error("the leader's disk has failed: repair it, then start the node again")]
+    DiskFailed,
 }

@@ -243,8 +243,9 @@ impl Raft {
     /// Takes the content of an entry that is bad here, if this is one.
     pub(super) fn restore(&mut self, entry: Entry) -> bool {
         let is_needed = self.log.is_bad(entry.id) && Membership::of_entry(&entry) == Ok(None);
-        if is_needed {
-            self.durability.restored(entry.id.index);
+        let is_needed = is_needed && self.takes_commands().is_ok(); // Else it will be asked for again.
+        if let Some(was) = self.log.badness(entry.id.index).filter(|_| is_needed) {
+            self.durability.restored(entry.id.index, was);
             self.log.restore(entry);
         }
         is_needed

@@ -24,7 +24,7 @@ impl Raft {
             return Err(Ignored::Nonsense); // Two leaders in one term.
         }
         let mut matched = Index(prev.index.0 + entries.len() as u64);
-        let Some((prev, entries)) = self.after_base(prev, entries) else {
+        let Some((prev, mut entries)) = self.after_base(prev, entries) else {
             self.follow(from);
             let outcome = AppendOutcome::Matched(matched); // A snapshot stands for all of it.
             self.reply(from, Message::AppendReply { outcome, round });
@@ -32,7 +32,10 @@ impl Raft {
         };
         if !self.log.holds(prev) {
             self.follow(from);
-            let outcome = self.conflict(prev.index);
+            let outcome = match self.takes_commands() {
+                Ok(()) => self.conflict(prev.index),
+                Err(_) => self.matched_commit(), // What it would send now does not fit.
+            };
             self.reply(from, Message::AppendReply { outcome, round });
             return Ok(());
         }
@@ -54,6 +57,12 @@ impl Raft {
             return Err(Ignored::Nonsense); // It would take back what is committed.
         }
         self.follow(from);
+        if let Some(at) = new_from
+            && !self.leave_what_fits(&mut entries, at)
+        {
+            matched = Index(prev.index.0 + entries.len() as u64);
+        }
+        let new_from = new_from.filter(|at| *at < entries.len());
         let held = &entries[..new_from.unwrap_or(entries.len())];
         for entry in held
             .iter()

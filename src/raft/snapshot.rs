@@ -186,9 +186,13 @@ impl Raft {
 
     /// What is committed is the same everywhere, so it equals the leader's log.
     fn matched_by_commit(&mut self, leader: NodeId) {
-        let outcome = AppendOutcome::Matched(self.whole_up_to(self.commit));
+        let outcome = self.matched_commit();
         let round = Round::default();
         self.reply(leader, Message::AppendReply { outcome, round });
+    }
+
+    pub(super) fn matched_commit(&self) -> AppendOutcome {
+        AppendOutcome::Matched(self.whole_up_to(self.commit))
     }
 
     /// Offers the snapshot to those who need it: again and again, since they may have been started anew.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId};
 
+use super::disk::Handover;
 use super::durability::Durability;
 use super::follower_read::FollowerReads;
 use super::ignored::IgnoredCounts;
@@ -159,6 +160,7 @@ impl Raft {
             follower_reads: FollowerReads::new(Ask(rng.u64(..))),
             rng,
             durability: Durability::new(hard_state, &log),
+            handover: Handover::new(),
             config,
             hard_state,
             log,

@@ -74,32 +74,26 @@ impl Raft {
         Ok(())
     }
 
-    /// Whether a write has been under way for an election timeout.
+    /// Whether a write has been under way for an election timeout, or none can be.
     pub(super) fn is_stalled(&self) -> bool {
-        self.durability.stalled() >= u64::from(self.config.election_ticks)
+        let is_slow = self.durability.stalled() >= u64::from(self.config.election_ticks);
+        is_slow || !self.durability.can_write()
     }
 
     pub(super) fn give_way_if_stalled(&mut self) {
-        let (own, ticks) = (self.config.id, self.config.election_ticks);
         let Role::Leader(leadership) = &self.role else {
             return;
         };
-        let others: Vec<NodeId> = self.membership().voters().filter(|id| *id != own).collect();
-        if !self.is_stalled() || others.is_empty() {
+        if !self.is_stalled() || self.other_voters().is_empty() {
             return;
         }
-        if self.durability.stalled() >= 2 * u64::from(ticks) {
+        if self.durability.stalled() >= 2 * u64::from(self.config.election_ticks) {
             return self.step_down(); // Nobody took it. Without a leader, they elect one.
         }
         if leadership.transfer.is_some() {
             return;
         }
-        let active = others.into_iter().filter_map(|id| {
-            let follower = leadership.followers.get(&id)?;
-            let is_active = follower.is_active(ticks);
-            is_active.then_some((follower.match_index, id))
-        });
-        if let Some((_, to)) = active.max() {
+        if let Some(to) = self.successor() {
             let done = self.transfer_leadership(to);
             assert!(done.is_ok(), "a leader and a voter, and {done:?}");
         }

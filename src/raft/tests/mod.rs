@@ -2,6 +2,7 @@
 //!
 //! `PAPER.md` says which test holds the core to which claim of the paper, and which one catches which fault.
 
+mod disk;
 mod disturbance;
 mod election;
 mod figure8;
