@@ -21,6 +21,7 @@ const IN_THE_SIMULATOR: &[&str] = &[
     "own_entries_count_unwritten",
     "own_vote_forgotten",
     "read_before_the_first_commit",
+    "refused_write_acknowledged",
     "sent_before_durable",
     "stale_append_truncates",
     "term_without_vote",

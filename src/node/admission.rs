@@ -108,7 +108,8 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         if other.boot > known {
             self.check_log_of(other)?;
             let noted = self.storage.saw_boot_of(node, other.boot);
-            self.note(noted.map_err(Error::from));
+            let noted = self.survive(noted).map(drop);
+            self.note(noted);
         }
         self.meet(other);
         Ok(())
@@ -166,7 +167,8 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         };
         let membership = bootstrap.members();
         let noted = self.storage.begin_with(&membership);
-        self.note(noted.map_err(Error::from));
+        let noted = self.survive(noted).map(drop);
+        self.note(noted);
         self.raft.begin_with(membership);
     }
 

@@ -102,7 +102,7 @@ impl<S: StateMachine> Endpoint for Handle<S> {
     }
 }
 
-/// Starts a thread that runs a node until it is stopped, every [`Handle`] is gone, or its storage fails.
+/// Starts a thread that runs a node until it is stopped, every [`Handle`] is gone, or it must not go on.
 ///
 /// `on_status` is called on that thread whenever the status has changed. When the thread has ended, so have the node and its
 /// jobs, and its directory is unlocked.

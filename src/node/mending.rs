@@ -6,7 +6,7 @@ use duramen_snapshot::{ChunkName, SnapshotId};
 use super::job::Lost;
 use super::{Clock, Error, Node, StateMachine};
 use crate::raft::{Answer, Envelope, Message, Offer};
-use crate::storage::SnapshotName;
+use crate::storage::{self, SnapshotName};
 use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, Network};
 
 /// A snapshot of which something cannot be read.
@@ -101,13 +101,16 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     ///
     /// # Errors
     /// The log cannot say what was written.
-    pub(super) fn take_out_false_entries(&self, envelope: &mut Envelope) -> Result<(), Error> {
+    pub(super) fn take_out_false_entries(
+        &self,
+        envelope: &mut Envelope,
+    ) -> Result<(), storage::Error> {
         let mut failed = Ok(());
         let mut is_false = |entry: &_| {
             let outcome = self.storage.is_true_content(entry);
             outcome.map_or_else(
                 |error| {
-                    failed = Err(error.into());
+                    failed = Err(error);
                     true
                 },
                 |is_true| !is_true,

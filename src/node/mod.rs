@@ -18,9 +18,10 @@
 //! * A client is told [`NotDone::NotLeader`] only if the command will certainly never be applied. As long as it may be,
 //!   the client waits, and at its deadline hears [`NotDone::Unknown`].
 //! * After an error of the storage nothing is sent, applied or answered any more: `turn` returns the error, and the node
-//!   is at its end.
+//!   is at its end. A disk that is full, or a log that has failed, is none: see `disk.rs`.
 
 mod admission;
+mod disk;
 mod driver;
 mod installing;
 mod job;
@@ -39,7 +40,7 @@ use duramen_wal::{Entry, Index, LogId, NodeId, Term};
 
 use crate::canary::planted;
 use crate::raft::{self, Raft, Ready, WriteId, is_command};
-use crate::storage;
+pub use crate::storage;
 
 #[cfg(feature = "sim")]
 pub use crate::raft::invariants;
@@ -51,6 +52,7 @@ pub use crate::transport::{
     ClientAddresses, Endpoint, Fetch, Introduction, Network, Packet, Refusal,
 };
 use admission::Bootstrap;
+pub use disk::Trouble;
 pub use driver::{Handle, Inbox, spawn};
 pub use job::{Finished, Job};
 pub use machine::{Frozen, StateMachine};
@@ -115,6 +117,12 @@ pub enum NotDone {
     /// The command may have been applied, or may be later.
     #[error("the outcome is unknown")]
     Unknown,
+    /// The command was not applied and never will be: the leader's disk is full.
+    #[error("the leader's disk is full: free some space, then try again")]
+    Full,
+    /// The command was not applied and never will be: the disk of the only node that can lead has failed.
+    #[error("the leader's disk has failed: repair it and start the node again")]
+    Failed,
 }
 
 /// Why a node is at its end.
@@ -261,6 +269,9 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     bootstrap: Option<Bootstrap>,
     /// What `handle` has met with, for the next turn.
     failure: Option<Error>,
+    trouble: Option<Trouble>,
+    /// If the disk is full: when it is looked whether there is space again.
+    look_for_space_at: Duration,
 }
 
 /// A tick of the core.
@@ -323,6 +334,8 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             clock,
             bootstrap,
             failure: None,
+            trouble: None,
+            look_for_space_at: Duration::ZERO,
         };
         if let Some((id, _)) = restored.snapshot.filter(|_| lacks_state) {
             node.begin_mending(id, lost, None);
@@ -373,6 +386,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             Input::Packet(Packet::Raft(mut envelope)) => {
                 let (from, to) = (envelope.from, envelope.to);
                 let done = self.take_out_false_entries(&mut envelope);
+                let done = self.survive(done).map(drop);
                 self.note(done);
                 if let Err(reason) = self.raft.step(envelope) {
                     tracing::trace!(%from, %to, ?reason, "ignored a message");
@@ -428,7 +442,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// Lets time pass, and does all there is to do.
     ///
     /// # Errors
-    /// The storage failed: the node must not go on.
+    /// The node must not go on: `disk.rs` says what ends it.
     pub fn turn(&mut self) -> Result<(), Error> {
         loop {
             if let Some(failure) = self.failure.take() {
@@ -466,20 +480,26 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                 self.raft.tick();
             }
             self.tick_snapshots();
-            self.compact()?;
+            if self.trouble.is_none() {
+                self.compact()?;
+            }
         }
         if self.ticked + TICK <= now {
             self.ticked = now; // Lost time is not made up for.
         }
         self.waiting.expire(now);
-        Ok(())
+        self.look_for_space(now)
     }
 
     /// Tells the core what has become durable, and sends what waited for it.
     fn take_completed(&mut self) -> Result<(), Error> {
-        let Some(durable) = self.storage.completed()? else {
+        let completed = self.storage.completed();
+        let Some(durable) = self.survive(completed)?.flatten() else {
             return Ok(());
         };
+        if self.has_failed() {
+            return Ok(()); // What waited for it has been given up.
+        }
         self.durable = durable;
         self.raft.durable(durable);
         while self.held.front().is_some_and(|(id, _)| *id <= durable) {
@@ -495,11 +515,10 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
     }
 
-    fn carry_out(&mut self, ready: Ready) -> Result<(), Error> {
+    fn carry_out(&mut self, mut ready: Ready) -> Result<(), Error> {
         self.send(ready.send_now);
         if let Some(write) = ready.write {
-            self.submitted = write.id;
-            self.storage.submit(&write)?;
+            self.submit(&write, &mut ready.send_when_durable)?;
         }
         if self.submitted <= self.durable || planted("sent_before_durable") {
             self.send(ready.send_when_durable);
@@ -547,8 +566,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// Writes it, on this thread. The next [`turn`](Node::turn) goes on from there.
     ///
     /// # Errors
-    /// The storage failed: the node must not go on.
+    /// The node must not go on: `disk.rs` says what ends it.
     pub fn drive(&mut self) -> Result<(), Error> {
-        Ok(self.storage.drive()?)
+        let driven = self.storage.drive();
+        self.survive(driven).map(drop)
     }
 }

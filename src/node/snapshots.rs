@@ -117,11 +117,15 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
 
     /// Lets the log before the newest snapshot go, as far as no follower needs it.
     pub(super) fn compact(&mut self) -> Result<(), Error> {
+        if self.has_failed() {
+            return Ok(());
+        }
         let to = self.raft.compactable();
         if to >= self.raft.first() {
             self.raft.compact(to);
         }
-        Ok(self.storage.purge(self.raft.base())?) // Also what the core has compacted by itself.
+        let purged = self.storage.purge(self.raft.base()); // Also what the core has compacted by itself.
+        self.survive(purged).map(drop)
     }
 
     fn tell_members(&mut self, fetch: &Fetch) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use duramen_disk::{Disk, SimDisk};
 use duramen_wal::{Entry, Index, LogId, NodeId, Term};
 
-use super::{Clock, Error, Frozen, Input, Node, NotDone, Options, StateMachine};
+use super::{Clock, Error, Frozen, Input, Node, NotDone, Options, StateMachine, Trouble};
 use crate::raft::{
     self, Answer, AppendOutcome, Config, Envelope, Member, Membership, Message, Round,
 };
@@ -280,18 +280,24 @@ fn after_a_failed_sync_nothing_is_sent_or_answered() {
     fixture.disk.fail_next_sync(io::ErrorKind::Other);
     fixture.node.handle(request_vote());
     fixture.turn();
-    fixture.node.drive().unwrap_err();
-    fixture.node.turn().unwrap_err();
+    fixture.node.drive().unwrap();
+    fixture.pass(5_000);
     assert_eq!(fixture.sent(), []);
+    assert!(matches!(fixture.node.trouble(), Some(Trouble::Failed(_))));
 
     let mut fixture = Fixture::leader();
     fixture.matched(1, 0);
     fixture.disk.fail_next_sync(io::ErrorKind::Other);
     fixture.propose();
     fixture.turn();
-    fixture.node.drive().unwrap_err();
-    fixture.node.turn().unwrap_err();
-    assert_eq!(fixture.answers(), []);
+    fixture.node.drive().unwrap();
+    fixture.turn();
+    fixture.matched(2, 0);
+    assert_eq!(fixture.answers(), [], "nobody knows what became of it");
+    fixture.propose();
+    fixture.pass(5_000);
+    let refused = Err(NotDone::NotLeader { leader: None });
+    assert_eq!(fixture.answers(), [refused, Err(NotDone::Unknown)]);
 }
 
 #[test]

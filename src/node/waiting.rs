@@ -56,6 +56,8 @@ impl From<Refused> for NotDone {
     fn from(refused: Refused) -> NotDone {
         match refused {
             Refused::NotLeader(refused) => refused.into(),
+            Refused::DiskFull => NotDone::Full,
+            Refused::DiskFailed => NotDone::Failed,
             _ => NotDone::NotLeader { leader: None }, // Not now; and it is not known who else.
         }
     }

@@ -139,6 +139,7 @@ impl Server {
     fn reply_to_not_done(&self, not_done: NotDone, slot: u16) -> Reply {
         match not_done {
             NotDone::NotLeader { leader } => self.moved(leader, slot),
+            NotDone::Full | NotDone::Failed => Reply::error(format!("MISCONF {not_done}")),
             NotDone::Unknown => {
                 Reply::error("ERR outcome unknown: the command may have been applied or not")
             }

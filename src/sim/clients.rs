@@ -166,6 +166,7 @@ impl Clients {
             }
             // It was never done, and never will be.
             Some(Err(NotDone::NotLeader { leader })) => self.clients[at].leader = leader,
+            Some(Err(NotDone::Full | NotDone::Failed)) => self.clients[at].leader = None,
             Some(Err(NotDone::Unknown)) | None => {
                 self.unknown += 1;
                 self.clients[at].leader = None;

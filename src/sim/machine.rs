@@ -196,6 +196,7 @@ impl<S: StateMachine> Machine<S> {
     /// The disk is reliable from now on.
     pub(super) fn stop_failing(&mut self) {
         self.disk.disarm();
+        self.disk.set_free_bytes(None);
         self.disk_time.stalled_until = 0;
     }
 
@@ -223,6 +224,11 @@ impl<S: StateMachine> Machine<S> {
     pub(super) fn cut_power_after(&mut self, operations: u64) {
         self.is_power_failing = true;
         self.disk.crash_after(operations);
+    }
+
+    /// Whether the power has gone, in the middle of something.
+    pub(super) fn has_lost_power(&self) -> bool {
+        self.is_power_failing && self.disk.crashed_in().is_some()
     }
 
     /// Whether the next failure is the power's.

@@ -68,6 +68,12 @@ impl Run {
         let mut rng = fastrand::Rng::with_seed(seed);
         let nodes = if rng.bool() { 3 } else { 5 };
         let mut settings = Settings::default();
+        if rng.bool() {
+            let log = &mut settings.storage.log;
+            log.segment_bytes = 144 << 10; // It needs the next one soon.
+            (log.batch_bytes_max, log.in_flight_bytes_max) = (64 << 10, 64 << 10);
+            log.entry_bytes_max = 32 << 10;
+        }
         settings.node.snapshot_bytes = [2 << 10, 8 << 10, 32 << 10][rng.usize(..3)];
         settings.config.append_bytes_max = [100, 1 << 20][rng.usize(..2)];
         settings.config.window_entries = [2, 16, 4096][rng.usize(..3)];
@@ -137,11 +143,13 @@ impl Run {
         self.world.heal_links();
         self.world.set_faults(Faults::default());
         self.world.stop_failing();
+        self.weather.free_all();
         let end = self.world.now() + MEND_TIME;
         let written = self.clients.written;
         loop {
             for id in self.world.ids() {
-                if !self.world.is_up(id) && !self.operator.is_out(id) {
+                let has_failed = super::weather::has_failed(&self.world, id);
+                if (!self.world.is_up(id) || has_failed) && !self.operator.is_out(id) {
                     self.weather.start(&mut self.world, id);
                 }
             }
@@ -167,7 +175,11 @@ impl Run {
             self.world.node(id).is_some_and(|node| {
                 let status = node.status();
                 let is_as_far = (status.applied, status.commit) == (wanted.applied, wanted.commit);
-                is_as_far && node.state().kv == leader.state().kv && node.diverged_at().is_none()
+                let is_well = node.trouble().is_none();
+                is_as_far
+                    && is_well
+                    && node.state().kv == leader.state().kv
+                    && node.diverged_at().is_none()
             })
         };
         let is_over = !leader.raft().membership().is_joint() && !self.operator.is_replacing();

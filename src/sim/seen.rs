@@ -39,6 +39,8 @@ pub struct Seen {
     pub pauses: u64,
     /// Syncs that failed.
     pub failed_syncs: u64,
+    /// Nodes that met with a full disk, and stayed.
+    pub full_disks: u64,
     /// Disks with a flipped bit or an unreadable sector.
     pub damaged: u64,
     /// Disks that were emptied, or set back to an earlier state.
@@ -107,6 +109,7 @@ impl Seen {
             ("power cuts", self.power_cuts),
             ("pauses", self.pauses),
             ("failed syncs", self.failed_syncs),
+            ("full disks", self.full_disks),
             ("damaged disks", self.damaged),
             ("lost disks", self.lost_disks),
         ]
@@ -129,17 +132,18 @@ impl Seen {
             &mut self.power_cuts,
             &mut self.pauses,
             &mut self.failed_syncs,
+            &mut self.full_disks,
             &mut self.damaged,
             &mut self.lost_disks,
         ]
     }
 }
 
-const COUNTS: usize = 17;
+const COUNTS: usize = 18;
 /// Of a million operations, in the order of [`Seen::counts`].
 const FLOORS_PER_MILLION: [u64; COUNTS] = [
     900_000, 12_000, 60_000, 15_000, 1_200, 15_000, 4_000, 4_000, 2_000, 2_500, 120, 10_000,
-    15_000, 20_000, 3_000, 300, 200,
+    15_000, 20_000, 3_000, 1_000, 300, 200,
 ];
 
 impl fmt::Display for Seen {

@@ -4,19 +4,20 @@
 //! that is emptied, set back, or damaged. The next one is struck when all is well again. Crashes and cut links strike anybody, also
 //! all at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use duramen_disk::{Disk, SimDisk};
 use duramen_wal::NodeId;
 
+use super::machine::SimNode;
 use super::network::Faults;
 use super::operator::Operator;
 use super::recorder::Recorder;
 use super::seen::Seen;
 use super::world::World;
-use crate::node::{Error, Refusal};
+use crate::node::{Error, Refusal, Trouble, storage};
 
 /// Draws faults.
 pub(super) struct Weather {
@@ -27,6 +28,12 @@ pub(super) struct Weather {
     backup: Option<Backup>,
     /// Nodes that may say that a sync has failed.
     failing: BTreeSet<NodeId>,
+    /// Disks without space, and until when, in microseconds.
+    full: BTreeMap<NodeId, u64>,
+    /// Nodes that are known to have noticed it.
+    refusing: BTreeSet<NodeId>,
+    /// Nodes that are known to be silent since a sync has failed.
+    silent: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +51,8 @@ enum Fault {
     StallDisk,
     SlowDisk,
     FailSync,
+    FillDisk,
+    FillAllDisks,
     HandOver,
     Replace,
     Disk,
@@ -51,7 +60,7 @@ enum Fault {
 }
 
 /// How often each is drawn, in 30 s.
-const RATES: [(Fault, u32); 17] = [
+const RATES: [(Fault, u32); 19] = [
     (Fault::Start, 60),
     (Fault::Kill, 10),
     (Fault::CutPower, 15),
@@ -65,6 +74,8 @@ const RATES: [(Fault, u32); 17] = [
     (Fault::StallDisk, 6),
     (Fault::SlowDisk, 2),
     (Fault::FailSync, 4),
+    (Fault::FillDisk, 6),
+    (Fault::FillAllDisks, 1),
     (Fault::HandOver, 8),
     (Fault::Replace, 4),
     (Fault::Disk, 20),
@@ -107,6 +118,9 @@ impl Weather {
             unlucky: None,
             backup: None,
             failing: BTreeSet::new(),
+            full: BTreeMap::new(),
+            refusing: BTreeSet::new(),
+            silent: BTreeSet::new(),
         }
     }
 
@@ -118,6 +132,11 @@ impl Weather {
             delay_millis: [1, 5, 10, 60][rng.usize(..4)],
             late: [0, 0, 2][rng.usize(..3)],
         }
+    }
+
+    /// No disk is full any more.
+    pub(super) fn free_all(&mut self) {
+        self.full.clear(); // The world has given the space back.
     }
 
     /// Draws a fault, or none.
@@ -134,7 +153,7 @@ impl Weather {
         let millis = world.rng.u64(1..2000);
         let time = Duration::from_millis(millis);
         match fault {
-            Fault::Start if !is_up => self.start(world, one),
+            Fault::Start if !is_up || has_failed(world, one) => self.start(world, one),
             Fault::Kill if is_up => self.kill(world, one),
             Fault::CutPower if is_up => self.cut_power(world, one),
             Fault::CutPowerOfMost => self.cut_power_of_most(world, &alive),
@@ -155,6 +174,12 @@ impl Weather {
             }
             Fault::SlowDisk => world.set_sync_time(one, Duration::from_micros(millis * 10)),
             Fault::FailSync if is_up => self.fail_sync(world, one),
+            Fault::FillDisk => self.fill_disk(world, one, 10 * time),
+            Fault::FillAllDisks => {
+                for id in alive {
+                    self.fill_disk(world, id, 5 * time);
+                }
+            }
             Fault::HandOver => operator.hand_over(world),
             Fault::Replace if self.may_replace(world, operator) => operator.replace(world, one),
             Fault::Disk => self.strike_disk(world, operator, one),
@@ -193,9 +218,64 @@ impl Weather {
         }
     }
 
+    /// Starts a node, anew if it is silent since its disk failed.
     pub(super) fn start(&mut self, world: &mut World<Recorder>, id: NodeId) {
+        if has_failed(world, id) {
+            world.kill(id);
+        }
         self.failing.remove(&id);
+        self.silent.remove(&id);
         world.start(id);
+    }
+
+    /// For a while there is hardly any space on a disk.
+    fn fill_disk(&mut self, world: &mut World<Recorder>, id: NodeId, time: Duration) {
+        let left = [0, world.rng.u64(..100_000)][world.rng.usize(..2)];
+        world.set_free_bytes(id, Some(left));
+        let until = world.now_micros() + time.as_micros() as u64;
+        self.full.insert(id, until);
+    }
+
+    /// Gives disks their space back when it is time.
+    fn free_disks(&mut self, world: &mut World<Recorder>) {
+        let now = world.now_micros();
+        let is_over = |(id, until): (&NodeId, &u64)| (*until <= now).then_some(*id);
+        let over: Vec<NodeId> = self.full.iter().filter_map(is_over).collect();
+        for id in over {
+            self.full.remove(&id);
+            world.set_free_bytes(id, None);
+        }
+    }
+
+    /// Looks after nodes whose disks are full, or have failed.
+    ///
+    /// # Panics
+    /// If a node says that for no reason.
+    fn look_at_trouble(&mut self, world: &mut World<Recorder>, operator: &mut Operator) {
+        for id in world.ids() {
+            let trouble = world.node(id).and_then(SimNode::trouble);
+            if !matches!(trouble, Some(Trouble::Full)) {
+                self.refusing.remove(&id);
+            }
+            match trouble {
+                None => {}
+                Some(Trouble::Full) if self.refusing.insert(id) => self.struck.full_disks += 1,
+                Some(Trouble::Full) => {}
+                Some(Trouble::Failed(error)) => {
+                    let why = error.to_string();
+                    if self.unlucky.is_some_and(|(unlucky, _)| unlucky == id) {
+                        world.kill(id);
+                        operator.replace_lost(world, id);
+                        continue;
+                    }
+                    assert!(
+                        self.failing.contains(&id),
+                        "{id} has failed for no reason: {why}"
+                    );
+                    self.struck.failed_syncs += u64::from(self.silent.insert(id));
+                }
+            }
+        }
     }
 
     fn fail_sync(&mut self, world: &mut World<Recorder>, id: NodeId) {
@@ -238,6 +318,8 @@ impl Weather {
     }
 
     fn lost(&mut self, world: &mut World<Recorder>, id: NodeId) {
+        world.set_free_bytes(id, None); // It is another one.
+        self.full.remove(&id);
         self.unlucky = Some((id, Blow::Lost));
         self.struck.lost_disks += 1;
         self.start(world, id);
@@ -267,6 +349,8 @@ impl Weather {
     /// # Panics
     /// If one had no reason to.
     pub(super) fn bury(&mut self, world: &mut World<Recorder>, operator: &mut Operator) {
+        self.free_disks(world);
+        self.look_at_trouble(world, operator);
         for (id, error) in world.take_ended() {
             let unlucky = self.unlucky.filter(|(unlucky, _)| *unlucky == id);
             match (&error, unlucky) {
@@ -286,6 +370,9 @@ impl Weather {
                 (Error::Storage(_), None) if self.failing.remove(&id) => {
                     self.struck.failed_syncs += 1;
                 }
+                // It could not start. It is tried again.
+                (Error::Storage(error), None)
+                    if self.full.contains_key(&id) && has_no_space(error) => {}
                 _ => panic!("{id} has ended for no reason: {error}"),
             }
         }
@@ -308,6 +395,20 @@ impl Weather {
     }
 }
 
+/// Whether a node is silent since its disk failed.
+pub(super) fn has_failed(world: &World<Recorder>, id: NodeId) -> bool {
+    let trouble = world.node(id).and_then(SimNode::trouble);
+    matches!(trouble, Some(Trouble::Failed(_)))
+}
+
+fn has_no_space(error: &storage::Error) -> bool {
+    let is_full = matches!(
+        error,
+        storage::Error::Snapshots(duramen_snapshot::Error::Full { .. })
+    );
+    error.is_full() || is_full
+}
+
 /// Whether every member is up, has all there is, and nothing of it is bad.
 fn is_sound(world: &World<Recorder>) -> bool {
     let Some(leader) = world.leader().and_then(|leader| world.node(leader)) else {
@@ -323,6 +424,7 @@ fn is_sound(world: &World<Recorder>) -> bool {
                 let raft = node.raft();
                 let is_whole = raft.bad_entries().next().is_none() && !raft.lacks_state();
                 is_whole
+                    && node.trouble().is_none()
                     && raft.last() == last
                     && node.storage().durable() == last
                     && !node.is_writing()

@@ -233,6 +233,15 @@ impl<S: StateMachine> World<S> {
         self.machine(id).disk_time.stalled_until = until;
     }
 
+    /// The disk has only so much space left, or enough again.
+    pub fn set_free_bytes(&mut self, id: NodeId, bytes: Option<u64>) {
+        self.note(Event::Said(match bytes {
+            Some(bytes) => format!("{id} has {bytes} bytes left"),
+            None => format!("{id} has space"),
+        }));
+        self.disk(id).set_free_bytes(bytes);
+    }
+
     /// How long a sync takes from now on, at the most.
     pub fn set_sync_time(&mut self, id: NodeId, time: Duration) {
         self.machine(id).disk_time.sync = micros(time).max(1);
@@ -275,21 +284,22 @@ impl<S: StateMachine> World<S> {
 
     /// A process has ended by itself.
     fn bury(&mut self, id: NodeId, error: Error) {
+        if self.machine(id).is_power_failing() {
+            return self.lose_power(id);
+        }
+        self.disconnect(id);
+        self.machine(id).kill();
+        self.note(Event::Ended(id, error.to_string()));
+        self.ended.push((id, error));
+    }
+
+    /// The power that was about to go has gone.
+    fn lose_power(&mut self, id: NodeId) {
         self.disconnect(id);
         let seed = self.rng.u64(..);
-        let machine = self.machine(id);
-        match machine.is_power_failing() {
-            true => {
-                machine.cut_power(seed);
-                self.power_cuts += 1;
-                self.note(Event::PowerCut(id));
-            }
-            false => {
-                machine.kill();
-                self.note(Event::Ended(id, error.to_string()));
-                self.ended.push((id, error));
-            }
-        }
+        self.machine(id).cut_power(seed);
+        self.power_cuts += 1;
+        self.note(Event::PowerCut(id));
     }
 }
 
@@ -381,6 +391,11 @@ impl<S: StateMachine> World<S> {
         for id in self.ids() {
             self.turn(id);
         }
+        for id in self.ids() {
+            if self.machine(id).has_lost_power() {
+                self.lose_power(id); // While it met another node.
+            }
+        }
         self.check_invariants();
     }
 
@@ -388,6 +403,7 @@ impl<S: StateMachine> World<S> {
         let now = self.now;
         let machine = self.machines.get_mut(&id).expect("a node of the cluster");
         match machine.turn(now, &mut self.rng) {
+            Ok(_) if machine.has_lost_power() => self.lose_power(id), // The node takes it for a disk that failed.
             Ok(sent) => sent.into_iter().for_each(|packet| self.send(packet)),
             Err(error) => self.bury(id, error),
         }

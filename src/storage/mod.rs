@@ -137,6 +137,19 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether there was no space on the disk: nothing has happened, and there may be some later.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Error::Log(duramen_wal::Error::Full { .. }))
+    }
+
+    /// Whether the log could not be written: it takes nothing any more, and what it holds is what was durable before.
+    pub fn is_failed_write(&self) -> bool {
+        use duramen_wal::Error::{Io, Poisoned};
+        matches!(self, Error::Log(Poisoned { .. } | Io { .. }))
+    }
+}
+
 /// A node's durable state.
 pub struct Storage {
     dir: PathBuf,
@@ -148,6 +161,10 @@ pub struct Storage {
     batch_bytes: usize,
     /// Something was submitted since the log was driven.
     is_idle: bool,
+    /// The record has changed since it was written last: there was no space for it.
+    is_record_new: bool,
+    /// The size of the last batch for which there was no space.
+    refused_bytes: u64,
 }
 
 /// What became of the writes, as the log's threads say.
@@ -173,6 +190,8 @@ const MAY_BE_THERE: [&str; 3] = ["log", "snapshots", "lost+found"];
 const BATCH_BYTES: u64 = 8 << 20;
 /// What an entry takes beside its payload, at the most.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
+/// And a batch, with a vote in it.
+const BATCH_OVERHEAD_BYTES: u64 = 16 << 10;
 
 impl Storage {
     /// Opens the storage of `identity` in `dir`, or makes it at the node's first start. That it was started once more is
@@ -215,6 +234,8 @@ impl Storage {
             completions: Arc::default(),
             batch_bytes,
             is_idle: true,
+            is_record_new: false,
+            refused_bytes: 0,
         })
     }
 
@@ -276,8 +297,25 @@ impl Storage {
     /// Term and vote go first, with the first entries: no entry is ever durable before the term it was received in.
     ///
     /// # Errors
-    /// Nothing is known of the write, and the node must stop.
+    /// If [`is_full`](Error::is_full), the write is to be taken for one that was never submitted: of several batches of entries the
+    /// first may be on the disk, and later ones will take their place.
+    /// Otherwise nothing is known of it.
     pub fn submit(&mut self, write: &Write) -> Result<(), Error> {
+        let record = self.record.clone();
+        let submitted = self.submit_batches(write);
+        if submitted.is_err() {
+            self.record = record;
+            let bytes = |entry: &Entry| entry.payload.len() + ENTRY_OVERHEAD_BYTES;
+            let all: usize = write.entries.iter().map(bytes).sum();
+            let largest = write.entries.iter().map(bytes).max().unwrap_or(0);
+            let batch = all.min(self.batch_bytes.max(largest));
+            self.refused_bytes = batch as u64 + BATCH_OVERHEAD_BYTES;
+        }
+        submitted
+    }
+
+    fn submit_batches(&mut self, write: &Write) -> Result<(), Error> {
+        self.is_idle = false;
         for entry in &write.repairs {
             self.wal.repair(GROUP, entry.clone())?;
         }
@@ -288,7 +326,7 @@ impl Storage {
             }
             batch.hard_state(GROUP, hard_state);
         }
-        let mut is_record_new = false;
+        let mut is_record_new = self.is_record_new;
         if let Some(last) = write.reset {
             is_record_new |= self.put_reset(&mut batch, last);
         }
@@ -301,9 +339,12 @@ impl Storage {
         if is_record_new {
             put_record(&mut batch, &self.record);
         }
+        if !write.entries.iter().any(is_command) {
+            batch.vital(); // Also if the record is in it.
+        }
         let batch = self.put_entries(batch, &write.entries)?;
         let ticket = self.wal.submit(batch)?;
-        self.is_idle = false;
+        self.is_record_new = false;
         let (completions, id) = (self.completions.clone(), write.id);
         ticket.on_durable(move |outcome| completions.put(id, outcome));
         Ok(())
@@ -325,6 +366,25 @@ impl Storage {
             batch.append(GROUP, [entry.clone()]);
         }
         Ok(batch)
+    }
+
+    /// Whether there is space again, for a batch as large as the one that was refused. If so, what could not be written of the
+    /// record is.
+    ///
+    /// # Errors
+    /// Those of [`submit`](Storage::submit), but for a full disk.
+    pub fn has_space(&mut self) -> Result<bool, Error> {
+        let mut found = self
+            .wal
+            .look_for_space(self.refused_bytes)
+            .map_err(Error::from);
+        if found.is_ok() && self.is_record_new {
+            found = self.submit_record();
+        }
+        match found {
+            Err(error) if error.is_full() => Ok(false),
+            found => found.map(|()| true),
+        }
     }
 
     /// Lets a batch take everything out of the log: a snapshot stands for all up to `last`. Says whether the record has changed.
@@ -362,18 +422,23 @@ impl Storage {
     /// A durable snapshot stands for the log up to `last`: it may go. Nothing, if it has gone already.
     ///
     /// # Errors
-    /// The node must stop.
+    /// If [`is_full`](Error::is_full), nothing has happened. Otherwise see [`submit`](Storage::submit).
     pub fn purge(&mut self, last: LogId) -> Result<(), Error> {
         let is_held = self.wal.term(GROUP, last.index) == Some(last.term);
         if last.index <= self.wal.purged(GROUP).index || !is_held {
             return Ok(()); // It has gone, or the write that resets the log is to come.
         }
+        let record = self.record.clone();
         let mut batch = Batch::new();
         batch.purge(GROUP, last);
         if self.record.purged(last.index) {
             put_record(&mut batch, &self.record);
         }
-        self.submit_unwatched(batch)
+        let submitted = self.submit_unwatched(batch);
+        if submitted.is_err() {
+            self.record = record; // The log begins where it did.
+        }
+        submitted
     }
 
     /// The highest boot counter that a peer has shown to this node.
@@ -399,15 +464,20 @@ impl Storage {
         self.submit_record()
     }
 
+    /// If there is no space, the record comes with the next write.
     fn submit_record(&mut self) -> Result<(), Error> {
         let mut batch = Batch::new();
         put_record(&mut batch, &self.record);
-        self.submit_unwatched(batch)
+        self.is_record_new = true;
+        self.submit_unwatched(batch)?;
+        self.is_record_new = false;
+        Ok(())
     }
 
-    fn submit_unwatched(&mut self, batch: Batch) -> Result<(), Error> {
-        drop(self.wal.submit(batch)?); // Nobody waits for it.
+    /// Submits a batch that nobody waits for. All of them are vital.
+    fn submit_unwatched(&mut self, mut batch: Batch) -> Result<(), Error> {
         self.is_idle = false;
+        drop(self.wal.submit(std::mem::take(batch.vital()))?);
         Ok(())
     }
 

@@ -162,3 +162,65 @@ fn votes_blank_entries_and_memberships_are_written_when_the_disk_is_full() {
     assert_eq!(restored.hard_state, hard_state(2));
     assert_eq!(restored.log[index as usize..], [blank, membership]);
 }
+
+/// Fills the log on a disk without space. Gives the next index.
+fn fill(disk: &SimDisk, storage: &mut Storage) -> u64 {
+    disk.set_free_bytes(Some(0));
+    for index in 1.. {
+        let entries = vec![entry(index, 1, vec![b'x'; 8 << 10])];
+        match try_persist(storage, &append(entries, 1)) {
+            Ok(()) => {}
+            Err(error) => {
+                assert!(error.is_full(), "{error}");
+                return index;
+            }
+        }
+    }
+    unreachable!("the disk is full some time");
+}
+
+#[test]
+fn a_write_that_does_not_fit_has_never_been_and_a_vote_fits() {
+    let (disk, mut storage) = begun();
+    let next = fill(&disk, &mut storage);
+    assert!(!storage.has_space().unwrap());
+    // With a membership, of which the record must not say anything then.
+    let change = voters(5).to_entry(id(next, 2));
+    let large = entry(next + 1, 2, vec![b'x'; 24 << 10]);
+    let refused = storage.submit(&append(vec![change, large], 2));
+    assert!(refused.unwrap_err().is_full());
+    let vote = Write {
+        hard_state: Some(hard_state(3)),
+        ..write(9)
+    };
+    persist(&mut storage, &vote);
+    storage.saw_boot_of(NodeId(2), 7).unwrap();
+    storage.drive().unwrap();
+    disk.set_free_bytes(None);
+    assert!(storage.has_space().unwrap());
+    power_cut(&disk, storage, 3);
+    let (storage, restored) = restored(&disk);
+    assert_eq!(restored.log.len() as u64, next - 1);
+    assert_eq!(restored.hard_state, hard_state(3));
+    assert_eq!(restored.membership, voters(3));
+    assert_eq!(storage.boot_of(NodeId(2)), 7);
+}
+
+/// Of a write in several batches the first may fit. What is written next takes its place.
+#[test]
+fn what_is_left_of_a_write_that_did_not_fit_whole_is_replaced_by_the_next_one() {
+    let (disk, mut storage) = begun();
+    disk.set_free_bytes(Some(0));
+    let entries: Vec<Entry> = (1..=30)
+        .map(|index| entry(index, 1, vec![b'x'; 30 << 10]))
+        .collect();
+    assert!(storage.submit(&append(entries, 1)).unwrap_err().is_full());
+    storage.drive().unwrap();
+    assert_eq!(storage.completed().unwrap(), None);
+    assert!(storage.durable() > LogId::default(), "some of it fits");
+    let other = vec![entry(1, 2, "another")];
+    disk.set_free_bytes(None);
+    persist(&mut storage, &append(other.clone(), 2));
+    power_cut(&disk, storage, 3);
+    assert_eq!(restored(&disk).1.log, other);
+}
