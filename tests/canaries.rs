@@ -26,7 +26,6 @@ const IN_THE_SIMULATOR: &[&str] = &[
     "stale_append_truncates",
     "term_without_vote",
     "undecided_is_refused",
-    "vote_cleared_in_term",
     "vote_for_any_log",
 ];
 
@@ -112,6 +111,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "two_changes_at_once",
         "lib",
         "raft::tests::membership::a_change_that_breaks_the_rules_is_refused",
+    ),
+    (
+        "vote_cleared_in_term",
+        "lib",
+        "raft::tests::election::a_same_term_step_down_keeps_the_vote",
     ),
     (
         "wiped_voter_returns",

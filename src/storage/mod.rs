@@ -449,7 +449,7 @@ impl Storage {
     /// A peer has shown this boot counter. It is durable with the next write; lost before, the peer shows it again.
     ///
     /// # Errors
-    /// The node must stop.
+    /// Those of [`submit`](Storage::submit).
     pub fn saw_boot_of(&mut self, peer: NodeId, boot: u64) -> Result<(), Error> {
         self.record.saw_boot_of(peer, boot);
         self.submit_record()
@@ -458,7 +458,7 @@ impl Storage {
     /// Who belongs to the cluster at the beginning of the log, with what is known of each. No later write is durable before this is.
     ///
     /// # Errors
-    /// The node must stop.
+    /// Those of [`submit`](Storage::submit).
     pub fn begin_with(&mut self, membership: &Membership) -> Result<(), Error> {
         self.record.reset(LogId::default(), &membership.encode());
         self.submit_record()

@@ -50,6 +50,8 @@ fn random_schedules_break_no_promise() {
         seen.repairs += sim.seen.repairs;
         seen.dropped += sim.seen.dropped;
         seen.lost += sim.seen.lost;
+        seen.refusals += sim.seen.refusals;
+        seen.failures += sim.seen.failures;
     }
     eprintln!("{seen:?}");
     // A schedule in which nothing happens breaks nothing.
@@ -84,6 +86,9 @@ struct Seen {
     dropped: usize,
     /// Schedules after which an entry was nowhere whole.
     lost: usize,
+    /// Writes for which there was no space, and disks that failed.
+    refusals: usize,
+    failures: usize,
 }
 
 impl Seen {
@@ -99,6 +104,8 @@ impl Seen {
             4 * self.torn,
             self.damaged,
             self.repairs,
+            self.refusals,
+            self.failures,
         ];
         all.iter().all(|&count| count >= least)
     }
@@ -117,6 +124,7 @@ struct Sim {
     is_undisturbed: bool,
     changes: bool,
     compacts: bool,
+    fills: bool,
     tears: bool,
     rot: Rot,
     /// Who belongs to the cluster at the beginning of the log.
@@ -148,6 +156,7 @@ impl Sim {
             is_undisturbed,
             changes,
             compacts: rng.bool(),
+            fills: rng.u8(..4) == 0,
             tears: rng.bool(),
             rot: Rot::any(&mut rng),
             membership: Membership::of_voters((1..=nodes).map(NodeId)),
@@ -233,6 +242,7 @@ impl Sim {
         (node.raft, node.offer) = (None, None);
         (node.commit, node.applied) = (Index(0), Index(0));
         node.reads.clear();
+        node.has_failed = false;
     }
 
     fn step(&mut self) {
@@ -256,7 +266,8 @@ impl Sim {
             27 if self.compacts => self.take_snapshot(id),
             28..=31 => self.propose(id),
             32..=35 => self.read(id),
-            36..=48 if !self.chance(self.slow_disk) => {
+            36 if self.fills => self.change_space(id),
+            37..=48 if !self.chance(self.slow_disk) => {
                 let some = self.some_writes(id);
                 self.complete(id, some);
             }
@@ -404,7 +415,7 @@ impl Sim {
             let Ready {
                 send_now,
                 write,
-                send_when_durable,
+                mut send_when_durable,
                 committed,
                 reads,
                 dropped,
@@ -414,6 +425,14 @@ impl Sim {
                 send_now.is_empty() && committed.is_empty() && write.is_none() && offer.is_none();
             self.seen.dropped += dropped.len();
             self.send(id, send_now);
+            let space = self.node(id).space;
+            let (write, refused) = match write {
+                Some(write) if !space.takes(&write) => (None, Some(write)),
+                write => (write, None),
+            };
+            if let Some(refused) = refused {
+                self.refuse(id, &refused, std::mem::take(&mut send_when_durable));
+            }
             let node = self.node(id);
             if write.is_some() || !send_when_durable.is_empty() {
                 node.writes.push_back((write, send_when_durable));

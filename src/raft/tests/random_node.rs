@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use duramen_wal::types::{Entry, HardState, Index, LogId};
 
-use crate::raft::{Badness, Envelope, Membership, Offer, Raft, ReadId, Write};
+use crate::raft::{Badness, Envelope, Membership, Offer, Raft, ReadId, Write, is_command};
 
 /// A node, what its disk holds, and what is on its way to the disk with the messages that wait for it.
 #[derive(Default)]
@@ -20,6 +20,9 @@ pub(super) struct SimNode {
     pub(super) bad: BTreeMap<Index, Badness>,
     /// The snapshot cannot be read.
     pub(super) lost_state: bool,
+    pub(super) space: Space,
+    /// A write has failed.
+    pub(super) has_failed: bool,
     pub(super) writes: VecDeque<(Option<Write>, Vec<Envelope>)>,
     pub(super) commit: Index,
     pub(super) applied: Index,
@@ -29,6 +32,26 @@ pub(super) struct SimNode {
     pub(super) offer: Option<Offer>,
     /// Open reads, with what had been committed when each was asked.
     pub(super) reads: BTreeMap<ReadId, Index>,
+}
+
+/// What a disk takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Space {
+    #[default]
+    Enough,
+    /// Only what is vital.
+    Reserve,
+    Nothing,
+}
+
+impl Space {
+    pub(super) fn takes(self, write: &Write) -> bool {
+        match self {
+            Space::Enough => true,
+            Space::Reserve => write.repairs.is_empty() && !write.entries.iter().any(is_command),
+            Space::Nothing => false,
+        }
+    }
 }
 
 impl SimNode {

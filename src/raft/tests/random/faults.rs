@@ -1,10 +1,12 @@
 //! What disks do to a log in the random schedules: they tear the last write in a crash, damage entries that were durable,
-//! and lose snapshots.
+//! lose snapshots,
+//! fill up and fail.
 
 use duramen_wal::types::{Index, LogId, NodeId};
 
 use super::Sim;
-use crate::raft::Badness;
+use crate::raft::tests::random_node::Space;
+use crate::raft::{Badness, Envelope, Write};
 
 /// Whose disks damage what was durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,5 +130,61 @@ impl Sim {
         let held = self.nodes.values().filter(|disk| disk.holds(id));
         held.into_iter()
             .all(|disk| disk.bad.get(&id.index) == Some(&Badness::Suspect))
+    }
+}
+
+/// Disks that take no more.
+impl Sim {
+    /// A disk fills up or gets its space back, and the driver may look for it; or a write fails.
+    pub(super) fn change_space(&mut self, id: NodeId) {
+        let spaces = [Space::Enough, Space::Enough, Space::Reserve, Space::Nothing];
+        let space = spaces[self.rng.usize(..4)];
+        let (looks, fails) = (self.rng.bool(), self.crash > 0 && self.chance(5));
+        let node = self.node(id);
+        node.space = space;
+        if fails {
+            return self.fail_disk(id);
+        }
+        if looks && let Some(raft) = &mut node.raft {
+            raft.set_disk_full(space != Space::Enough);
+        }
+    }
+
+    /// All disks are well.
+    pub(super) fn mend_disks(&mut self) {
+        for id in self.ids() {
+            if self.node(id).has_failed {
+                self.crash(id);
+            }
+            let node = self.node(id);
+            node.space = Space::Enough;
+            if let Some(raft) = &mut node.raft {
+                raft.set_disk_full(false);
+            }
+        }
+    }
+
+    /// Some of what is under way reaches the disk, and nobody is ever told.
+    fn fail_disk(&mut self, id: NodeId) {
+        let reached = self.some_writes(id);
+        let node = self.node(id);
+        let writes = std::mem::take(&mut node.writes);
+        for (write, _) in writes.into_iter().take(reached) {
+            write.iter().for_each(|write| {
+                node.persist(write);
+            });
+        }
+        node.has_failed = true;
+        node.raft.as_mut().unwrap().disk_failed();
+        self.seen.failures += 1;
+    }
+
+    /// The disk does not take the write.
+    pub(super) fn refuse(&mut self, id: NodeId, write: &Write, held: Vec<Envelope>) {
+        let node = self.node(id);
+        let raft = node.raft.as_mut().unwrap();
+        raft.write_refused(write, held);
+        node.commit = raft.commit(); // It may know of less, as after a crash.
+        self.seen.refusals += 1;
     }
 }

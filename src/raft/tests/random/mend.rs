@@ -14,6 +14,7 @@ impl Sim {
         if self.rng.bool() {
             self.cut_power();
         }
+        self.mend_disks();
         let can_recover = self.can_recover();
         self.cut.clear();
         (self.drop, self.slow_disk) = (0, 0);
