@@ -91,7 +91,9 @@ impl Raft {
         }
     }
 
-    /// A write has failed, and so will all others: see [`disk.rs`](self). What was to leave when a write is durable must not.
+    /// A write has failed, and so will all others. What was to leave when one is durable must not. From now on the node says
+    /// nothing that a disk must remember: it leads no more, unless it is the only voter, and votes for nobody. It serves reads of
+    /// what was durable.
     pub fn disk_failed(&mut self) {
         self.durability.set_disk(Disk::Failed);
         self.send_when_durable.clear();

@@ -56,7 +56,7 @@
 //! | InstallSnapshot | hard state, truncation and purge in one batch: see [`Batch::purge`] |
 //! | a group leaves this node | [`Batch::remove_group`] |
 //! | a leader's blank entry, a membership change | [`Batch::vital`]: they persist on a full disk |
-//! | [`Error::Full`], [`Error::Busy`] | step down or wait, then submit a clone of the batch again |
+//! | [`Error::Full`], [`Error::Busy`] | step down or wait ([`Wal::look_for_space`]), then submit a clone of the batch again |
 //! | [`Error::Poisoned`] | stop; open the log again: what was not acknowledged may or may not be there |
 //! | [`Error::DamagedEntry`], [`Error::Suspect`] | ask a peer for the entry, [`Wal::repair`]; it still counts in votes and elections |
 //! | now and then | [`Wal::scrub`], [`Wal::stats`] |
