@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use duramen::disk::OsDisk;
 use duramen::kv::Kv;
-use duramen::node::{ClientAddresses, Handle, Node, Options, Status, SystemClock, spawn};
+use duramen::node::{AddressBook, Handle, Node, Options, Status, SystemClock, spawn};
 use duramen::raft::Config;
 use duramen::server::Server;
 use duramen::storage::{self, Identity, Storage};
-use duramen::transport::TcpTransport;
+use duramen::transport::{Addresses, Peers, TcpTransport};
 use duramen::wal::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -62,14 +62,16 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 impl Serve {
     pub(super) async fn run(self) -> Outcome {
-        let transport = self.transport()?;
+        let (peers, addresses) = self.addresses()?;
+        let id = NodeId(self.id);
+        let transport = TcpTransport::new(id, addresses.clone());
         // The directory first: a predecessor that still ends has the ports too.
-        let storage = self.open_storage(&transport).await?;
-        let own = transport.peers[&transport.id].clone();
+        let storage = self.open_storage(&peers).await?;
+        let own = addresses.own().peer;
         let peer_listener = listen(self.peer.as_ref().unwrap_or(&own)).await?;
         let client_listener = listen(&self.resp).await?;
 
-        let mut config = Config::new(transport.id, transport.peers.keys().copied());
+        let mut config = Config::new(id, peers.keys().copied());
         config.seed = fastrand::u64(..);
         let (handle, inbox) = Handle::channel();
         let node = Node::new(
@@ -82,12 +84,9 @@ impl Serve {
         )?;
         let (sender, status) = watch::channel(node.status());
         let thread = spawn(node, inbox, move |status| publish(&sender, status))?;
-        let server = Server::new(
-            handle.clone(),
-            status.clone(),
-            transport.client_addresses.clone(),
-        );
-        tokio::spawn(transport.listen(peer_listener, handle.clone()));
+        let server = Server::new(handle.clone(), status.clone(), addresses);
+        let peer = handle.clone();
+        tokio::spawn(async move { transport.listen(peer_listener, peer).await });
         tokio::spawn(server.listen(client_listener));
 
         tokio::select! {
@@ -100,7 +99,7 @@ impl Serve {
         Ok(ended.map_err(|_| "the node's thread panicked")??)
     }
 
-    fn transport(&self) -> Result<TcpTransport, String> {
+    fn addresses(&self) -> Result<(Peers, AddressBook), String> {
         let mut peers = BTreeMap::new();
         for (id, address) in &self.peers {
             if peers.insert(NodeId(*id), address.clone()).is_some() {
@@ -125,21 +124,29 @@ impl Serve {
                 "no client can reach {client_address}: say at which address with --announce"
             ));
         }
-        let client_addresses = ClientAddresses::default();
-        client_addresses.insert(id, client_address.clone());
-        Ok(TcpTransport {
-            id,
-            peers,
-            client_address,
-            client_addresses,
-        })
+        let own = Addresses {
+            peer: peers[&id].clone(),
+            client: client_address,
+        };
+        let given = peers.iter().map(|(&id, address)| {
+            let peer = address.clone();
+            (
+                id,
+                Addresses {
+                    peer,
+                    ..Addresses::default()
+                },
+            )
+        });
+        let addresses = AddressBook::new(id, own, given);
+        Ok((peers, addresses))
     }
 
-    async fn open_storage(&self, transport: &TcpTransport) -> Result<Storage, storage::Error> {
+    async fn open_storage(&self, peers: &Peers) -> Result<Storage, storage::Error> {
         let identity = Identity {
             cluster: self.cluster_id.clone(),
-            node: transport.id,
-            voters: transport.peers.keys().copied().collect(),
+            node: NodeId(self.id),
+            voters: peers.keys().copied().collect(),
         };
         let until = Instant::now() + LOCK_TIMEOUT;
         loop {
@@ -152,7 +159,7 @@ impl Serve {
                     tokio::time::sleep(LOCK_PAUSE).await;
                 }
                 Ok(storage) => {
-                    tell_of_recovery(transport.id, &storage);
+                    tell_of_recovery(NodeId(self.id), &storage);
                     return Ok(storage);
                 }
                 Err(error) => return Err(error),

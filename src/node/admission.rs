@@ -8,14 +8,17 @@
 //! A node begins to take part when it has met all others, and they are blank, or know it already; or when one that takes part knows
 //! it already. So a blank node cannot begin a cluster anew while the others have an old one, and a node that was there at the
 //! beginning need not wait for one that has died since.
+//!
+//! Who is removed does not hear of it through the log: the leader sends it nothing any more. So it learns of it when it meets the
+//! leader again, and says so.
 
 use std::collections::BTreeMap;
 
-use duramen_wal::NodeId;
+use duramen_wal::{Entry, NodeId};
 
 use super::{Clock, Error, Node, StateMachine};
 use crate::canary::planted;
-use crate::raft::{Member, Membership};
+use crate::raft::{Member, Membership, is_membership};
 use crate::transport::{Introduction, KNOWN_MAX, Network, Refusal};
 
 /// The uuids of the nodes that were met, until all were.
@@ -50,7 +53,63 @@ impl Bootstrap {
     }
 }
 
+/// Whether a node belongs to its cluster, as far as it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Not yet: it is to join.
+    Outside,
+    /// It does.
+    Member,
+    /// It did, and was removed.
+    Removed,
+}
+
+impl Standing {
+    /// That of a node that starts where these are the members.
+    pub(super) fn at_start(node: NodeId, membership: &Membership) -> Standing {
+        match membership.all().contains(&node) {
+            true => Standing::Member,
+            false => Standing::Outside,
+        }
+    }
+}
+
 impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
+    /// Whether the node belongs to its cluster.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// An entry was applied: perhaps it says who belongs to the cluster.
+    pub(super) fn look_at_standing(&mut self, entry: &Entry) {
+        if is_membership(entry) {
+            let membership = self.raft.membership_at(entry.id.index);
+            self.set_standing(membership.all().contains(&self.raft.id()));
+        }
+    }
+
+    /// Another node has said whom it knows: perhaps it is the leader, and does not know this one.
+    fn hear_of_standing(&mut self, other: &Introduction) {
+        if other.leads && !self.raft.is_leader() {
+            let (own, uuid) = (self.raft.id(), self.storage.uuid());
+            self.set_standing(other.knows.get(&own.0) == Some(&uuid));
+        }
+    }
+
+    fn set_standing(&mut self, is_member: bool) {
+        match (self.standing, is_member) {
+            (_, true) => self.standing = Standing::Member,
+            (Standing::Outside | Standing::Removed, false) => {}
+            (Standing::Member, false) => {
+                self.standing = Standing::Removed;
+                tracing::warn!(
+                    "node {} is no member of the cluster any more: it may be stopped, and its directory deleted",
+                    self.raft.id()
+                );
+            }
+        }
+    }
+
     /// What this node says of itself to others.
     pub fn introduction(&self) -> Introduction {
         Introduction {
@@ -61,6 +120,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             term: self.raft.term(),
             last: self.storage.durable(),
             is_blank: self.bootstrap.is_some(),
+            leads: self.raft.is_leader() && !self.raft.is_changing_membership(),
             knows: self.known_uuids(),
         }
     }
@@ -111,6 +171,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             let noted = self.survive(noted).map(drop);
             self.note(noted);
         }
+        self.hear_of_standing(other);
         self.meet(other);
         Ok(())
     }
@@ -170,6 +231,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         let noted = self.survive(noted).map(drop);
         self.note(noted);
         self.raft.begin_with(membership);
+        self.tell_network();
     }
 
     /// Another node wants nothing to do with this one, by what this one says of itself: that is the end of it. What is about somebody

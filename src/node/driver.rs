@@ -10,8 +10,8 @@ use duramen_wal::NodeId;
 
 use super::job::Job;
 use super::{
-    Clock, Error, Input, Node, NotDone, OnAdmitted, OnApplied, OnIntroduction, StateMachine,
-    Status, SystemClock,
+    Change, Clock, Error, Input, Node, NotDone, OnAdmitted, OnApplied, OnChange, OnIntroduction,
+    OnReport, OnTransfer, StateMachine, Status, SystemClock,
 };
 use crate::transport::{Endpoint, Introduction, Network, Packet, Refusal};
 
@@ -67,6 +67,23 @@ impl<S: StateMachine> Handle<S> {
     /// node. A node that does not lead asks its leader what that is. Runs on the node's thread, so it must be quick; it is dropped without a call if the node has ended.
     pub fn read(&self, query: impl FnOnce(Result<&S, NotDone>) + Send + 'static) {
         self.put(Input::Read(Box::new(query)));
+    }
+
+    /// Changes who belongs to the cluster: see [`Raft::change_membership`](crate::raft::Raft::change_membership). `on_change` is
+    /// called on the node's thread when the change has begun, or is refused.
+    pub fn change_membership(&self, change: Change, on_change: OnChange) {
+        self.put(Input::ChangeMembership { change, on_change });
+    }
+
+    /// Hands the leadership over: see [`Raft::transfer_leadership`](crate::raft::Raft::transfer_leadership). `on_transfer` is called
+    /// on the node's thread when that has begun, or is refused.
+    pub fn transfer_leadership(&self, to: NodeId, on_transfer: OnTransfer) {
+        self.put(Input::TransferLeadership { to, on_transfer });
+    }
+
+    /// Asks how the node is. `on_report` is called on its thread; it is dropped without a call if the node has ended.
+    pub fn report(&self, on_report: OnReport) {
+        self.put(Input::Report(on_report));
     }
 
     /// Ends the node. What was proposed before and not answered has an unknown outcome.

@@ -27,6 +27,7 @@ mod installing;
 mod job;
 mod machine;
 mod mending;
+mod report;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -45,17 +46,18 @@ pub use crate::storage;
 #[cfg(feature = "sim")]
 pub use crate::raft::invariants;
 pub use crate::raft::{
-    AppendOutcome, ChangeRefused, Config, Envelope, Member, Membership, Message, TransferRefused,
+    AppendOutcome, BadMembership, ChangeRefused, Config, Envelope, Follower, Member, Membership,
+    Message, RoleName, TransferRefused,
 };
 pub use crate::storage::{Identity, Options as StorageOptions, Storage};
-pub use crate::transport::{
-    ClientAddresses, Endpoint, Fetch, Introduction, Network, Packet, Refusal,
-};
+pub use crate::transport::{AddressBook, Endpoint, Fetch, Introduction, Network, Packet, Refusal};
 use admission::Bootstrap;
+pub use admission::Standing;
 pub use disk::Trouble;
 pub use driver::{Handle, Inbox, spawn};
 pub use job::{Finished, Job};
 pub use machine::{Frozen, StateMachine};
+pub use report::{OnReport, Report, SnapshotsReport};
 use snapshots::{Snapshots, read_state};
 use waiting::Waiting;
 
@@ -155,6 +157,9 @@ pub type OnApplied<S> = Box<dyn FnOnce(Result<<S as StateMachine>::Output, NotDo
 /// Runs on the state machine, in a state that is linearizable. Called once; dropped without a call when the node ends.
 pub type Query<S> = Box<dyn FnOnce(Result<&S, NotDone>) + Send>;
 
+/// What the members are to be, by what they are.
+pub type Change = Box<dyn FnOnce(&Membership) -> Membership + Send>;
+
 /// Takes the answer to a change of the membership: where its first entry is.
 pub type OnChange = Box<dyn FnOnce(Result<LogId, ChangeRefused>) + Send>;
 
@@ -180,10 +185,10 @@ pub enum Input<S: StateMachine> {
     },
     /// A read of a client: linearizable, on any node that knows a leader.
     Read(Query<S>),
-    /// The members are to be these: see [`Raft::change_membership`].
+    /// The members are to be others: see [`Raft::change_membership`].
     ChangeMembership {
         /// Who is to belong to the cluster.
-        target: Membership,
+        change: Change,
         /// Where the answer goes.
         on_change: OnChange,
     },
@@ -194,6 +199,8 @@ pub enum Input<S: StateMachine> {
         /// Where the answer goes.
         on_transfer: OnTransfer,
     },
+    /// Whoever looks after the node wants to know how it is.
+    Report(OnReport),
     /// Another node wants to know who this one is.
     Introduce {
         /// Where the answer goes.
@@ -267,6 +274,9 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     ticked: Duration,
     /// Until the cluster has begun.
     bootstrap: Option<Bootstrap>,
+    /// The members that the network knows of.
+    members: Membership,
+    standing: Standing,
     /// What `handle` has met with, for the next turn.
     failure: Option<Error>,
     trouble: Option<Trouble>,
@@ -302,6 +312,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         let restored = storage.restore()?;
         let (id, voters, base) = (config.id, restored.membership, restored.base);
         config.membership = voters.clone();
+        let standing = Standing::at_start(id, &voters);
         let bootstrap = || Bootstrap::new(id, storage.uuid(), voters);
         let bootstrap = storage.is_blank().then(bootstrap);
         let (lost, manifest) = match restored.snapshot {
@@ -333,10 +344,13 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             ticked: clock.now(),
             clock,
             bootstrap,
+            members: Membership::default(),
+            standing,
             failure: None,
             trouble: None,
             look_for_space_at: Duration::ZERO,
         };
+        node.tell_network();
         if let Some((id, _)) = restored.snapshot.filter(|_| lacks_state) {
             node.begin_mending(id, lost, None);
         }
@@ -412,9 +426,11 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                     Err(refused) => query(Err(refused.into())),
                 }
             }
-            Input::ChangeMembership { target, on_change } => {
+            Input::ChangeMembership { change, on_change } => {
+                let target = change(self.raft.membership());
                 on_change(self.raft.change_membership(target));
             }
+            Input::Report(on_report) => on_report(self.report()),
             Input::TransferLeadership { to, on_transfer } => {
                 on_transfer(self.raft.transfer_leadership(to));
             }
@@ -515,10 +531,19 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
     }
 
+    /// Tells the network of the membership in force, if it is a new one.
+    fn tell_network(&mut self) {
+        if self.members != *self.raft.membership() {
+            self.members = self.raft.membership().clone();
+            self.network.members_changed(&self.members);
+        }
+    }
+
     fn carry_out(&mut self, mut ready: Ready) -> Result<(), Error> {
         self.send(ready.send_now);
         if let Some(write) = ready.write {
             self.submit(&write, &mut ready.send_when_durable)?;
+            self.tell_network(); // Only what is written changes the membership, or is refused.
         }
         if self.submitted <= self.durable || planted("sent_before_durable") {
             self.send(ready.send_when_durable);
@@ -552,6 +577,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         let leader = self.raft.leader();
         let output = is_command(entry).then(|| self.state.apply(&entry.payload));
         self.waiting.applied(entry.id, output, leader, &self.state);
+        self.look_at_standing(entry);
         self.count_for_snapshot(entry);
     }
 }

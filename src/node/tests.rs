@@ -11,7 +11,7 @@ use bytes::Bytes;
 use duramen_disk::{Disk, SimDisk};
 use duramen_wal::{Entry, Index, LogId, NodeId, Term};
 
-use super::{Clock, Error, Frozen, Input, Node, NotDone, Options, StateMachine, Trouble};
+use super::{Clock, Error, Frozen, Input, Node, NotDone, Options, Standing, StateMachine, Trouble};
 use crate::raft::{
     self, Answer, AppendOutcome, Config, Envelope, Member, Membership, Message, Round,
 };
@@ -22,12 +22,17 @@ use crate::transport::{Introduction, Network, Packet, Refusal};
 #[derive(Clone, Default)]
 struct World {
     sent: Arc<Mutex<Vec<Packet>>>,
+    members: Arc<Mutex<Vec<Membership>>>,
     millis: Arc<AtomicU64>,
 }
 
 impl Network for World {
     fn send(&mut self, packet: Packet) {
         self.sent.lock().unwrap().push(packet);
+    }
+
+    fn members_changed(&mut self, membership: &Membership) {
+        self.members.lock().unwrap().push(membership.clone());
     }
 }
 
@@ -399,6 +404,7 @@ fn introduction(term: u64, last_term: u64, last_index: u64) -> Introduction {
             index: Index(last_index),
         },
         is_blank: false,
+        leads: false,
         knows: BTreeMap::new(),
     }
 }
@@ -565,4 +571,46 @@ fn flip_a_bit_of(disk: &SimDisk, payload: &[u8]) {
         .windows(payload.len())
         .position(|window| window == payload);
     disk.flip_bit(path, at.unwrap() as u64, 3).unwrap();
+}
+
+#[test]
+fn the_network_is_told_of_the_members_at_the_start_and_at_each_change_before_anything_is_sent() {
+    let mut fixture = Fixture::leader();
+    fixture.turn();
+    fixture.write();
+    fixture.matched(1, 0); // What a leader has committed nothing of its term before is refused.
+    let told = |fixture: &Fixture| std::mem::take(&mut *fixture.world.members.lock().unwrap());
+    let before = fixture.node.raft().membership().clone();
+    assert_eq!(told(&fixture), [before]);
+    fixture.sent();
+    fixture.node.handle(Input::ChangeMembership {
+        change: Box::new(|members| members.clone().with_learner(NodeId(4))),
+        on_change: Box::new(|begun| assert!(begun.is_ok(), "{begun:?}")),
+    });
+    fixture.turn();
+    let after = fixture.node.raft().membership().clone();
+    assert!(after.all().contains(&NodeId(4)));
+    assert_eq!(told(&fixture), [after], "once");
+    assert!(!fixture.sent().is_empty());
+    let report = fixture.node.report();
+    assert!(report.is_leader() && report.is_changing_membership);
+    assert_eq!(report.membership_index, Index(2));
+    assert_eq!((report.first, report.last), (Index(1), Index(2)));
+    assert_eq!(report.best_successor(), Some(NodeId(2)));
+}
+
+#[test]
+fn a_node_that_was_removed_hears_of_it_from_the_leader_only() {
+    let mut fixture = Fixture::new();
+    let uuid = fixture.node.introduction().uuid;
+    let mut say = |knows: &[(u64, u128)], leads| {
+        let mut other = introduction(1, 1, 1);
+        (other.knows, other.leads) = (knows.iter().copied().collect(), leads);
+        fixture.node.admit(&other).unwrap();
+        fixture.node.standing()
+    };
+    assert_eq!(say(&[(2, 22)], false), Standing::Member, "it may be behind");
+    assert_eq!(say(&[(1, uuid), (2, 22)], true), Standing::Member);
+    assert_eq!(say(&[(2, 22)], true), Standing::Removed);
+    assert_eq!(say(&[(1, uuid), (2, 22)], true), Standing::Member, "again");
 }

@@ -105,6 +105,11 @@ impl Membership {
         self.voters.iter().copied().map(NodeId)
     }
 
+    /// In a joint membership: those who voted before, and do still. Otherwise nobody.
+    pub fn outgoing(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.outgoing.iter().copied().map(NodeId)
+    }
+
     /// Those who receive the log and do not vote.
     pub fn learners(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.learners.iter().copied().map(NodeId)

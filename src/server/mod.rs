@@ -22,10 +22,11 @@ use bytes::Bytes;
 use duramen_wal::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::kv::{Command, Kv, Output};
-use crate::node::{ClientAddresses, Handle, NotDone, Status};
+use crate::node::{AddressBook, Handle, NotDone, Status};
 use connection::Connection;
 use resp::Reply;
 
@@ -34,7 +35,7 @@ use resp::Reply;
 pub struct Server {
     node: Handle<Kv>,
     status: watch::Receiver<Status>,
-    client_addresses: ClientAddresses,
+    addresses: AddressBook,
 }
 
 /// How long a request waits for a leader to be elected.
@@ -46,22 +47,23 @@ const CONNECTIONS_MAX: usize = 10_000;
 type Answer<T> = oneshot::Receiver<Result<T, NotDone>>;
 
 impl Server {
-    /// A server in front of `node`. `client_addresses` has this node's own address too.
+    /// A server in front of `node`.
     pub fn new(
         node: Handle<Kv>,
         status: watch::Receiver<Status>,
-        client_addresses: ClientAddresses,
+        addresses: AddressBook,
     ) -> Server {
         Server {
             node,
             status,
-            client_addresses,
+            addresses,
         }
     }
 
-    /// Takes in clients, for ever.
+    /// Takes in clients, for ever. When this is dropped, all of them are.
     pub async fn listen(self, listener: TcpListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut clients = JoinSet::new();
         let mut id = 0;
         loop {
             let place = places
@@ -78,8 +80,9 @@ impl Server {
                 }
             };
             id += 1;
+            while clients.try_join_next().is_some() {}
             let server = self.clone();
-            tokio::spawn(async move {
+            clients.spawn(async move {
                 let _ = stream.set_nodelay(true);
                 if let Err(error) = Connection::new(&server, stream, id).serve().await {
                     tracing::debug!(%client, %error, "lost a client");
@@ -98,7 +101,7 @@ impl Server {
     }
 
     fn client_addresses(&self) -> BTreeMap<NodeId, String> {
-        self.client_addresses.all()
+        self.addresses.client_addresses()
     }
 
     fn propose(&self, command: &Command) -> Answer<Output> {
@@ -155,6 +158,6 @@ impl Server {
     }
 
     fn leader_address(&self, leader: Option<NodeId>) -> Option<String> {
-        self.client_addresses.find(leader?)
+        self.addresses.client_address(leader?)
     }
 }

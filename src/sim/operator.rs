@@ -105,7 +105,8 @@ impl Operator {
     fn change(&mut self, world: &mut World<Recorder>, leader: NodeId, target: Membership) {
         let before = world.node(leader).map(|node| node.raft().last());
         let on_change = Box::new(|_| ());
-        world.give(leader, Input::ChangeMembership { target, on_change });
+        let change = Box::new(|_: &Membership| target);
+        world.give(leader, Input::ChangeMembership { change, on_change });
         let after = world.node(leader).map(|node| node.raft().last());
         self.changes += u64::from(before != after);
     }

@@ -28,7 +28,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use duramen_disk::Disk;
 use duramen_snapshot::{Manifest, ManifestName, SnapshotStore};
-use duramen_wal::{Batch, Entry, GroupId, HardState, LogId, NodeId, RecoveryReport, Term, Wal};
+use duramen_wal::{
+    Batch, Entry, GroupId, HardState, LogId, NodeId, RecoveryReport, Stats, Term, Wal,
+};
 
 use crate::canary::planted;
 use crate::raft::{Membership, Write, WriteId, is_command};
@@ -272,6 +274,11 @@ impl Storage {
     /// The node's snapshots.
     pub fn snapshots(&self) -> &SnapshotStore {
         &self.snapshots
+    }
+
+    /// How the log's files are.
+    pub fn log_stats(&self) -> Stats {
+        self.wal.stats()
     }
 
     /// What was found when the log was opened.

@@ -30,6 +30,8 @@ pub struct Introduction {
     pub last: LogId,
     /// It has never taken part in a cluster.
     pub is_blank: bool,
+    /// It leads, and the members that it knows are committed.
+    pub leads: bool,
     /// The uuids of the members of its cluster by their numbers, as far as it knows them; [`KNOWN_MAX`] at the most.
     pub knows: BTreeMap<u64, u128>,
 }

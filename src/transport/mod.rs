@@ -4,6 +4,7 @@
 //! garbled: frames carry a checksum. And a node must be the one that it was: before the first message both sides introduce
 //! themselves, and each [judges](Endpoint::admit) the other.
 
+mod addresses;
 #[cfg(feature = "server")]
 mod codec;
 mod fetch;
@@ -11,16 +12,14 @@ mod introduction;
 #[cfg(feature = "server")]
 mod tcp;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
-
 use duramen_wal::NodeId;
 
-use crate::raft::Envelope;
+use crate::raft::{Envelope, Membership};
 
 #[cfg(feature = "server")]
 pub use tcp::{Peers, TcpNetwork, TcpTransport};
 
+pub use addresses::{ADDRESS_BYTES_MAX, AddressBook, Addresses};
 pub use fetch::{CHUNKS_ASKED_MAX, Fetch, Hash, MANIFEST_PIECE_BYTES};
 pub use introduction::{Introduction, KNOWN_MAX, Refusal};
 
@@ -62,6 +61,11 @@ impl Packet {
 pub trait Network: Send {
     /// Sends a packet if it can, and never waits. One that cannot be sent is lost, which Raft expects.
     fn send(&mut self, packet: Packet);
+
+    /// The node's membership has changed, or the node has just begun: these are whom it talks to. Others it may have to answer.
+    fn members_changed(&mut self, membership: &Membership) {
+        let _ = membership;
+    }
 }
 
 /// The node that a transport carries for, as its peers get to know it. Answers come on its own thread.
@@ -79,28 +83,4 @@ pub trait Endpoint: Clone + Send + Sync + 'static {
 
     /// Takes in what an admitted peer sent.
     fn deliver(&self, packet: Packet);
-}
-
-/// Where clients reach the nodes, as each node says in its handshake.
-#[derive(Debug, Clone, Default)]
-pub struct ClientAddresses(Arc<RwLock<BTreeMap<NodeId, String>>>);
-
-impl ClientAddresses {
-    /// Where clients reach `node`, if it has said so.
-    pub fn find(&self, node: NodeId) -> Option<String> {
-        self.all().remove(&node)
-    }
-
-    /// All that are known.
-    pub fn all(&self) -> BTreeMap<NodeId, String> {
-        self.0.read().expect("no one panics with the lock").clone()
-    }
-
-    /// Where clients reach `node`.
-    pub fn insert(&self, node: NodeId, address: String) {
-        self.0
-            .write()
-            .expect("no one panics with the lock")
-            .insert(node, address);
-    }
 }

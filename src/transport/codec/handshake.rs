@@ -25,6 +25,8 @@ pub(in crate::transport) struct Hello {
     pub(in crate::transport) to: u64,
     /// Where clients reach the sender.
     pub(in crate::transport) client_address: String,
+    /// Where other nodes reach it.
+    pub(in crate::transport) peer_address: String,
     pub(in crate::transport) introduction: Introduction,
 }
 
@@ -35,6 +37,8 @@ pub(in crate::transport) enum Welcome {
     Accepted {
         /// Where clients reach the node that was looked for.
         client_address: String,
+        /// Where other nodes reach it.
+        peer_address: String,
         introduction: Introduction,
     },
     /// The sender came to the wrong place, or speaks another version.

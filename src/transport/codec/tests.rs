@@ -9,7 +9,9 @@ use crate::raft::{
     Answer, Answers, AppendOutcome, Ask, Badness, Envelope, Membership, Message, OwnSnapshot,
     Question, Round,
 };
-use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, KNOWN_MAX, Refusal};
+use crate::transport::{
+    ADDRESS_BYTES_MAX, CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, KNOWN_MAX, Refusal,
+};
 
 fn log_id() -> impl Strategy<Value = LogId> {
     (any::<u64>(), 0..u64::MAX / 2).prop_map(|(term, index)| LogId {
@@ -366,6 +368,7 @@ fn introduction() -> Introduction {
             index: Index(17),
         },
         is_blank: false,
+        leads: true,
         knows: [(2, 8)].into(),
     }
 }
@@ -377,19 +380,21 @@ fn the_handshake_is_these_bytes() {
         version: VERSION,
         to: 2,
         client_address: "a:1".to_owned(),
+        peer_address: "b:2".to_owned(),
         introduction: introduction(),
     };
     assert_eq!(
         &handshake(&hello)[..],
-        b"\x01\x02\x03a:1\x01c\x01\x09\x03\x05\x04\x11\x00\x01\x02\x08"
+        b"\x01\x02\x03a:1\x03b:2\x01c\x01\x09\x03\x05\x04\x11\x00\x01\x01\x02\x08"
     );
     let accepted = Welcome::Accepted {
         client_address: "a:1".to_owned(),
+        peer_address: "b:2".to_owned(),
         introduction: introduction(),
     };
     assert_eq!(
         &handshake(&accepted)[..],
-        b"\x00\x03a:1\x01c\x01\x09\x03\x05\x04\x11\x00\x01\x02\x08"
+        b"\x00\x03a:1\x03b:2\x01c\x01\x09\x03\x05\x04\x11\x00\x01\x01\x02\x08"
     );
     let astray = Welcome::Astray {
         reason: "no".to_owned(),
@@ -448,7 +453,8 @@ fn a_handshake_with_long_names_is_taken() {
     let hello = Hello {
         version: VERSION,
         to: u64::MAX,
-        client_address: "a".repeat(300),
+        client_address: "a".repeat(ADDRESS_BYTES_MAX),
+        peer_address: "b".repeat(ADDRESS_BYTES_MAX),
         introduction: Introduction {
             cluster: "c".repeat(64),
             uuid: u128::MAX,

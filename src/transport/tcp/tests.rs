@@ -1,9 +1,17 @@
 //! Tests of connections and handshakes, between endpoints that admit what they are told to.
 
-use duramen_wal::{LogId, Term};
+use std::time::Duration;
 
+use duramen_wal::{LogId, Term};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::listening::{STRANGERS_MAX, UNKNOWN_MAX};
 use super::*;
-use crate::raft::{Envelope, Message};
+use crate::raft::{Envelope, Membership, Message};
+use crate::transport::{Network, Packet, Refusal};
 
 /// A node as its transport knows it.
 #[derive(Clone)]
@@ -54,6 +62,7 @@ fn node(id: u64) -> (Node, mpsc::UnboundedReceiver<Heard>) {
         term: Term(0),
         last: LogId::default(),
         is_blank: true,
+        leads: false,
         knows: BTreeMap::new(),
     };
     let node = Node {
@@ -64,13 +73,37 @@ fn node(id: u64) -> (Node, mpsc::UnboundedReceiver<Heard>) {
     (node, inbox)
 }
 
+/// Node `id`, which was started with these peers.
 fn transport(id: u64, peers: &Peers) -> TcpTransport {
-    TcpTransport {
-        id: NodeId(id),
-        peers: peers.clone(),
-        client_address: format!("client-of-{id}"),
-        client_addresses: ClientAddresses::default(),
-    }
+    let own = Addresses {
+        peer: peers.get(&NodeId(id)).cloned().unwrap_or_default(),
+        client: format!("client-of-{id}"),
+    };
+    let given = peers.iter().map(|(&id, peer)| {
+        let (peer, client) = (peer.clone(), String::new());
+        (id, Addresses { peer, client })
+    });
+    TcpTransport::new(NodeId(id), AddressBook::new(NodeId(id), own, given))
+}
+
+fn listen(transport: TcpTransport, listener: TcpListener, node: impl Endpoint) {
+    tokio::spawn(async move { transport.listen(listener, node).await });
+}
+
+/// A connection as `node`, without messages.
+async fn open(
+    transport: &TcpTransport,
+    node: &impl Endpoint,
+    to: u64,
+    address: &str,
+) -> io::Result<TcpStream> {
+    let opened = transport.handshakes.open(node, NodeId(to), address);
+    let opened = timeout(Duration::from_secs(5), opened).await;
+    Ok(opened.expect("an answer")?.stream)
+}
+
+fn voters(ids: &[u64]) -> Membership {
+    Membership::of_voters(ids.iter().copied().map(NodeId))
 }
 
 fn request_vote(from: u64, to: u64) -> Packet {
@@ -110,24 +143,24 @@ async fn both_are_admitted_then_messages_arrive_and_the_client_addresses_are_lea
     let (listener, peers) = listener().await;
     let (one, two) = (transport(1, &peers), transport(2, &peers));
     let ((node_1, mut inbox_1), (node_2, mut inbox_2)) = (node(1), node(2));
-    let learned = two.client_addresses.clone();
-    tokio::spawn(two.listen(listener, node_2));
+    let (book_1, book_2) = (
+        one.handshakes.addresses.clone(),
+        two.handshakes.addresses.clone(),
+    );
+    listen(two, listener, node_2);
     let mut network = one.connect(&node_1);
+    network.members_changed(&voters(&[1, 2]));
     assert_eq!(heard(&mut inbox_2).await, Heard::Admitted(NodeId(1)));
     assert_eq!(heard(&mut inbox_1).await, Heard::Admitted(NodeId(2)));
-    let received = loop {
-        // What is sent before the connection stands is lost.
-        network.send(request_vote(1, 2));
-        if let Ok(received) = timeout(Duration::from_millis(50), inbox_2.recv()).await {
-            break received.unwrap();
-        }
-    };
-    assert_eq!(received, Heard::Packet(request_vote(1, 2)));
-    assert_eq!(learned.find(NodeId(1)).as_deref(), Some("client-of-1"));
-    assert_eq!(
-        one.client_addresses.find(NodeId(2)).as_deref(),
-        Some("client-of-2")
-    );
+    network.send(request_vote(1, 2));
+    assert_eq!(heard(&mut inbox_2).await, Heard::Packet(request_vote(1, 2)));
+    for (book, id) in [(book_2, 1), (book_1, 2)] {
+        let said = Addresses {
+            peer: peers[&NodeId(id)].clone(),
+            client: format!("client-of-{id}"),
+        };
+        assert_eq!(book.addresses(NodeId(id)), said);
+    }
 }
 
 #[tokio::test]
@@ -136,19 +169,23 @@ async fn a_peer_that_connects_anew_leaves_no_connection_behind() {
     let address = peers[&NodeId(2)].clone();
     let (one, two) = (transport(1, &peers), transport(2, &peers));
     let ((node_1, _inbox_1), (node_2, _inbox_2)) = (node(1), node(2));
-    tokio::spawn(two.listen(listener, node_2));
+    listen(two, listener, node_2);
     let mut forgotten = Vec::new();
-    for _ in 0..2 * CONNECTIONS_MAX {
-        let opened = one.open(&node_1, NodeId(2), &address);
-        let opened = timeout(Duration::from_secs(5), opened).await;
-        forgotten.push(opened.unwrap().unwrap());
+    for _ in 0..2 * UNKNOWN_MAX {
+        forgotten.push(open(&one, &node_1, 2, &address).await.unwrap());
     }
+    let (last, replaced) = forgotten.split_last_mut().unwrap();
+    for stream in replaced {
+        let read = timeout(Duration::from_secs(5), stream.read(&mut [0; 1])).await;
+        assert_eq!(read.unwrap().unwrap(), 0, "it was closed");
+    }
+    let read = timeout(Duration::from_millis(20), last.read(&mut [0; 1])).await;
+    assert!(read.is_err(), "the last one stands");
 }
 
 /// Opens a connection that is refused, and gives the reason.
 async fn open_error(transport: &TcpTransport, node: &Node, to: u64, address: &str) -> String {
-    let opened = transport.open(node, NodeId(to), address).await;
-    let error = opened.map(|_| ()).unwrap_err();
+    let error = open(transport, node, to, address).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
     error.to_string()
 }
@@ -158,10 +195,9 @@ async fn whoever_came_to_the_wrong_place_is_told_why_and_goes_on() {
     let (listener, peers) = listener().await;
     let address = peers[&NodeId(2)].clone();
     let (node_2, mut inbox_2) = node(2);
-    tokio::spawn(transport(2, &peers).listen(listener, node_2));
+    listen(transport(2, &peers), listener, node_2);
     for (id, to, reason) in [
-        (3, 2, "node 3 is not a peer of node 2"),
-        (2, 2, "node 2 is not a peer of node 2"),
+        (2, 2, "this is node 2 itself"),
         (1, 4, "it looks for node 4, this is node 2"),
     ] {
         let (stranger, mut inbox) = node(id);
@@ -178,14 +214,14 @@ async fn a_node_that_is_not_any_more_what_it_was_is_told_so() {
     let address = peers[&NodeId(2)].clone();
     let ((node_1, mut inbox_1), (mut node_2, mut inbox_2)) = (node(1), node(2));
     node_2.admits = Err(other_node(1));
-    tokio::spawn(transport(2, &peers).listen(listener, node_2));
+    listen(transport(2, &peers), listener, node_2);
     let one = transport(1, &peers);
     let error = open_error(&one, &node_1, 2, &address).await;
     assert_eq!(error, format!("refused: {}", other_node(1)));
     let refused = Heard::Refused(NodeId(2), other_node(1));
     assert_eq!(heard(&mut inbox_1).await, refused);
     assert!(inbox_2.try_recv().is_err());
-    assert_eq!(one.client_addresses.find(NodeId(2)), None);
+    assert_eq!(one.handshakes.addresses.client_address(NodeId(2)), None);
 }
 
 #[tokio::test]
@@ -198,7 +234,7 @@ async fn a_node_of_another_cluster_is_told_so_and_goes_on() {
         found: "d".to_owned(),
     };
     node_2.admits = Err(refusal);
-    tokio::spawn(transport(2, &peers).listen(listener, node_2));
+    listen(transport(2, &peers), listener, node_2);
     let error = open_error(&transport(1, &peers), &node_1, 2, &address).await;
     assert_eq!(
         error,
@@ -213,7 +249,7 @@ async fn a_node_that_connects_refuses_who_answers() {
     let address = peers[&NodeId(2)].clone();
     let ((mut node_1, mut inbox_1), (node_2, mut inbox_2)) = (node(1), node(2));
     node_1.admits = Err(other_node(2));
-    tokio::spawn(transport(2, &peers).listen(listener, node_2));
+    listen(transport(2, &peers), listener, node_2);
     let error = open_error(&transport(1, &peers), &node_1, 2, &address).await;
     assert_eq!(error, format!("refuses node 2: {}", other_node(2)));
     assert!(inbox_1.try_recv().is_err(), "that is not its own end");
@@ -226,7 +262,7 @@ async fn whoever_answers_must_be_who_was_looked_for() {
     let (listener, peers) = listener().await;
     let address = peers[&NodeId(2)].clone();
     let ((node_1, _inbox_1), (impostor, _inbox)) = (node(1), node(3));
-    tokio::spawn(transport(2, &peers).listen(listener, impostor));
+    listen(transport(2, &peers), listener, impostor);
     let error = open_error(&transport(1, &peers), &node_1, 2, &address).await;
     assert_eq!(error, "node 3 answers");
 }
@@ -251,12 +287,12 @@ impl Endpoint for Ended {
 async fn a_node_that_has_ended_connects_to_nobody_and_admits_nobody() {
     let (listener, peers) = listener().await;
     let address = peers[&NodeId(2)].clone();
-    tokio::spawn(transport(2, &peers).listen(listener, Ended));
+    listen(transport(2, &peers), listener, Ended);
     let one = transport(1, &peers);
-    let error = one.open(&Ended, NodeId(2), &address).await.map(|_| ());
+    let error = open(&one, &Ended, 2, &address).await;
     assert_eq!(error.unwrap_err().to_string(), "this node has ended");
     let (node_1, mut inbox_1) = node(1);
-    let error = one.open(&node_1, NodeId(2), &address).await.map(|_| ());
+    let error = open(&one, &node_1, 2, &address).await;
     assert_eq!(error.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert!(inbox_1.try_recv().is_err());
 }
@@ -266,7 +302,7 @@ async fn garbage_closes_the_connection() {
     let (listener, peers) = listener().await;
     let address = peers[&NodeId(2)].clone();
     let (node_2, mut inbox_2) = node(2);
-    tokio::spawn(transport(2, &peers).listen(listener, node_2));
+    listen(transport(2, &peers), listener, node_2);
     for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xff; 100], &[0; 8]] {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(garbage).await.unwrap();
@@ -278,4 +314,113 @@ async fn garbage_closes_the_connection() {
         assert!(answer.is_empty());
     }
     assert!(inbox_2.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_node_that_is_known_from_its_handshake_only_is_answered() {
+    let (listener_2, peers) = listener().await;
+    let listener_4 = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener_4.local_addr().unwrap().to_string();
+    let ((node_2, mut inbox_2), (node_4, mut inbox_4)) = (node(2), node(4));
+    let leader = transport(2, &peers);
+    let peers_of_4 = Peers::from([(NodeId(4), address.clone())]);
+    let joining = transport(4, &peers_of_4);
+    let mut answers = joining.connect(&node_4);
+    listen(leader.clone(), listener_2, node_2.clone());
+    listen(joining, listener_4, node_4);
+    answers.send(request_vote(4, 2)); // Nobody knows yet where node 2 is: it is lost.
+    leader.meet(&node_2, NodeId(4), &address).await.unwrap();
+    assert_eq!(heard(&mut inbox_4).await, Heard::Admitted(NodeId(2)));
+    assert_eq!(heard(&mut inbox_2).await, Heard::Admitted(NodeId(4)));
+    answers.send(request_vote(4, 2));
+    assert_eq!(heard(&mut inbox_2).await, Heard::Admitted(NodeId(4)));
+    assert_eq!(heard(&mut inbox_2).await, Heard::Packet(request_vote(4, 2)));
+}
+
+#[tokio::test]
+async fn who_is_removed_loses_its_connection_and_gets_nothing_more() {
+    let (listener_2, peers) = listener().await;
+    let address = peers[&NodeId(2)].clone();
+    let ((node_1, _inbox_1), (node_2, _inbox_2)) = (node(1), node(2));
+    let (one, two) = (transport(1, &peers), transport(2, &peers));
+    let mut network = two.connect(&node_2);
+    listen(two, listener_2, node_2);
+    network.members_changed(&voters(&[1, 2]));
+    let mut stream = open(&one, &node_1, 2, &address).await.unwrap();
+    network.members_changed(&voters(&[2, 3]));
+    let read = timeout(Duration::from_secs(5), stream.read(&mut [0; 1])).await;
+    assert_eq!(read.unwrap().unwrap(), 0);
+    let again = open(&one, &node_1, 2, &address).await;
+    assert!(again.is_ok(), "it may come, and is told");
+}
+
+#[tokio::test]
+async fn strangers_leave_room_for_members() {
+    let (listener_2, peers) = listener().await;
+    let address = peers[&NodeId(2)].clone();
+    let (node_2, _inbox_2) = node(2);
+    listen(transport(2, &peers), listener_2, node_2);
+    let mut connections = Vec::new();
+    for id in (10..).take(STRANGERS_MAX) {
+        let (stranger, _inbox) = node(id);
+        let opened = open(&transport(id, &peers), &stranger, 2, &address).await;
+        connections.push(opened.unwrap());
+    }
+    let (stranger, _inbox) = node(9);
+    let error = open_error(&transport(9, &peers), &stranger, 2, &address).await;
+    assert!(
+        error.contains("node 2 has no room for more such nodes"),
+        "{error}"
+    );
+    let (member, _inbox) = node(1);
+    let opened = open(&transport(1, &peers), &member, 2, &address).await;
+    assert!(opened.is_ok());
+    connections.pop();
+    let (late, _inbox) = node(9);
+    let until = std::time::Instant::now() + Duration::from_secs(10);
+    // The other end has to notice first.
+    while open(&transport(9, &peers), &late, 2, &address)
+        .await
+        .is_err()
+    {
+        assert!(std::time::Instant::now() < until);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_does_not_work_does_not_hide_one_that_does() {
+    let (listener_2, peers) = listener().await;
+    let ((node_1, _inbox_1), (node_2, mut inbox_2)) = (node(1), node(2));
+    let one = transport(1, &peers);
+    listen(transport(2, &peers), listener_2, node_2);
+    let wrong = Addresses {
+        peer: "127.0.0.1:1".to_owned(),
+        client: String::new(),
+    };
+    one.handshakes.addresses.said(NodeId(2), wrong);
+    let mut network = one.connect(&node_1);
+    network.members_changed(&voters(&[1, 2]));
+    assert_eq!(heard(&mut inbox_2).await, Heard::Admitted(NodeId(1)));
+}
+
+#[tokio::test]
+async fn after_the_end_no_connection_is_left() {
+    let (listener_2, peers) = listener().await;
+    let address = peers[&NodeId(2)].clone();
+    let ((node_1, _inbox_1), (node_2, mut inbox_2)) = (node(1), node(2));
+    let (one, two) = (transport(1, &peers), transport(2, &peers));
+    let mut network = one.connect(&node_1);
+    network.members_changed(&voters(&[1, 2]));
+    let (ending, hearing) = (two.clone(), node_2.clone());
+    let listening = tokio::spawn(async move { ending.listen(listener_2, hearing).await });
+    assert_eq!(heard(&mut inbox_2).await, Heard::Admitted(NodeId(1)));
+    let mut stream = open(&transport(3, &peers), &node(3).0, 2, &address)
+        .await
+        .unwrap();
+    two.end().await;
+    listening.await.unwrap();
+    let read = timeout(Duration::from_secs(5), stream.read(&mut [0; 1])).await;
+    assert!(matches!(read.unwrap(), Ok(0) | Err(_)));
+    one.end().await;
+    TcpListener::bind(&address).await.unwrap();
 }
