@@ -7,6 +7,7 @@
 //! * [`snapshot`]: copy-on-write snapshot files (crate `duramen-snapshot`)
 //! * [`raft`]: the Raft core, without I/O
 //! * [`storage`], [`transport`], [`node`]: a complete node (feature `node`)
+//! * [`replica`]: a node with all that it needs, started and stopped as one (feature `server`)
 //! * [`kv`], [`server`]: a key/value store and its Redis face (feature `server`)
 //!
 //! # The way of one write
@@ -30,6 +31,8 @@ pub mod kv;
 #[cfg(feature = "node")]
 pub mod node;
 pub mod raft;
+#[cfg(feature = "server")]
+pub mod replica;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "node")]

@@ -44,10 +44,8 @@ impl Bootstrap {
         self.met
             .into_iter()
             .fold(self.voters, |members, (id, uuid)| {
-                let member = Member {
-                    uuid,
-                    ..Member::default()
-                };
+                let known = members.member(id).cloned().unwrap_or_default();
+                let member = Member { uuid, ..known };
                 members.with_member(id, member)
             })
     }
@@ -80,11 +78,18 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         self.standing
     }
 
-    /// An entry was applied: perhaps it says who belongs to the cluster.
+    /// An entry was applied: perhaps it adds this node to the cluster, or removes it. What was before it was added says nothing.
     pub(super) fn look_at_standing(&mut self, entry: &Entry) {
-        if is_membership(entry) {
-            let membership = self.raft.membership_at(entry.id.index);
-            self.set_standing(membership.all().contains(&self.raft.id()));
+        let index = entry.id.index;
+        if is_membership(entry) && index == self.raft.membership_index() {
+            let counts = |index| {
+                let membership = self.raft.membership_at(index);
+                membership.all().contains(&self.raft.id())
+            };
+            let (before, now) = (counts(index.prev()), counts(index));
+            if before || now {
+                self.set_standing(now);
+            }
         }
     }
 

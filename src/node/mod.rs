@@ -37,7 +37,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use duramen_wal::{Entry, Index, LogId, NodeId, Term};
+use duramen_wal::{Entry, Index, Term};
 
 use crate::canary::planted;
 use crate::raft::{self, Raft, Ready, WriteId, is_command};
@@ -49,8 +49,12 @@ pub use crate::raft::{
     AppendOutcome, BadMembership, ChangeRefused, Config, Envelope, Follower, Member, Membership,
     Message, RoleName, TransferRefused,
 };
-pub use crate::storage::{Identity, Options as StorageOptions, Storage};
+pub use crate::storage::{
+    Claim, Error as StorageError, Identity, Options as StorageOptions, Storage,
+};
 pub use crate::transport::{AddressBook, Endpoint, Fetch, Introduction, Network, Packet, Refusal};
+pub use duramen_wal::{LogId, NodeId};
+
 use admission::Bootstrap;
 pub use admission::Standing;
 pub use disk::Trouble;
@@ -142,6 +146,14 @@ pub enum Error {
         /// Why.
         refusal: Refusal,
     },
+}
+
+impl Error {
+    /// Another process has the node's directory, or has not ended yet.
+    pub fn is_locked(&self) -> bool {
+        use duramen_wal::Error::Locked;
+        matches!(self, Error::Storage(storage::Error::Log(Locked { .. })))
+    }
 }
 
 impl From<duramen_snapshot::Error> for Error {
@@ -297,7 +309,7 @@ const TICKS_PER_TURN_MAX: u32 = 5;
 impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// A node with what its storage holds. `state` is the state machine at its beginning: it takes on the newest snapshot, and
     /// the log will be applied to it again, as far as it turns out to be committed. Who belongs to the cluster is what the
-    /// storage says, whatever is in `config`.
+    /// storage says, whatever is in `config`; but where the members of a cluster that begins are reached is taken from there.
     ///
     /// # Errors
     /// The storage cannot be read, or this node must not take part.
@@ -310,9 +322,11 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         clock: C,
     ) -> Result<Node<S, N, C>, Error> {
         let restored = storage.restore()?;
-        let (id, voters, base) = (config.id, restored.membership, restored.base);
+        let (id, mut voters, base) = (config.id, restored.membership, restored.base);
+        if storage.is_blank() {
+            voters = voters.with_members_of(&config.membership);
+        }
         config.membership = voters.clone();
-        let standing = Standing::at_start(id, &voters);
         let bootstrap = || Bootstrap::new(id, storage.uuid(), voters);
         let bootstrap = storage.is_blank().then(bootstrap);
         let (lost, manifest) = match restored.snapshot {
@@ -345,11 +359,12 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             clock,
             bootstrap,
             members: Membership::default(),
-            standing,
+            standing: Standing::Outside,
             failure: None,
             trouble: None,
             look_for_space_at: Duration::ZERO,
         };
+        node.standing = Standing::at_start(id, node.raft.membership());
         node.tell_network();
         if let Some((id, _)) = restored.snapshot.filter(|_| lacks_state) {
             node.begin_mending(id, lost, None);

@@ -97,18 +97,26 @@ impl Fixture {
         Fixture::with(|_| ())
     }
 
+    /// Node 1 at its first start, which is to join a cluster.
+    fn joining() -> Fixture {
+        Fixture::begin(SimDisk::new(), &[], |_| ())
+    }
+
     fn with(prepare: impl FnOnce(&mut Storage)) -> Fixture {
         Fixture::open(SimDisk::new(), prepare)
     }
 
     /// Node 1 on a disk that it may have written before.
     fn open(disk: SimDisk, prepare: impl FnOnce(&mut Storage)) -> Fixture {
+        Fixture::begin(disk, &[1, 2, 3].map(NodeId), prepare)
+    }
+
+    fn begin(disk: SimDisk, voters: &[NodeId], prepare: impl FnOnce(&mut Storage)) -> Fixture {
         let world = World::default();
-        let voters = [1, 2, 3].map(NodeId);
         let identity = Identity {
             cluster: "c".to_owned(),
             node: NodeId(1),
-            voters: voters.into(),
+            voters: voters.iter().copied().collect(),
         };
         let mut options = storage::Options::default();
         options.log.manual_drive = true;
@@ -119,7 +127,7 @@ impl Fixture {
         let dir = Path::new("/node");
         let mut storage = Storage::open(Arc::new(disk.clone()), dir, &identity, options).unwrap();
         prepare(&mut storage);
-        let mut config = Config::new(NodeId(1), voters);
+        let mut config = Config::new(NodeId(1), voters.iter().copied());
         config.pre_vote = false;
         config.check_quorum = false;
         let (network, clock) = (world.clone(), world.clone());
@@ -613,4 +621,53 @@ fn a_node_that_was_removed_hears_of_it_from_the_leader_only() {
     assert_eq!(say(&[(1, uuid), (2, 22)], true), Standing::Member);
     assert_eq!(say(&[(2, 22)], true), Standing::Removed);
     assert_eq!(say(&[(1, uuid), (2, 22)], true), Standing::Member, "again");
+}
+
+/// A node that joins gets the log of the time before it was added, also when it has heard that it is a member.
+#[test]
+fn memberships_of_the_time_before_a_node_was_added_do_not_say_that_it_was_removed() {
+    let mut fixture = Fixture::new();
+    let index = |index| LogId {
+        term: Term(1),
+        index: Index(index),
+    };
+    let mut standing_after = |at: u64, members: &[u64]| {
+        let membership = Membership::of_voters(members.iter().copied().map(NodeId));
+        let append = Message::Append {
+            prev: if at == 1 {
+                LogId::default()
+            } else {
+                index(at - 1)
+            },
+            entries: vec![membership.to_entry(index(at))],
+            commit: Index(at),
+            round: Round(0),
+        };
+        fixture.node.handle(said(Term(1), append));
+        fixture.turn();
+        fixture.write();
+        assert_eq!(fixture.node.status().applied, Index(at));
+        fixture.node.standing()
+    };
+    assert_eq!(standing_after(1, &[1, 2, 3]), Standing::Member);
+    assert_eq!(standing_after(2, &[2, 3]), Standing::Removed);
+    assert_eq!(standing_after(3, &[1, 2]), Standing::Member);
+    // Of the time before: whoever has met the leader knows better.
+    let mut fixture = Fixture::joining();
+    let uuid = fixture.node.introduction().uuid;
+    assert_eq!(fixture.node.standing(), Standing::Outside);
+    let mut leader = introduction(1, 1, 2);
+    (leader.knows, leader.leads) = ([(1, uuid)].into(), true);
+    fixture.node.admit(&leader).unwrap();
+    let append = Message::Append {
+        prev: LogId::default(),
+        entries: vec![Membership::of_voters([NodeId(2)]).to_entry(index(1))],
+        commit: Index(1),
+        round: Round(0),
+    };
+    fixture.node.handle(said(Term(1), append));
+    fixture.turn();
+    fixture.write();
+    assert_eq!(fixture.node.status().applied, Index(1));
+    assert_eq!(fixture.node.standing(), Standing::Member);
 }

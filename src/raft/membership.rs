@@ -100,6 +100,17 @@ impl Membership {
         self
     }
 
+    /// The same with what another membership knows of these nodes.
+    #[must_use]
+    pub fn with_members_of(mut self, other: &Membership) -> Membership {
+        let all = self.all();
+        let known = other.members.iter();
+        let known = known.filter(|(id, _)| all.contains(&NodeId(**id)));
+        self.members
+            .extend(known.map(|(&id, member)| (id, member.clone())));
+        self
+    }
+
     /// The voters; in a joint membership those to come.
     pub fn voters(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.voters.iter().copied().map(NodeId)

@@ -22,6 +22,40 @@ pub struct Identity {
     pub voters: BTreeSet<NodeId>,
 }
 
+/// What whoever starts a node again says of it. What is left open is as its directory says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The node.
+    pub node: NodeId,
+    /// The cluster's name.
+    pub cluster: Option<String>,
+    /// The nodes that vote at the beginning of the log.
+    pub voters: Option<BTreeSet<NodeId>>,
+}
+
+impl From<&Identity> for Claim {
+    /// Nothing is left open.
+    fn from(identity: &Identity) -> Claim {
+        Claim {
+            node: identity.node,
+            cluster: Some(identity.cluster.clone()),
+            voters: Some(identity.voters.clone()),
+        }
+    }
+}
+
+impl Claim {
+    /// The whole of it, if a directory says this.
+    pub(super) fn completed_by(&self, found: &Identity) -> Identity {
+        let (cluster, voters) = (self.cluster.as_ref(), self.voters.as_ref());
+        Identity {
+            cluster: cluster.unwrap_or(&found.cluster).clone(),
+            node: self.node,
+            voters: voters.unwrap_or(&found.voters).clone(),
+        }
+    }
+}
+
 /// What the node's own disk says of it. A node whose disk was emptied has another uuid, and is another node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -48,6 +82,8 @@ struct SetMembership {
 }
 
 const VERSION: u8 = 1;
+/// Of so many peers the boot counters are kept.
+const PEERS_MAX: usize = 1000;
 /// What a record is not longer than, whatever its bytes claim.
 const RECORD_BYTES_MAX: usize = 8 << 20;
 
@@ -97,6 +133,9 @@ impl Record {
     }
 
     pub(super) fn saw_boot_of(&mut self, peer: NodeId, boot: u64) {
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer.0) {
+            return; // There are not so many nodes: somebody makes numbers up.
+        }
         let highest = self.peers.entry(peer.0).or_default();
         *highest = boot.max(*highest);
     }

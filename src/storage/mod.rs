@@ -35,7 +35,7 @@ use duramen_wal::{
 use crate::canary::planted;
 use crate::raft::{Membership, Write, WriteId, is_command};
 
-pub use identity::Identity;
+pub use identity::{Claim, Identity};
 pub use restore::Restored;
 
 use identity::Record;
@@ -209,18 +209,58 @@ impl Storage {
         identity: &Identity,
         options: Options,
     ) -> Result<Storage, Error> {
-        let mut log_options = options.log;
-        log_options.keep_suspects = true;
-        let batch_bytes = BATCH_BYTES.min(log_options.batch_bytes_max / 4) as usize;
+        let claim = Claim::from(identity);
+        if let Some(storage) = Storage::reopen(disk.clone(), dir, &claim, options.clone())? {
+            return Ok(storage);
+        }
         let (log, snapshots) = (dir.join("log"), dir.join("snapshots"));
-        let wal = match Wal::open_on(disk.clone(), &log, log_options.clone()) {
-            Err(duramen_wal::Error::NotALog { .. }) => {
-                check_blank(&*disk, dir, &snapshots)?;
-                Wal::create_on(disk.clone(), &log, log_options)?
-            }
+        check_blank(&*disk, dir, &snapshots)?;
+        let wal = Wal::create_on(disk.clone(), &log, log_options(&options))?;
+        let record = new_record(&*disk, dir, identity)?;
+        Storage::started(disk, dir, options, wal, record)
+    }
+
+    /// Opens the storage of a node that was started before. `None` if there is none in `dir`.
+    ///
+    /// # Errors
+    /// See [`open`](Storage::open).
+    pub fn reopen(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        claim: &Claim,
+        options: Options,
+    ) -> Result<Option<Storage>, Error> {
+        let wal = match Wal::open_on(disk.clone(), &dir.join("log"), log_options(&options)) {
+            Err(duramen_wal::Error::NotALog { .. }) => return Ok(None),
             opened => opened?,
         };
-        let mut record = read_record(&wal, &*disk, dir, identity)?;
+        let record = match read_record(&wal, dir, claim)? {
+            Some(record) => record,
+            // Its maker was killed before it could say whose log it is.
+            None => match (&claim.cluster, &claim.voters) {
+                (Some(cluster), Some(voters)) => {
+                    let identity = Identity {
+                        cluster: cluster.clone(),
+                        node: claim.node,
+                        voters: voters.clone(),
+                    };
+                    new_record(&*disk, dir, &identity)?
+                }
+                _ => return Ok(None),
+            },
+        };
+        Storage::started(disk, dir, options, wal, record).map(Some)
+    }
+
+    /// The node is started once more.
+    fn started(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: Options,
+        wal: Wal,
+        mut record: Record,
+    ) -> Result<Storage, Error> {
+        let batch_bytes = BATCH_BYTES.min(options.log.batch_bytes_max / 4) as usize;
         record.boot += 1;
         let mut batch = Batch::new();
         put_record(&mut batch, &record);
@@ -231,7 +271,7 @@ impl Storage {
         Ok(Storage {
             dir: dir.to_owned(),
             wal,
-            snapshots: SnapshotStore::open_on(disk, snapshots, snapshot_options)?,
+            snapshots: SnapshotStore::open_on(disk, dir.join("snapshots"), snapshot_options)?,
             record,
             completions: Arc::default(),
             batch_bytes,
@@ -592,33 +632,40 @@ fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>, Error> {
     }
 }
 
-/// Reads whose log it is, or makes a new log the node's own.
-fn read_record(
-    wal: &Wal,
-    disk: &dyn Disk,
-    dir: &Path,
-    expected: &Identity,
-) -> Result<Record, Error> {
+/// Suspect entries are for the peers to decide.
+fn log_options(options: &Options) -> duramen_wal::Options {
+    let mut options = options.log.clone();
+    options.keep_suspects = true;
+    options
+}
+
+fn new_record(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Result<Record, Error> {
+    let uuid = disk.random().map_err(|source| Error::Io {
+        op: "draw an id for",
+        path: dir.to_owned(),
+        source,
+    })?;
+    Ok(Record::new(identity, uuid))
+}
+
+/// Reads whose log it is. `None` if that was not written yet.
+fn read_record(wal: &Wal, dir: &Path, claim: &Claim) -> Result<Option<Record>, Error> {
     let record = wal.user_record(GROUP);
     let path = dir.to_owned();
     if record.is_empty() && wal.groups().is_empty() {
-        // A new log; or one whose maker was killed before this line.
-        let op = "draw an id for";
-        let uuid = disk
-            .random()
-            .map_err(|source| Error::Io { op, path, source })?;
-        return Ok(Record::new(expected, uuid));
+        return Ok(None);
     }
     let Some(record) = Record::decode(&record) else {
         return Err(Error::NoIdentity { path });
     };
     let found = record.identity();
-    match found == *expected {
-        true => Ok(record),
+    let expected = claim.completed_by(&found);
+    match found == expected {
+        true => Ok(Some(record)),
         false => Err(Error::OtherNode {
             path,
             found: Box::new(found),
-            expected: Box::new(expected.clone()),
+            expected: Box::new(expected),
         }),
     }
 }

@@ -63,6 +63,20 @@ impl AddressBook {
         self.read().own.clone()
     }
 
+    /// Where this node is reached, as far as nobody has said so before.
+    #[cfg_attr(
+        not(feature = "server"),
+        allow(dead_code, reason = "without TCP there are no addresses")
+    )]
+    pub(crate) fn complete_own(&self, peer: &str, client: &str) {
+        let own = &mut self.write().own;
+        for (own, known) in [(&mut own.peer, peer), (&mut own.client, client)] {
+            if own.is_empty() {
+                known.clone_into(own);
+            }
+        }
+    }
+
     /// Where the peers of `node` reach it, if that is known.
     pub fn peer_address(&self, node: NodeId) -> Option<String> {
         self.read().find(node, |addresses| &addresses.peer)

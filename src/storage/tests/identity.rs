@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use duramen_disk::{Op, OsDisk, every_crash};
 use duramen_wal::Batch;
 
-use super::super::GROUP;
 use super::super::identity::Record;
+use super::super::{Claim, GROUP};
 use super::*;
 
 #[test]
@@ -62,6 +62,54 @@ fn a_node_is_blank_until_its_cluster_has_begun() {
     let (storage, restored) = restored(&disk);
     assert!(!storage.is_blank());
     assert_eq!(restored.membership, members);
+}
+
+#[test]
+fn a_later_start_need_not_say_what_the_directory_knows() {
+    let disk = SimDisk::new();
+    let reopen = |claim: &Claim| {
+        let disk = Arc::new(disk.clone());
+        Storage::reopen(disk, Path::new(DIR), claim, options())
+    };
+    let open_claim = Claim {
+        node: NodeId(1),
+        cluster: None,
+        voters: None,
+    };
+    assert!(reopen(&open_claim).unwrap().is_none(), "nothing is made");
+    drop(open(&disk));
+    let storage = reopen(&open_claim).unwrap().unwrap();
+    assert_eq!(storage.identity(), identity_of("c", 1));
+    assert_eq!(storage.boot(), 2);
+    drop(storage);
+    for wrong in [
+        Claim {
+            node: NodeId(2),
+            ..open_claim.clone()
+        },
+        Claim {
+            cluster: Some("d".to_owned()),
+            ..open_claim.clone()
+        },
+        Claim {
+            voters: Some([NodeId(1)].into()),
+            ..open_claim.clone()
+        },
+    ] {
+        let error = reopen(&wrong).map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::OtherNode { .. }), "{wrong:?}");
+    }
+}
+
+#[test]
+fn made_up_numbers_do_not_use_up_the_record() {
+    let mut record = Record::new(&identity_of("c", 1), 7);
+    for peer in 0..5000 {
+        record.saw_boot_of(NodeId(peer), 3);
+    }
+    assert!(record.encode().len() < 20_000);
+    record.saw_boot_of(NodeId(2), 4);
+    assert_eq!(record.boot_of(NodeId(2)), 4);
 }
 
 /// A node that joins is not one that begins a cluster, however little it has.
