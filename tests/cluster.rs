@@ -269,7 +269,9 @@ fn wrong_flags_say_what_to_write_instead() {
             2,
             "a name has 1 to 64 bytes",
         ),
-        (&[], 2, "--peers"),
+        (&["--join", "127.0.0.1:1", "--peers", "1=h:1"], 2, "--peers"),
+        (&["--join", "127.0.0.1"], 2, "write it as HOST:PORT"),
+        (&[], 1, "(--peers)"),
     ] {
         let output = Command::new(DURAMEN)
             .args(serve)

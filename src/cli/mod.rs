@@ -2,7 +2,10 @@
 //!
 //! Exit codes: 0 after a clean end, 1 after an error, 2 for wrong usage.
 
+mod address;
+mod client;
 mod cluster;
+mod member;
 mod serve;
 mod sim;
 
@@ -23,6 +26,8 @@ struct Cli {
 enum Command {
     Cluster(cluster::Cluster),
     Serve(serve::Serve),
+    Member(member::MemberCommand),
+    Transfer(member::Transfer),
     Sim(sim::Sim),
 }
 
@@ -31,6 +36,8 @@ pub(crate) fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Cluster(cluster) => block_on(cluster.run()),
         Command::Serve(serve) => block_on(serve.run()),
+        Command::Member(member) => member.run(),
+        Command::Transfer(transfer) => transfer.run(),
         Command::Sim(sim) => sim.run(), // Its nodes are too many to listen to.
     };
     match outcome {

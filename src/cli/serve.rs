@@ -1,25 +1,30 @@
 //! `duramen serve`: one node.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::error::Error;
+use std::path::PathBuf;
 
 use clap::Args;
-use duramen::disk::OsDisk;
 use duramen::kv::Kv;
-use duramen::node::{AddressBook, Handle, Node, Options, Status, SystemClock, spawn};
-use duramen::raft::Config;
+use duramen::node::Standing;
+use duramen::replica::{self, Beginning, Options, Replica};
 use duramen::server::Server;
-use duramen::storage::{self, Identity, Storage};
-use duramen::transport::{Addresses, Peers, TcpTransport};
+use duramen::transport::Peers;
 use duramen::wal::NodeId;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::task::{JoinSet, spawn_blocking};
 
+use super::address::{parse_address, parse_name, parse_peer};
+use super::client::Client;
+use super::member::Members;
 use super::{Outcome, asked_to_stop};
 
 /// Run one node of a cluster
+///
+/// Its first start needs either --peers, which begins a cluster with these nodes, or --join, with which it waits until it is added to a
+/// cluster that is there. Later its directory knows its cluster, and --id, --data and --resp are enough; what is said
+/// nevertheless must be the same.
+///
+/// On SIGTERM or Ctrl-C the node hands the leadership over, if it leads, and ends.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// This node's number in the cluster
@@ -34,178 +39,168 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR")]
     resp: String,
 
-    /// All nodes of the cluster, this one included, with the addresses at which they listen for each other
-    #[arg(long, value_name = "1=ADDR,2=ADDR,..", value_delimiter = ',', required = true, value_parser = parse_peer)]
+    /// All nodes that the cluster begins with, this one included, with the addresses at which they listen for each other
+    #[arg(long, value_name = "1=ADDR,2=ADDR,..", value_delimiter = ',', value_parser = parse_peer)]
     peers: Vec<(u64, String)>,
 
-    /// Where to listen for the other nodes [default: this node's address in --peers]
-    #[arg(long, value_name = "ADDR")]
+    /// Join the cluster of which any member answers clients at this address, under a number that no member ever had. Needs --peer
+    #[arg(long, value_name = "ADDR", conflicts_with = "peers", value_parser = parse_address)]
+    join: Option<String>,
+
+    /// Where to listen for the other nodes [default: this node's address in --peers, or the one its cluster knows]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     peer: Option<String>,
+
+    /// The address at which the other nodes reach this one [default: its own in --peers, or the one its cluster knows, or that of
+    /// --peer]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
+    announce_peer: Option<String>,
 
     /// The address at which clients reach this node [default: that of --resp]
     #[arg(long, value_name = "ADDR")]
     announce: Option<String>,
 
-    /// The cluster's name. Nodes of another one are refused
-    #[arg(long, value_name = "NAME", default_value = "duramen", value_parser = parse_name)]
-    cluster_id: String,
+    /// The cluster's name. Nodes of another one are refused [default: duramen, at the first start]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
+    cluster_id: Option<String>,
 
     /// End when standard input does: for a parent that must leave no nodes behind
     #[arg(long, hide = true)]
     end_with_stdin: bool,
 }
 
-/// How long to wait for a predecessor that is still ending.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const NODES_MAX: usize = 99;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 impl Serve {
     pub(super) async fn run(self) -> Outcome {
-        let (peers, addresses) = self.addresses()?;
-        let id = NodeId(self.id);
-        let transport = TcpTransport::new(id, addresses.clone());
-        // The directory first: a predecessor that still ends has the ports too.
-        let storage = self.open_storage(&peers).await?;
-        let own = addresses.own().peer;
-        let peer_listener = listen(self.peer.as_ref().unwrap_or(&own)).await?;
-        let client_listener = listen(&self.resp).await?;
+        let replica = self.start().await?;
+        self.tell_how_to_join(&replica).await;
+        let mut server = JoinSet::new();
+        let served = match self.listen(&replica).await {
+            Ok(serving) => {
+                server.spawn(serving);
+                self.until_the_end(&replica).await
+            }
+            Err(error) => Err(error),
+        };
+        // Clients are answered until another node leads.
+        let stopped = replica.stop().await;
+        server.shutdown().await;
+        served.and(stopped.map_err(Into::into))
+    }
 
-        let mut config = Config::new(id, peers.keys().copied());
-        config.seed = fastrand::u64(..);
-        let (handle, inbox) = Handle::channel();
-        let node = Node::new(
-            config,
-            Options::default(),
-            storage,
-            Kv::default(),
-            transport.connect(&handle),
-            SystemClock::new(),
-        )?;
-        let (sender, status) = watch::channel(node.status());
-        let thread = spawn(node, inbox, move |status| publish(&sender, status))?;
-        let server = Server::new(handle.clone(), status.clone(), addresses);
-        let peer = handle.clone();
-        tokio::spawn(async move { transport.listen(peer_listener, peer).await });
-        tokio::spawn(server.listen(client_listener));
+    async fn start(&self) -> Result<Replica<Kv>, Box<dyn Error + Send + Sync>> {
+        let options = self.options()?;
+        let started = Replica::start(options.clone(), Kv::default()).await;
+        match (started, &self.join) {
+            (Err(replica::Error::NotBegun { .. }), Some(member)) => {
+                let (member, id) = (member.clone(), self.id.to_string());
+                let asked = spawn_blocking(move || cluster_to_join(&member, &id)).await?;
+                let cluster = asked?;
+                let joining = self.options_to_join(options, cluster)?;
+                Ok(Replica::start(joining, Kv::default()).await?)
+            }
+            (started, _) => Ok(started?),
+        }
+    }
 
+    fn options_to_join(&self, mut options: Options, cluster: String) -> Result<Options, String> {
+        if let Some(wanted) = self
+            .cluster_id
+            .as_ref()
+            .filter(|wanted| **wanted != cluster)
+        {
+            return Err(format!(
+                "the cluster is called {cluster:?}, and --cluster-id says {wanted:?}"
+            ));
+        }
+        options.cluster = Some(cluster);
+        options.beginning = Beginning::Joining;
+        Ok(options)
+    }
+
+    /// What the operator has to type, if the node waits for that.
+    async fn tell_how_to_join(&self, replica: &Replica<Kv>) {
+        let report = replica.report().await;
+        let Some(report) = report.filter(|report| report.standing == Standing::Outside) else {
+            return;
+        };
+        let (id, peer) = (self.id, replica.addresses().own().peer);
+        let at = self.join.as_deref().unwrap_or("ADDR");
+        eprintln!(
+            "node {id} waits to be added to cluster {:?}: type\n  duramen member add {id}={peer} --at {at}",
+            report.cluster
+        );
+    }
+
+    /// What serves clients, for ever.
+    async fn listen(
+        &self,
+        replica: &Replica<Kv>,
+    ) -> Result<impl Future<Output = ()> + Send + use<>, Box<dyn Error + Send + Sync>> {
+        let listener = TcpListener::bind(&self.resp).await;
+        let listener =
+            listener.map_err(|error| format!("cannot listen on {}: {error}", self.resp))?;
+        let server = Server::new(replica.handle(), replica.watch(), replica.addresses());
+        Ok(server.with_members(replica.members()).listen(listener))
+    }
+
+    /// Waits until the node is to stop, or has ended.
+    async fn until_the_end(&self, replica: &Replica<Kv>) -> Outcome {
         tokio::select! {
             stop = asked_to_stop() => stop?,
             () = stdin_ended(), if self.end_with_stdin => {}
-            () = node_ended(status) => {}
+            () = replica.ended() => {}
         }
-        handle.stop();
-        let ended = tokio::task::spawn_blocking(move || thread.join()).await?;
-        Ok(ended.map_err(|_| "the node's thread panicked")??)
+        Ok(())
     }
 
-    fn addresses(&self) -> Result<(Peers, AddressBook), String> {
-        let mut peers = BTreeMap::new();
+    fn options(&self) -> Result<Options, String> {
+        let (id, peers) = (NodeId(self.id), self.peers()?);
+        let mut options = match peers.is_empty() {
+            false => Options::new(id, &self.data, peers),
+            true => Options::again(id, &self.data),
+        };
+        options.cluster = self.cluster_id.clone();
+        options.listen = self.peer.clone();
+        options.peer_address = self.announce_peer.clone();
+        options.client_address = self.announce.clone().unwrap_or_else(|| self.resp.clone());
+        Ok(options)
+    }
+
+    fn peers(&self) -> Result<Peers, String> {
+        let mut peers = Peers::new();
         for (id, address) in &self.peers {
             if peers.insert(NodeId(*id), address.clone()).is_some() {
                 return Err(format!("--peers names node {id} twice"));
             }
         }
-        let id = NodeId(self.id);
         if peers.len() > NODES_MAX {
             return Err(format!(
                 "--peers names {} nodes, the limit is {NODES_MAX}",
                 peers.len()
             ));
         }
-        if !peers.contains_key(&id) {
+        if !peers.is_empty() && !peers.contains_key(&NodeId(self.id)) {
             return Err(format!(
-                "--peers does not name this node: add {id}=ADDR to it, or change --id"
+                "--peers does not name this node: add {}=ADDR to it, or change --id",
+                self.id
             ));
         }
-        let client_address = self.announce.clone().unwrap_or_else(|| self.resp.clone());
-        if client_address.starts_with("0.0.0.0:") || client_address.starts_with("[::]:") {
-            return Err(format!(
-                "no client can reach {client_address}: say at which address with --announce"
-            ));
-        }
-        let own = Addresses {
-            peer: peers[&id].clone(),
-            client: client_address,
-        };
-        let given = peers.iter().map(|(&id, address)| {
-            let peer = address.clone();
-            (
-                id,
-                Addresses {
-                    peer,
-                    ..Addresses::default()
-                },
-            )
-        });
-        let addresses = AddressBook::new(id, own, given);
-        Ok((peers, addresses))
-    }
-
-    async fn open_storage(&self, peers: &Peers) -> Result<Storage, storage::Error> {
-        let identity = Identity {
-            cluster: self.cluster_id.clone(),
-            node: NodeId(self.id),
-            voters: peers.keys().copied().collect(),
-        };
-        let until = Instant::now() + LOCK_TIMEOUT;
-        loop {
-            let disk = Arc::new(OsDisk::new());
-            let dir = Path::new(&self.data);
-            match Storage::open(disk, dir, &identity, storage::Options::default()) {
-                Err(storage::Error::Log(duramen::wal::Error::Locked { .. }))
-                    if Instant::now() < until =>
-                {
-                    tokio::time::sleep(LOCK_PAUSE).await;
-                }
-                Ok(storage) => {
-                    tell_of_recovery(NodeId(self.id), &storage);
-                    return Ok(storage);
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        Ok(peers)
     }
 }
 
-fn tell_of_recovery(id: NodeId, storage: &Storage) {
-    let report = storage.recovery();
-    if let Some(cut) = &report.cut {
-        tracing::warn!(
-            "node {id} cut off an unfinished write of {} bytes at offset {} of {}",
-            cut.bytes,
-            cut.offset,
-            cut.path.display()
-        );
+/// Asks a member for the name of its cluster. `id` must be free there.
+fn cluster_to_join(member: &str, id: &str) -> Result<String, String> {
+    let members = Members::ask(&mut Client::new(member)).map_err(|error| error.to_string())?;
+    match members.find(id) {
+        None => Ok(members.cluster().to_owned()),
+        Some(_) => Err(format!(
+            "node {id} is a member of cluster {:?} already, and its directory is not this one: choose a number for --id that no member ever had",
+            members.cluster()
+        )),
     }
-    for damaged in &report.damaged {
-        let (entry, path) = (&damaged.entry, damaged.path.display());
-        tracing::error!(
-            "node {id}: entry {} is damaged, at offset {} of {path}",
-            entry.id,
-            entry.offset
-        );
-    }
-    tracing::debug!(
-        "node {id} read {} frames from {} segments",
-        report.frames,
-        report.segments
-    );
-}
-
-/// Passes a status on, and says so when the node has become the leader.
-fn publish(sender: &watch::Sender<Status>, status: Status) {
-    let before = sender.send_replace(status);
-    if status.leader == Some(status.id)
-        && (before.leader, before.term) != (status.leader, status.term)
-    {
-        tracing::info!("node {} leads, term {}", status.id, status.term);
-    }
-}
-
-async fn listen(address: &str) -> Result<TcpListener, String> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|error| format!("cannot listen on {address}: {error}"))
 }
 
 async fn stdin_ended() {
@@ -216,28 +211,3 @@ async fn stdin_ended() {
     });
     let _ = ended.await;
 }
-
-/// The node's thread holds the other end of the status, and drops it when it ends.
-async fn node_ended(mut status: watch::Receiver<Status>) {
-    while status.changed().await.is_ok() {}
-}
-
-fn parse_peer(text: &str) -> Result<(u64, String), String> {
-    let wanted = "write it as NUMBER=HOST:PORT, for example 1=127.0.0.1:7411";
-    let (id, address) = text.split_once('=').ok_or(wanted)?;
-    let id = id.trim().parse().map_err(|_| wanted)?;
-    let port = address
-        .rsplit_once(':')
-        .and_then(|(_, port)| port.parse::<u16>().ok());
-    port.ok_or(wanted)?;
-    Ok((id, address.trim().to_owned()))
-}
-
-fn parse_name(text: &str) -> Result<String, String> {
-    match text.len() {
-        1..=NAME_BYTES_MAX => Ok(text.to_owned()),
-        _ => Err(format!("a name has 1 to {NAME_BYTES_MAX} bytes")),
-    }
-}
-
-const NAME_BYTES_MAX: usize = 64;

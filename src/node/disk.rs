@@ -46,6 +46,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             Ok(()) => self.submitted = write.id,
             Err(error) if error.is_full() => {
                 self.raft.write_refused(write, std::mem::take(held));
+                self.tell_network(); // A membership may have gone with it.
                 self.is_full(&error);
             }
             Err(error) => {

@@ -555,10 +555,12 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     }
 
     fn carry_out(&mut self, mut ready: Ready) -> Result<(), Error> {
+        if ready.write.is_some() {
+            self.tell_network(); // Only what is written changes it.
+        }
         self.send(ready.send_now);
         if let Some(write) = ready.write {
             self.submit(&write, &mut ready.send_when_durable)?;
-            self.tell_network(); // Only what is written changes the membership, or is refused.
         }
         if self.submitted <= self.durable || planted("sent_before_durable") {
             self.send(ready.send_when_durable);

@@ -1,10 +1,11 @@
 //! The commands: their names, how many arguments they take, where their keys are, and what each means for the store.
 
+use std::pin::Pin;
+
 use bytes::Bytes;
 
-use super::cluster;
 use super::resp::{Reply, Request};
-use super::{Server, connection::Session};
+use super::{Server, cluster, connection::Session, raft};
 use crate::kv::{Command, Output, VALUE_BYTES_MAX, parse_integer};
 
 /// What is to be done about a request.
@@ -17,6 +18,8 @@ pub(super) enum Plan {
     Write { key: Bytes, command: Command },
     /// It reads the store, linearizably.
     Read { key: Bytes },
+    /// It takes its time, and nothing overtakes it.
+    Later(Pin<Box<dyn Future<Output = Reply> + Send>>),
 }
 
 /// A command, as `COMMAND` describes it.
@@ -51,6 +54,7 @@ pub(super) const COMMANDS: &[Spec] = &[
     Spec { name: "info",    arity: -1, flags: &["loading", "stale"],           keys: NO_KEYS,    plan: info },
     Spec { name: "ping",    arity: -1, flags: &["fast"],                       keys: NO_KEYS,    plan: ping },
     Spec { name: "quit",    arity: -1, flags: &["loading", "stale", "fast"],   keys: NO_KEYS,    plan: quit },
+    Spec { name: "raft",    arity: -2, flags: &["admin", "stale"],             keys: NO_KEYS,    plan: raft::plan },
     Spec { name: "select",  arity: 2,  flags: &["loading", "stale", "fast"],   keys: NO_KEYS,    plan: select },
     Spec { name: "set",     arity: 3,  flags: &["write", "denyoom"],           keys: ONE_KEY,    plan: set },
 ];

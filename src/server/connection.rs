@@ -138,6 +138,10 @@ impl Connection<'_> {
                     self.pending.push(Pending::Read { answer, slot });
                 }
             }
+            Plan::Later(reply) => {
+                self.settle().await?;
+                self.pending.push(Pending::Reply(reply.await));
+            }
         }
         Ok(true)
     }

@@ -12,6 +12,7 @@
 mod cluster;
 mod commands;
 mod connection;
+mod raft;
 mod resp;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::kv::{Command, Kv, Output};
 use crate::node::{AddressBook, Handle, NotDone, Status};
+use crate::replica::Members;
 use connection::Connection;
 use resp::Reply;
 
@@ -36,6 +38,7 @@ pub struct Server {
     node: Handle<Kv>,
     status: watch::Receiver<Status>,
     addresses: AddressBook,
+    members: Option<Members<Kv>>,
 }
 
 /// How long a request waits for a leader to be elected.
@@ -57,7 +60,15 @@ impl Server {
             node,
             status,
             addresses,
+            members: None,
         }
+    }
+
+    /// The same, which lets clients change who belongs to the cluster.
+    #[must_use]
+    pub fn with_members(mut self, members: Members<Kv>) -> Server {
+        self.members = Some(members);
+        self
     }
 
     /// Takes in clients, for ever. When this is dropped, all of them are.

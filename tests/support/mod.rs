@@ -99,6 +99,69 @@ impl Nodes {
         command
     }
 
+    /// Starts a node that is to join, and asks node `member` with whom.
+    pub(crate) fn start_joining(&mut self, id: u16, member: u16) {
+        let mut command = self.plain_command(id);
+        command.args(["--peer", &self.peer_address(id)]);
+        command.args(["--join", &self.address(member)]);
+        self.running.insert(id, command.spawn().unwrap());
+    }
+
+    /// Starts a node of which its directory knows the rest.
+    pub(crate) fn start_again(&mut self, id: u16) {
+        let child = self.plain_command(id).spawn().unwrap();
+        self.running.insert(id, child);
+    }
+
+    /// Node `id`, of which nothing is said about the others. What it says on standard error goes to a file.
+    fn plain_command(&self, id: u16) -> Command {
+        let mut command = Command::new(DURAMEN);
+        command.args(["serve", "--id", &id.to_string(), "--end-with-stdin"]);
+        command.arg("--data").arg(self.data(id));
+        command.args(["--resp", &self.address(id)]);
+        command.stdin(Stdio::piped()).env("DURAMEN_TRACE", "warn");
+        let errors = std::fs::File::create(self.errors(id)).unwrap();
+        command.stderr(errors);
+        command
+    }
+
+    fn errors(&self, id: u16) -> PathBuf {
+        self.dir.path().join(format!("errors-{id}"))
+    }
+
+    /// What a node that was started by these has said on standard error.
+    pub(crate) fn said(&self, id: u16) -> String {
+        std::fs::read_to_string(self.errors(id)).unwrap()
+    }
+
+    /// Ends a node as an operator does: its exit code.
+    pub(crate) fn terminate(&mut self, id: u16) -> Option<i32> {
+        let mut child = self.running.remove(&id).expect("the node is running");
+        let pid = child.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        child.wait().unwrap().code()
+    }
+
+    /// Runs the program with other arguments, on node `at`: its exit code, and what it said.
+    pub(crate) fn run(&self, arguments: &[&str], at: u16) -> (Option<i32>, String) {
+        let mut command = Command::new(DURAMEN);
+        command.args(arguments).args(["--at", &self.address(at)]);
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(said).unwrap())
+    }
+
+    /// Runs it, and it ends well.
+    pub(crate) fn run_well(&self, arguments: &[&str], at: u16) -> String {
+        let (code, said) = self.run(arguments, at);
+        assert_eq!(code, Some(0), "{arguments:?}: {said}");
+        said
+    }
+
+    pub(crate) fn peer_address(&self, id: u16) -> String {
+        format!("127.0.0.1:{}", self.base_port + 10 + id)
+    }
+
     pub(crate) fn data(&self, id: u16) -> PathBuf {
         self.dir.path().join(format!("node-{id}"))
     }
@@ -130,8 +193,13 @@ impl Nodes {
     }
 
     pub(crate) fn client(&self) -> Client {
+        self.client_of(&self.ids())
+    }
+
+    /// A client that knows these nodes.
+    pub(crate) fn client_of(&self, ids: &[u16]) -> Client {
         Client {
-            addresses: self.ids().map(|id| self.address(id)).to_vec(),
+            addresses: ids.iter().map(|&id| self.address(id)).collect(),
             connections: BTreeMap::new(),
             next: 0,
         }
