@@ -86,7 +86,10 @@ fn nodes_are_added_promoted_led_by_and_removed() {
     assert!(nodes.run_well(&["transfer"], 4).ends_with("leads\n"));
     assert_ne!(nodes.leader(), 4);
 
+    // One that leads hands over before it goes.
+    nodes.run_well(&["transfer", "--to", "4"], follower);
     nodes.run_well(&["member", "remove", "4"], follower);
+    assert!(nodes.find_leader().is_some_and(|leader| leader != 4));
     assert_eq!(members(&nodes, "voter", leader), [1, 2, 3]);
     let notice = "node 4 is no member of the cluster any more";
     wait_for("the notice", || {

@@ -15,7 +15,8 @@ use super::{
 };
 use crate::transport::{Endpoint, Introduction, Network, Packet, Refusal};
 
-/// A way to talk to a running node. Cheap to clone. When the last one is dropped the node ends.
+/// A way to talk to a running node. Cheap to clone. When the last one is dropped the node ends; but a network may have one, for
+/// what it receives, as that of [`TcpTransport`](crate::transport) does.
 pub struct Handle<S: StateMachine> {
     sender: Arc<LastWord<S>>,
 }

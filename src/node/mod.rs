@@ -52,7 +52,9 @@ pub use crate::raft::{
 pub use crate::storage::{
     Claim, Error as StorageError, Identity, Options as StorageOptions, Storage,
 };
-pub use crate::transport::{AddressBook, Endpoint, Fetch, Introduction, Network, Packet, Refusal};
+#[cfg(feature = "server")]
+pub use crate::transport::{ADDRESS_BYTES_MAX, AddressBook};
+pub use crate::transport::{Endpoint, Fetch, Introduction, Network, Packet, Refusal};
 pub use duramen_wal::{LogId, NodeId};
 
 use admission::Bootstrap;

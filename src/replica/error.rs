@@ -92,6 +92,9 @@ pub enum ChangeError {
     /// There is nothing to do.
     #[error("node {0} is a member already")]
     MemberAlready(NodeId),
+    /// More would not know each other.
+    #[error("a cluster has at most {} members", crate::transport::KNOWN_MAX)]
+    Full,
     /// There is nothing to do.
     #[error("node {0} votes already")]
     VoterAlready(NodeId),

@@ -9,7 +9,7 @@ use super::{ChangeError, report_of};
 use crate::node::{
     AddressBook, Handle, LogId, Member, Membership, NodeId, Report, StateMachine, Status,
 };
-use crate::transport::TcpTransport;
+use crate::transport::{KNOWN_MAX, TcpTransport};
 
 /// How long a change may take until it is committed.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,6 +60,9 @@ impl<S: StateMachine> Members<S> {
         if report.membership.all().contains(&id) {
             return Err(ChangeError::MemberAlready(id));
         }
+        if report.membership.all().len() >= KNOWN_MAX {
+            return Err(ChangeError::Full);
+        }
         let met = self.transport.meet(&self.handle, id, address).await;
         let address = || address.to_owned();
         let (introduction, addresses) = met.map_err(|source| match source.kind() {
@@ -98,24 +101,27 @@ impl<S: StateMachine> Members<S> {
         self.change(move |members| members.with_voter(id)).await
     }
 
-    /// Removes a node, be it voter or learner; if it is the leader, it leads until that is committed.
+    /// Removes a node, be it voter or learner.
     ///
     /// # Errors
-    /// See [`ChangeError`].
+    /// See [`ChangeError`]. A leader that is to remove itself hands over first, if somebody else can lead, and says so with
+    /// [`ChangeError::NotLeader`]: the next one is to be asked.
     pub async fn remove(&self, id: NodeId) -> Result<(), ChangeError> {
         let report = self.leaders_report().await?;
         check_member(&report.membership, id)?;
+        self.give_way(&report, id).await?;
         self.change(move |members| members.without(id)).await
     }
 
-    /// Gives a learner that has caught up the place of a voter, in one change.
+    /// Gives a learner that has caught up the place of another member, in one change.
     ///
     /// # Errors
-    /// See [`ChangeError`].
+    /// See [`ChangeError`], and what [`remove`](Members::remove) says of a leader.
     pub async fn replace(&self, old: NodeId, new: NodeId) -> Result<(), ChangeError> {
         let report = self.leaders_report().await?;
         check_member(&report.membership, old)?;
         check_learner(&report.membership, new)?;
+        self.give_way(&report, old).await?;
         self.change(move |members| members.without(old).with_voter(new))
             .await
     }
@@ -140,6 +146,20 @@ impl<S: StateMachine> Members<S> {
             Ok(Ok(_)) => Ok(to),
             Ok(Err(_)) => Err(ChangeError::Ended),
             Err(_) => Err(ChangeError::NotTakenOver(to)),
+        }
+    }
+
+    /// A leader that leaves hands over before: else the others would wait for an election.
+    async fn give_way(&self, report: &Report, leaving: NodeId) -> Result<(), ChangeError> {
+        if leaving != report.id || report.best_successor().is_none() {
+            return Ok(());
+        }
+        match self.transfer(None).await {
+            Ok(leader) => Err(ChangeError::NotLeader {
+                leader: Some(leader),
+            }),
+            Err(ChangeError::NotTakenOver(_)) => Ok(()), // Then it leads until it has gone.
+            Err(error) => Err(error),
         }
     }
 

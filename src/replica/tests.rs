@@ -232,3 +232,41 @@ async fn a_node_joins_replaces_another_and_is_found_again() {
     replicas.remove(at).stop().await.unwrap();
     assert_eq!(count(&replicas).await, 2);
 }
+
+/// The log that it lacks is in a snapshot only, which it fetches before it knows of any member.
+#[tokio::test]
+async fn a_node_that_joins_late_gets_a_snapshot_and_can_lead() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = free_addresses(2);
+    let with_snapshots = |mut options: Options| {
+        options.node.snapshot_bytes = 1000;
+        options
+    };
+    let alone = with_snapshots(options(dir.path(), 1, &addresses[..1]));
+    let first = Replica::start(alone, Counter(0)).await.unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut counted = 0;
+    while first.report().await.unwrap().first.0 == 1 {
+        counted = count(std::slice::from_ref(&first)).await;
+        assert!(Instant::now() < until, "no snapshot");
+    }
+    let (id, address) = &addresses[1];
+    let joining = Options::joining(*id, dir.path().join("2"), address.clone());
+    let second = Replica::start(with_snapshots(joining), Counter(0)).await;
+    let second = second.unwrap();
+    let members = first.members();
+    members.add(*id, address).await.unwrap();
+    while let Err(error) = members.promote(*id).await {
+        assert!(Instant::now() < until, "{error}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let report = second.report().await.unwrap();
+    assert_eq!(report.counts.snapshots_installed, 1);
+    assert_eq!(report.snapshots.count, 1);
+    assert_eq!(members.transfer(None).await.unwrap(), *id);
+    assert_eq!(second.read(|counter| counter.0).await, Ok(counted));
+    assert_eq!(
+        second.addresses().peer_address(NodeId(1)).as_ref(),
+        Some(&addresses[0].1)
+    );
+}

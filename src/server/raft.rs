@@ -14,7 +14,7 @@ use super::connection::Session;
 use super::resp::Reply;
 use super::{Members, Server};
 use crate::kv::Kv;
-use crate::node::{ChangeRefused, NodeId, Report};
+use crate::node::{ADDRESS_BYTES_MAX, ChangeRefused, NodeId, Report};
 use crate::replica::ChangeError;
 
 enum Command {
@@ -60,7 +60,8 @@ fn id_of(word: &Bytes) -> Option<NodeId> {
 
 fn text_of(word: &Bytes) -> Option<String> {
     let text = std::str::from_utf8(word).ok()?;
-    text.contains(':').then(|| text.to_owned())
+    let is_address = text.contains(':') && text.len() <= ADDRESS_BYTES_MAX;
+    is_address.then(|| text.to_owned())
 }
 
 async fn carry_out(members: &Members<Kv>, command: Command) -> Result<Reply, ChangeError> {

@@ -230,7 +230,7 @@ impl Storage {
         claim: &Claim,
         options: Options,
     ) -> Result<Option<Storage>, Error> {
-        let wal = match Wal::open_on(disk.clone(), &dir.join("log"), log_options(&options)) {
+        let wal = match Wal::open_on(disk.clone(), dir.join("log"), log_options(&options)) {
             Err(duramen_wal::Error::NotALog { .. }) => return Ok(None),
             opened => opened?,
         };

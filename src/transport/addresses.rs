@@ -64,10 +64,6 @@ impl AddressBook {
     }
 
     /// Where this node is reached, as far as nobody has said so before.
-    #[cfg_attr(
-        not(feature = "server"),
-        allow(dead_code, reason = "without TCP there are no addresses")
-    )]
     pub(crate) fn complete_own(&self, peer: &str, client: &str) {
         let own = &mut self.write().own;
         for (own, known) in [(&mut own.peer, peer), (&mut own.client, client)] {

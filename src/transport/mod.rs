@@ -4,6 +4,7 @@
 //! garbled: frames carry a checksum. And a node must be the one that it was: before the first message both sides introduce
 //! themselves, and each [judges](Endpoint::admit) the other.
 
+#[cfg(feature = "server")]
 mod addresses;
 #[cfg(feature = "server")]
 mod codec;
@@ -19,6 +20,7 @@ use crate::raft::{Envelope, Membership};
 #[cfg(feature = "server")]
 pub use tcp::{Peers, TcpNetwork, TcpTransport};
 
+#[cfg(feature = "server")]
 pub use addresses::{ADDRESS_BYTES_MAX, AddressBook, Addresses};
 pub use fetch::{CHUNKS_ASKED_MAX, Fetch, Hash, MANIFEST_PIECE_BYTES};
 pub use introduction::{Introduction, KNOWN_MAX, Refusal};
