@@ -150,6 +150,16 @@ fn what_cannot_be_changed_says_what_to_do() {
     // A number that is taken.
     let taken = others(&nodes, &[leader])[0];
     nodes.kill_9(taken);
+    wait_for("the leader to notice", || {
+        let list = nodes.run_well(&["member", "list"], leader);
+        list.contains(" no ").then_some(())
+    });
+    // One of the two that would be left is down.
+    let alive = others(&nodes, &[leader, taken])[0].to_string();
+    let (code, said) = nodes.run(&["member", "remove", &alive], leader);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("the cluster would stop"), "{said}");
+    nodes.client().until_done::<()>(&["SET", "a", "1"]);
     std::fs::remove_dir_all(nodes.data(taken)).unwrap();
     nodes.start_joining(taken, leader);
     let hint = "choose a number for --id that no member ever had";

@@ -13,7 +13,8 @@ use super::client::{Client, Error, Value};
 
 /// See and change who belongs to a running cluster
 ///
-/// Any node may be asked with --at; the commands find the leader. A change has been committed when a command has ended well.
+/// Any node may be asked with --at; the commands find the leader. Exit codes: 0 when the change is committed, 1 if it was not made or that
+/// is not known (the error says which), 2 for wrong usage.
 ///
 /// A node joins in three steps: start it with `duramen serve --join`, add it (it gets the log, and has no vote), and promote it when it
 /// has caught up. `replace` does the last two, and removes the node whose place it takes.

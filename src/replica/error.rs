@@ -26,7 +26,7 @@ pub enum Error {
     NoPeerAddress(NodeId),
     /// Nobody can connect to this.
     #[error(
-        "nobody can reach this node at {address}: give it an address of this machine, and let it listen there or anywhere else (--peer, --announce)"
+        "nobody can reach this node at {address}: say at which address clients can (--announce), or the other nodes (--announce-peer)"
     )]
     NoAddress {
         /// What was given as an address.
@@ -92,6 +92,11 @@ pub enum ChangeError {
     /// There is nothing to do.
     #[error("node {0} is a member already")]
     MemberAlready(NodeId),
+    /// It takes part in a cluster of the same name.
+    #[error(
+        "the node at {0} is of another cluster with the same name: start one on an empty directory with --join"
+    )]
+    OfAnother(String),
     /// More would not know each other.
     #[error("a cluster has at most {} members", crate::transport::KNOWN_MAX)]
     Full,
@@ -104,6 +109,11 @@ pub enum ChangeError {
     /// Only members can be removed.
     #[error("node {0} is no member, so it cannot be removed or replaced")]
     NothingToRemove(NodeId),
+    /// So many of those who would vote do not answer that nothing could be committed any more.
+    #[error(
+        "of the nodes that would vote, {0}, too few answer now: the cluster would stop; start them first, or remove those that are down"
+    )]
+    WouldStop(String),
     /// Nobody else can lead.
     #[error("no other voter answers, so nobody else can lead")]
     NoSuccessor,

@@ -7,7 +7,8 @@ use tokio::time::timeout;
 
 use super::{ChangeError, report_of};
 use crate::node::{
-    AddressBook, Handle, LogId, Member, Membership, NodeId, Report, StateMachine, Status,
+    AddressBook, Handle, Introduction, LogId, Member, Membership, NodeId, Report, StateMachine,
+    Status,
 };
 use crate::transport::{KNOWN_MAX, TcpTransport};
 
@@ -79,6 +80,9 @@ impl<S: StateMachine> Members<S> {
         if introduction.is_blank {
             return Err(ChangeError::BeginsAnother(address()));
         }
+        if !is_new(&introduction) && introduction.knows.get(&report.id.0) != Some(&report.uuid) {
+            return Err(ChangeError::OfAnother(address()));
+        }
         let member = Member {
             uuid: introduction.uuid,
             peer_address: match addresses.peer.is_empty() {
@@ -87,8 +91,10 @@ impl<S: StateMachine> Members<S> {
             },
             client_address: addresses.client,
         };
-        let change = move |members: Membership| members.with_learner(id).with_member(id, member);
-        self.change(change).await
+        self.change(&report, move |members| {
+            members.with_learner(id).with_member(id, member.clone())
+        })
+        .await
     }
 
     /// Gives a learner a vote. It must have caught up.
@@ -98,7 +104,8 @@ impl<S: StateMachine> Members<S> {
     pub async fn promote(&self, id: NodeId) -> Result<(), ChangeError> {
         let report = self.leaders_report().await?;
         check_learner(&report.membership, id)?;
-        self.change(move |members| members.with_voter(id)).await
+        self.change(&report, move |members| members.with_voter(id))
+            .await
     }
 
     /// Removes a node, be it voter or learner.
@@ -110,7 +117,8 @@ impl<S: StateMachine> Members<S> {
         let report = self.leaders_report().await?;
         check_member(&report.membership, id)?;
         self.give_way(&report, id).await?;
-        self.change(move |members| members.without(id)).await
+        self.change(&report, move |members| members.without(id))
+            .await
     }
 
     /// Gives a learner that has caught up the place of another member, in one change.
@@ -122,7 +130,7 @@ impl<S: StateMachine> Members<S> {
         check_member(&report.membership, old)?;
         check_learner(&report.membership, new)?;
         self.give_way(&report, old).await?;
-        self.change(move |members| members.without(old).with_voter(new))
+        self.change(&report, move |members| members.without(old).with_voter(new))
             .await
     }
 
@@ -176,8 +184,10 @@ impl<S: StateMachine> Members<S> {
     /// Changes the membership, and waits until that is committed. What is known of where the members are goes with it.
     async fn change(
         &self,
-        change: impl FnOnce(Membership) -> Membership + Send + 'static,
+        report: &Report,
+        change: impl Fn(Membership) -> Membership + Send + 'static,
     ) -> Result<(), ChangeError> {
+        check_quorum(report, &change(report.membership.clone()))?;
         let (sender, begun) = oneshot::channel();
         let (target_sender, target) = oneshot::channel();
         let addresses = self.addresses.clone();
@@ -213,6 +223,11 @@ impl<S: StateMachine> Members<S> {
     }
 }
 
+/// Whether a node has never been in a cluster. The log of one that has would be cut off.
+fn is_new(introduction: &Introduction) -> bool {
+    introduction.knows.is_empty() && introduction.last == LogId::default()
+}
+
 fn check_member(membership: &Membership, id: NodeId) -> Result<(), ChangeError> {
     match membership.all().contains(&id) {
         true => Ok(()),
@@ -225,6 +240,16 @@ fn check_learner(membership: &Membership, id: NodeId) -> Result<(), ChangeError>
         (true, _) => Err(ChangeError::VoterAlready(id)),
         (false, false) => Err(ChangeError::NoMember(id)),
         (false, true) => Ok(()),
+    }
+}
+
+/// Nothing would be committed any more, this change included, without a majority of those who would vote.
+fn check_quorum(report: &Report, target: &Membership) -> Result<(), ChangeError> {
+    let answers = |id| report.follower(id).is_some_and(|follower| follower.answers);
+    let voters: Vec<String> = target.voters().map(|id| id.to_string()).collect();
+    match voters.is_empty() || target.is_majority(|id| id == report.id || answers(id)) {
+        true => Ok(()), // That nobody would vote, the core says.
+        false => Err(ChangeError::WouldStop(voters.join(", "))),
     }
 }
 

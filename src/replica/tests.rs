@@ -262,11 +262,38 @@ async fn a_node_that_joins_late_gets_a_snapshot_and_can_lead() {
     }
     let report = second.report().await.unwrap();
     assert_eq!(report.counts.snapshots_installed, 1);
-    assert_eq!(report.snapshots.count, 1);
+    assert!(report.snapshots.newest.0 > 0);
     assert_eq!(members.transfer(None).await.unwrap(), *id);
     assert_eq!(second.read(|counter| counter.0).await, Ok(counted));
     assert_eq!(
         second.addresses().peer_address(NodeId(1)).as_ref(),
         Some(&addresses[0].1)
     );
+}
+
+/// Its log would be cut off.
+#[tokio::test]
+async fn a_node_of_another_cluster_with_the_same_name_is_not_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = free_addresses(3);
+    let mut replicas = Vec::new();
+    for peer in &addresses[..2] {
+        let options = options(dir.path(), peer.0.0, std::slice::from_ref(peer));
+        replicas.push(Replica::start(options, Counter(0)).await.unwrap());
+        count(&replicas[replicas.len() - 1..]).await;
+    }
+    let (id, address) = &addresses[1];
+    let error = replicas[0].members().add(*id, address).await.unwrap_err();
+    assert!(matches!(error, ChangeError::OfAnother(_)), "{error}");
+    // One that waits for others to begin with.
+    let (id, address) = &addresses[2];
+    let beginning = [
+        (*id, address.clone()),
+        (NodeId(4), "127.0.0.1:1".to_owned()),
+    ];
+    let beginning = options(dir.path(), id.0, &beginning);
+    replicas.push(Replica::start(beginning, Counter(0)).await.unwrap());
+    let error = replicas[0].members().add(*id, address).await.unwrap_err();
+    assert!(matches!(error, ChangeError::BeginsAnother(_)), "{error}");
+    assert_eq!(count(&replicas[1..2]).await, 2, "it goes on");
 }
