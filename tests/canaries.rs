@@ -21,7 +21,6 @@ const IN_THE_SIMULATOR: &[&str] = &[
     "own_entries_count_unwritten",
     "own_vote_forgotten",
     "read_before_the_first_commit",
-    "refused_write_acknowledged",
     "sent_before_durable",
     "stale_append_truncates",
     "term_without_vote",
@@ -86,6 +85,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "read_without_a_round",
         "lib",
         "raft::tests::reads::a_read_is_served_after_a_round_that_began_later",
+    ),
+    (
+        "refused_write_acknowledged",
+        "lib",
+        "raft::tests::disk::an_acknowledgement_of_refused_entries_never_leaves",
     ),
     (
         "set_back_voter_returns",

@@ -19,7 +19,7 @@ use input::Input;
 use libfuzzer_sys::fuzz_target;
 
 /// What came up in all inputs, to know that it did.
-static COUNTS: [(&str, AtomicU64); 14] = [
+static COUNTS: [(&str, AtomicU64); 16] = [
     ("inputs", AtomicU64::new(0)),
     ("leaders", AtomicU64::new(0)),
     ("committed", AtomicU64::new(0)),
@@ -32,6 +32,8 @@ static COUNTS: [(&str, AtomicU64); 14] = [
     ("damaged", AtomicU64::new(0)),
     ("repaired", AtomicU64::new(0)),
     ("dropped", AtomicU64::new(0)),
+    ("refused", AtomicU64::new(0)),
+    ("failed disks", AtomicU64::new(0)),
     ("lies", AtomicU64::new(0)),
     ("nonsense", AtomicU64::new(0)),
 ];

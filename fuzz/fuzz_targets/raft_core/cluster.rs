@@ -8,7 +8,7 @@ use duramen::raft::{Config, Envelope, Ignored, Membership, Raft, ReadId, Ready, 
 use duramen::wal::{Index, LogId, NodeId, Term};
 
 use super::count;
-use super::input::{Crash, Event, Fate, Input, Step};
+use super::input::{Crash, Event, Fate, Input, Space, Step};
 use super::node::Node;
 
 const NODES: u64 = 4;
@@ -124,6 +124,17 @@ impl Cluster {
                 if raft.read(ReadId(clock)).is_ok() {
                     node.reads.insert(ReadId(clock), committed);
                 }
+            }
+            Event::Space { space, is_known } => {
+                node.space = space;
+                if is_known {
+                    raft.set_disk_full(space != Space::Enough);
+                }
+            }
+            Event::FailDisk => {
+                node.writes.clear();
+                raft.disk_failed();
+                count("failed disks", 1);
             }
             Event::Change { roles } => {
                 let changed = raft.change_membership(target(roles));
@@ -288,10 +299,16 @@ impl Cluster {
         }
     }
 
-    fn take(&mut self, id: NodeId, ready: Ready) {
+    fn take(&mut self, id: NodeId, mut ready: Ready) {
         self.send(ready.send_now);
         let promises = !self.was_lied_to;
         let node = self.node(id);
+        if let Some(refused) = ready.write.take_if(|write| !node.takes(write)) {
+            let held = std::mem::take(&mut ready.send_when_durable);
+            let raft = node.raft.as_mut().expect("it has just asked for this");
+            raft.write_refused(&refused, held);
+            count("refused", 1);
+        }
         if ready.write.is_some() || !ready.send_when_durable.is_empty() {
             node.writes
                 .push_back((ready.write, ready.send_when_durable));

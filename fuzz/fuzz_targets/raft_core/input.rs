@@ -49,6 +49,13 @@ pub(crate) enum Event {
     /// All nodes crash.
     PowerCut(Crash),
     Start,
+    /// The disk has so much space from now on, and the driver knows that.
+    Space {
+        space: Space,
+        is_known: bool,
+    },
+    /// A write has failed, and all after it will.
+    FailDisk,
     Propose {
         count: u8,
         bytes: u8,
@@ -74,6 +81,16 @@ pub(crate) enum Event {
     },
     /// A message that nobody has sent.
     Forge(Envelope),
+}
+
+/// What a disk takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Space {
+    #[default]
+    Enough,
+    /// No commands.
+    Reserve,
+    Nothing,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -164,6 +181,21 @@ fn step(u: &mut Unstructured<'_>, has_liar: bool) -> Result<Step> {
                 .transpose()?,
         },
         28.. if has_liar => Event::Forge(forged::envelope(u)?),
+        26 => {
+            let drawn: u8 = u.arbitrary()?;
+            let space = match drawn % 4 {
+                0 => Space::Reserve,
+                1 => Space::Nothing,
+                _ => Space::Enough,
+            };
+            match drawn {
+                240.. => Event::FailDisk,
+                _ => Event::Space {
+                    space,
+                    is_known: drawn & 4 != 0,
+                },
+            }
+        }
         _ => Event::Complete(u8::MAX),
     };
     Ok(Step {

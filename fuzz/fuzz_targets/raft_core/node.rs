@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use duramen::raft::{
-    Badness, Envelope, Membership, Offer, Raft, ReadId, Restored, Write, is_membership,
+    Badness, Envelope, Membership, Offer, Raft, ReadId, Restored, Write, is_command, is_membership,
 };
 use duramen::wal::{Entry, HardState, Index, LogId};
 
-use super::input::Crash;
+use super::input::{Crash, Space};
 
 #[derive(Default)]
 pub(crate) struct Node {
     /// `None` while it is down.
     pub(crate) raft: Option<Raft>,
     pub(crate) disk: DiskModel,
+    pub(crate) space: Space,
     /// What is on its way to the disk, with the messages that wait for it.
     pub(crate) writes: VecDeque<(Option<Write>, Vec<Envelope>)>,
     pub(crate) applied: LogId,
@@ -39,6 +40,15 @@ pub(crate) struct DiskModel {
 }
 
 impl Node {
+    /// Whether there is space for a write.
+    pub(crate) fn takes(&self, write: &Write) -> bool {
+        match self.space {
+            Space::Enough => true,
+            Space::Reserve => write.repairs.is_empty() && !write.entries.iter().any(is_command),
+            Space::Nothing => false,
+        }
+    }
+
     pub(crate) fn crash(&mut self, crash: Crash, may_look_torn: bool) -> [usize; 2] {
         let reached = usize::from(crash.reached) % (self.writes.len() + 1);
         let mut under_way = std::mem::take(&mut self.writes).into_iter();
