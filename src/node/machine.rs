@@ -2,6 +2,22 @@
 
 use std::io;
 
+use bytes::Bytes;
+
+/// A time as it stands in the log, in milliseconds since 1970. A leader takes it from its clock; whoever applies it lets it never go
+/// back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct LogTime(pub u64);
+
+impl LogTime {
+    /// That of the operating system's clock.
+    pub fn now() -> LogTime {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let millis = since.map_or(0, |since| since.as_millis());
+        LogTime(u64::try_from(millis).unwrap_or(u64::MAX))
+    }
+}
+
 /// What a cluster replicates. All nodes apply the same commands in the same order, so it must be deterministic: no
 /// clock, no randomness, nothing from outside.
 ///
@@ -43,6 +59,21 @@ pub trait StateMachine: Send + 'static {
     /// should be quick whatever the size of the state, and the bytes should be alike where the states are: unchanged pieces
     /// of them are not written again, nor sent. Equal states have equal bytes.
     fn freeze(&self) -> Frozen;
+
+    /// The time in the log has gone on: it is that of the next command. Called by what stamps times into the log, as
+    /// [`Sessions`](crate::session::Sessions) do; never with an earlier one. Nothing is done about it by default.
+    fn advance_to(&mut self, _now: LogTime) {}
+
+    /// When something is to be done without a command, as letting a key expire: at about that time
+    /// [`advance_to`](StateMachine::advance_to) is called. Never, by default.
+    fn next_deadline(&self) -> Option<LogTime> {
+        None
+    }
+
+    /// What a leader is to replicate by itself at this time, so that what has a deadline comes to its end. Nothing, by default.
+    fn tick(&self, _now: LogTime) -> Option<Bytes> {
+        None
+    }
 
     /// Takes on the state that [`freeze`](StateMachine::freeze) wrote, whatever the state was before.
     ///

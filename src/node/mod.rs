@@ -62,7 +62,7 @@ pub use admission::Standing;
 pub use disk::Trouble;
 pub use driver::{Handle, Inbox, spawn};
 pub use job::{Finished, Job};
-pub use machine::{Frozen, StateMachine};
+pub use machine::{Frozen, LogTime, StateMachine};
 pub use report::{OnReport, Report, SnapshotsReport};
 use snapshots::{Snapshots, read_state};
 use waiting::Waiting;
@@ -88,6 +88,9 @@ impl Default for Options {
 pub trait Clock: Send {
     /// The time since some fixed moment. Never goes back.
     fn now(&self) -> Duration;
+
+    /// What time it is, for the log. It may be wrong, and go back.
+    fn log_time(&self) -> LogTime;
 }
 
 /// The operating system's clock.
@@ -110,6 +113,10 @@ impl Default for SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Duration {
         self.0.elapsed()
+    }
+
+    fn log_time(&self) -> LogTime {
+        LogTime::now()
     }
 }
 
@@ -286,6 +293,8 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     durable: WriteId,
     /// The time up to which the core has been given ticks.
     ticked: Duration,
+    /// The state machine's own command that was proposed last: see [`StateMachine::tick`].
+    own_command: LogId,
     /// Until the cluster has begun.
     bootstrap: Option<Bootstrap>,
     /// The members that the network knows of.
@@ -359,6 +368,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             durable: WriteId::default(),
             ticked: clock.now(),
             clock,
+            own_command: LogId::default(),
             bootstrap,
             members: Membership::default(),
             standing: Standing::Outside,
@@ -521,7 +531,22 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             self.ticked = now; // Lost time is not made up for.
         }
         self.waiting.expire(now);
+        self.tick_state();
         self.look_for_space(now)
+    }
+
+    /// A leader lets the state machine have its say, unless that is under way already.
+    fn tick_state(&mut self) {
+        let is_under_way =
+            self.own_command.term == self.raft.term() && self.own_command.index > self.applied;
+        if !self.raft.is_leader() || is_under_way {
+            return;
+        }
+        if let Some(command) = self.state.tick(self.clock.log_time())
+            && let Ok(id) = self.raft.propose(command)
+        {
+            self.own_command = id;
+        }
     }
 
     /// Tells the core what has become durable, and sends what waited for it.

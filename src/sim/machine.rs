@@ -9,8 +9,8 @@ use duramen_disk::SimDisk;
 use duramen_wal::{LogId, NodeId};
 
 use crate::node::{
-    Clock, Config, Error, Identity, Input, Job, Network, Node, Options, Packet, StateMachine,
-    Storage, StorageOptions,
+    Clock, Config, Error, Identity, Input, Job, LogTime, Network, Node, Options, Packet,
+    StateMachine, Storage, StorageOptions,
 };
 
 /// A node's own clock. It may be ahead of the world's, and jump.
@@ -26,6 +26,10 @@ impl SimClock {
 impl Clock for SimClock {
     fn now(&self) -> Duration {
         Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    fn log_time(&self) -> LogTime {
+        LogTime(self.0.load(Ordering::Relaxed) / 1000)
     }
 }
 

@@ -1,0 +1,218 @@
+//! Who may take part, and who belongs to the cluster.
+
+use super::*;
+
+fn introduction(term: u64, last_term: u64, last_index: u64) -> Introduction {
+    Introduction {
+        cluster: "c".to_owned(),
+        from: NodeId(2),
+        uuid: 22,
+        boot: 3,
+        term: Term(term),
+        last: LogId {
+            term: Term(last_term),
+            index: Index(last_index),
+        },
+        is_blank: false,
+        leads: false,
+        knows: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn a_node_that_lost_what_it_acknowledged_to_the_leader_is_refused() {
+    let mut fixture = Fixture::leader();
+    let term = fixture.node.status().term.0;
+    fixture.propose();
+    fixture.turn();
+    fixture.write();
+    fixture.matched(2, 0);
+    let lost = introduction(term, term, 1);
+    let refusal = Refusal::LostEntries {
+        node: NodeId(2),
+        acknowledged: 2,
+        found: lost.last,
+    };
+    assert_eq!(fixture.node.admit(&lost), Err(refusal.clone()));
+    assert_eq!(fixture.node.admit(&lost), Err(refusal), "and again");
+    assert_eq!(fixture.node.admit(&introduction(term, term, 2)), Ok(()));
+}
+
+/// A leader that was cut off does not know that another one, of a later term, had the node truncate its log. What is there
+/// in its place may be shorter, and of an earlier term than what was acknowledged.
+#[test]
+fn a_node_whose_log_a_later_leader_truncated_is_not_refused() {
+    let mut fixture = Fixture::leader();
+    let term = fixture.node.status().term.0;
+    fixture.propose();
+    fixture.turn();
+    fixture.write();
+    fixture.matched(2, 0);
+    let truncated = introduction(term + 1, term - 1, 1);
+    assert_eq!(fixture.node.admit(&truncated), Ok(()));
+}
+
+#[test]
+fn a_node_that_is_not_what_it_was_is_refused_and_so_is_another_clusters() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    let mut set_back = introduction(0, 0, 0);
+    set_back.boot = 2;
+    let (node, known, found) = (NodeId(2), 3, 2);
+    let refusal = Refusal::SetBack { node, known, found };
+    assert_eq!(fixture.node.admit(&set_back), Err(refusal));
+    let mut emptied = introduction(0, 0, 0);
+    (emptied.uuid, emptied.is_blank) = (23, true);
+    let (known, found) = (22, 23);
+    let refusal = Refusal::OtherNode { node, known, found };
+    assert_eq!(fixture.node.admit(&emptied), Err(refusal));
+    let mut stranger = introduction(0, 0, 0);
+    stranger.cluster = "d".to_owned();
+    let refusal = Refusal::OtherCluster {
+        expected: "c".to_owned(),
+        found: "d".to_owned(),
+    };
+    assert_eq!(fixture.node.admit(&stranger), Err(refusal));
+}
+
+#[test]
+fn a_node_that_is_refused_for_what_it_is_is_at_its_end() {
+    let mut fixture = Fixture::leader();
+    let own = fixture.node.introduction();
+    let (node, known) = (own.from, own.boot + 1);
+    let refused = |found| Input::Refused {
+        by: NodeId(2),
+        refusal: Refusal::SetBack { node, known, found },
+    };
+    fixture.node.handle(refused(own.boot + 7)); // Somebody else is meant.
+    fixture.turn();
+    fixture.node.handle(refused(own.boot));
+    fixture.sent();
+    let error = fixture.node.turn().unwrap_err();
+    assert!(matches!(error, Error::Refused { by: NodeId(2), .. }));
+    assert_eq!(fixture.sent(), []);
+}
+
+#[test]
+fn a_blank_node_that_is_known_to_one_that_takes_part_begins_with_what_that_one_knows() {
+    let mut fixture = Fixture::blank();
+    let own = fixture.node.introduction();
+    assert!(own.is_blank);
+    let mut other = introduction(1, 1, 1);
+    other.knows = [(1, own.uuid + 1), (2, 22), (3, 33)].into();
+    assert_eq!(fixture.node.admit(&other), Ok(()));
+    assert!(
+        fixture.node.introduction().is_blank,
+        "it does not name this node"
+    );
+    other.knows.insert(1, own.uuid);
+    assert_eq!(fixture.node.admit(&other), Ok(()));
+    let begun = fixture.node.introduction();
+    assert_eq!((begun.is_blank, begun.knows), (false, other.knows));
+}
+
+#[test]
+fn a_blank_node_begins_when_it_has_met_all_others_and_they_are_blank() {
+    let mut fixture = Fixture::blank();
+    let mut other = introduction(0, 0, 0);
+    assert_eq!(fixture.node.admit(&other), Ok(()), "it is no longer blank");
+    other.from = NodeId(3);
+    other.is_blank = true;
+    assert_eq!(fixture.node.admit(&other), Ok(()));
+    assert!(fixture.node.introduction().is_blank, "one is missing");
+    other.from = NodeId(2);
+    assert_eq!(fixture.node.admit(&other), Ok(()));
+    assert!(!fixture.node.introduction().is_blank);
+}
+
+/// The core knows entries by their ids; what was written, the log's checksum says.
+#[test]
+fn the_network_is_told_of_the_members_at_the_start_and_at_each_change_before_anything_is_sent() {
+    let mut fixture = Fixture::leader();
+    fixture.turn();
+    fixture.write();
+    fixture.matched(1, 0); // What a leader has committed nothing of its term before is refused.
+    let told = |fixture: &Fixture| std::mem::take(&mut *fixture.world.members.lock().unwrap());
+    let before = fixture.node.raft().membership().clone();
+    assert_eq!(told(&fixture), [before]);
+    fixture.sent();
+    fixture.node.handle(Input::ChangeMembership {
+        change: Box::new(|members| members.clone().with_learner(NodeId(4))),
+        on_change: Box::new(|begun| assert!(begun.is_ok(), "{begun:?}")),
+    });
+    fixture.turn();
+    let after = fixture.node.raft().membership().clone();
+    assert!(after.all().contains(&NodeId(4)));
+    assert_eq!(told(&fixture), [after], "once");
+    assert!(!fixture.sent().is_empty());
+    let report = fixture.node.report();
+    assert!(report.is_leader() && report.is_changing_membership);
+    assert_eq!(report.membership_index, Index(2));
+    assert_eq!((report.first, report.last), (Index(1), Index(2)));
+    assert_eq!(report.best_successor(), Some(NodeId(2)));
+}
+
+#[test]
+fn a_node_that_was_removed_hears_of_it_from_the_leader_only() {
+    let mut fixture = Fixture::new();
+    let uuid = fixture.node.introduction().uuid;
+    let mut say = |knows: &[(u64, u128)], leads| {
+        let mut other = introduction(1, 1, 1);
+        (other.knows, other.leads) = (knows.iter().copied().collect(), leads);
+        fixture.node.admit(&other).unwrap();
+        fixture.node.standing()
+    };
+    assert_eq!(say(&[(2, 22)], false), Standing::Member, "it may be behind");
+    assert_eq!(say(&[(1, uuid), (2, 22)], true), Standing::Member);
+    assert_eq!(say(&[(2, 22)], true), Standing::Removed);
+    assert_eq!(say(&[(1, uuid), (2, 22)], true), Standing::Member, "again");
+}
+
+/// A node that joins gets the log of the time before it was added, also when it has heard that it is a member.
+#[test]
+fn memberships_of_the_time_before_a_node_was_added_do_not_say_that_it_was_removed() {
+    let mut fixture = Fixture::new();
+    let index = |index| LogId {
+        term: Term(1),
+        index: Index(index),
+    };
+    let mut standing_after = |at: u64, members: &[u64]| {
+        let membership = Membership::of_voters(members.iter().copied().map(NodeId));
+        let append = Message::Append {
+            prev: if at == 1 {
+                LogId::default()
+            } else {
+                index(at - 1)
+            },
+            entries: vec![membership.to_entry(index(at))],
+            commit: Index(at),
+            round: Round(0),
+        };
+        fixture.node.handle(said(Term(1), append));
+        fixture.turn();
+        fixture.write();
+        assert_eq!(fixture.node.status().applied, Index(at));
+        fixture.node.standing()
+    };
+    assert_eq!(standing_after(1, &[1, 2, 3]), Standing::Member);
+    assert_eq!(standing_after(2, &[2, 3]), Standing::Removed);
+    assert_eq!(standing_after(3, &[1, 2]), Standing::Member);
+    // Of the time before: whoever has met the leader knows better.
+    let mut fixture = Fixture::joining();
+    let uuid = fixture.node.introduction().uuid;
+    assert_eq!(fixture.node.standing(), Standing::Outside);
+    let mut leader = introduction(1, 1, 2);
+    (leader.knows, leader.leads) = ([(1, uuid)].into(), true);
+    fixture.node.admit(&leader).unwrap();
+    let append = Message::Append {
+        prev: LogId::default(),
+        entries: vec![Membership::of_voters([NodeId(2)]).to_entry(index(1))],
+        commit: Index(1),
+        round: Round(0),
+    };
+    fixture.node.handle(said(Term(1), append));
+    fixture.turn();
+    fixture.write();
+    assert_eq!(fixture.node.status().applied, Index(1));
+    assert_eq!(fixture.node.standing(), Standing::Member);
+}
