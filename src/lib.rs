@@ -8,6 +8,7 @@
 //! * [`raft`]: the Raft core, without I/O
 //! * [`storage`], [`transport`], [`node`]: a complete node (feature `node`)
 //! * [`replica`]: a node with all that it needs, started and stopped as one (feature `server`)
+//! * [`client`]: a client of it, that never has a command carried out twice (feature `client`)
 //! * [`kv`], [`server`]: a key/value store and its Redis face (feature `server`)
 //!
 //! # The way of one write
@@ -22,10 +23,12 @@
 //!
 //! # Features
 //!
-//! `node` (no async runtime), `server` (`node`, tokio), `sim` (`node`), `cli` (all of them, and the program). The default is
+//! `node` (no async runtime), `server` (`node`, tokio), `sim` (`node`), `client`, `cli` (all of them, and the program). The default is
 //! `cli`.
 
 mod canary;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "node")]
 pub mod kv;
 #[cfg(feature = "node")]

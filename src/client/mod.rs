@@ -1,0 +1,351 @@
+//! A client that never has a command carried out twice.
+//!
+//! [`Client`] opens a session, and repeats a command, with the same number, at whichever node, until it is answered: after a broken
+//! connection, a change of the leader, or an outcome that nobody could tell. The cluster remembers the number, so the command is carried
+//! out once. It blocks, and needs no runtime.
+
+mod connection;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::io;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub use connection::Connection;
+pub use value::Value;
+
+/// A cluster, and a session there. One command at a time.
+///
+/// ```no_run
+/// use duramen::client::Client;
+///
+/// let mut client = Client::new(["127.0.0.1:7401", "127.0.0.1:7402", "127.0.0.1:7403"]);
+/// client.call(&["INCR", "counter"])?; // Once, whatever happens meanwhile.
+/// let counter = client.ask(&["GET", "counter"])?;
+/// println!("{:?}", counter.text());
+/// # Ok::<(), duramen::client::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    addresses: Vec<String>,
+    /// Whom to ask: one of them, or somebody they have named.
+    at: String,
+    /// Which of them is asked next if that one does not answer.
+    next: usize,
+    connection: Option<Connection>,
+    session: Option<Session>,
+    password: Option<String>,
+    patience: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    id: u64,
+    /// Of its next call.
+    sequence: u64,
+    /// The least that it may be. A call that gave an error may have used its number, or not: the greater one is tried first.
+    least: u64,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The cluster has answered: it cannot be done, and nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// No node has taken the command in time. It was not carried out, and will not be.
+    #[error(
+        "no node has answered in {waited:?}, the last one at {at} ({last}): is a majority of the nodes up? Nothing was done"
+    )]
+    Unreachable {
+        /// For how long it was tried.
+        waited: Duration,
+        /// Whom it was asked last.
+        at: String,
+        /// What came of that.
+        last: String,
+    },
+    /// A node has taken the command, and it is not known what became of it: it was carried out once, or will be, or never.
+    #[error(
+        "the outcome is unknown after {waited:?}, the last node was asked at {at} ({last}): the command was carried out once, or not at all"
+    )]
+    Unknown {
+        /// For how long it was tried.
+        waited: Duration,
+        /// Whom it was asked last.
+        at: String,
+        /// What came of that.
+        last: String,
+    },
+}
+
+/// What came of asking one node.
+enum Asked {
+    Answered(Value),
+    /// It said no, and it is not the node's own fault.
+    Refused(String),
+    /// Certainly not done: ask again.
+    NotDone(String),
+    /// It may be done: ask again.
+    Unknown(String),
+    NoSession,
+    /// The number was not that of the session's next call: certainly not done.
+    BadSequence(String),
+}
+
+/// How long a node has for an answer. It needs five seconds to say that it does not know.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+const PAUSE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Client {
+    /// A client of the cluster with these nodes; one of them is enough as long as it is up. Does not connect yet.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn new<A: Into<String>>(addresses: impl IntoIterator<Item = A>) -> Client {
+        let addresses: Vec<String> = addresses.into_iter().map(Into::into).collect();
+        let at = addresses.first().expect("a cluster has a node").clone();
+        Client {
+            addresses,
+            at,
+            next: 0,
+            connection: None,
+            session: None,
+            password: None,
+            patience: PATIENCE,
+        }
+    }
+
+    /// What the nodes are told first.
+    #[must_use]
+    pub fn with_password(mut self, password: impl Into<String>) -> Client {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// How long a command is tried. Default 30 s.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Client {
+        self.patience = patience;
+        self
+    }
+
+    /// Where the node is that is asked first.
+    pub fn at(&self) -> &str {
+        &self.at
+    }
+
+    /// Has a command carried out that changes the store, once. What it gave is durable.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Unreachable`]: nothing was changed. [`Error::Unknown`].
+    pub fn call(&mut self, command: &[impl AsRef<[u8]>]) -> Result<Value, Error> {
+        let start = Instant::now();
+        let mut is_sent = false;
+        loop {
+            let session = self.open_session(start)?;
+            let (id, sequence) = (session.id.to_string(), session.sequence.to_string());
+            let head = ["SESSION", "CALL", &id, &sequence].map(str::as_bytes);
+            let command = command.iter().map(AsRef::as_ref);
+            let words: Vec<&[u8]> = head.into_iter().chain(command).collect();
+            match self.ask_patiently(&words, start, &mut is_sent) {
+                Ok(Asked::NoSession) if is_sent => {
+                    // It has expired while nobody answered.
+                    self.session = None;
+                    return Err(self.unknown(start, "the session has expired meanwhile"));
+                }
+                Ok(Asked::NoSession) => self.session = None,
+                Ok(Asked::BadSequence(_)) if session.sequence > session.least => {
+                    let sequence = session.sequence - 1;
+                    self.session = Some(Session {
+                        sequence,
+                        ..session
+                    });
+                }
+                Ok(Asked::Answered(value)) => {
+                    self.go_on(session, session.sequence + 1);
+                    return Ok(value);
+                }
+                Ok(
+                    Asked::Refused(text)
+                    | Asked::BadSequence(text)
+                    | Asked::NotDone(text)
+                    | Asked::Unknown(text),
+                ) => {
+                    self.go_on(session, session.least);
+                    return Err(Error::Refused(text));
+                }
+                Err(error) => {
+                    self.session = None; // Its number may be used, or not.
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Asks for something that may be asked twice: a read, or a command for the operator.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Unreachable`], [`Error::Unknown`].
+    pub fn ask(&mut self, words: &[impl AsRef<[u8]>]) -> Result<Value, Error> {
+        match self.ask_patiently(words, Instant::now(), &mut false)? {
+            Asked::Answered(value) => Ok(value),
+            Asked::Refused(text)
+            | Asked::BadSequence(text)
+            | Asked::NotDone(text)
+            | Asked::Unknown(text) => Err(Error::Refused(text)),
+            Asked::NoSession => Err(Error::Refused("no such session".to_owned())),
+        }
+    }
+
+    /// Ends the session. One that is not closed expires, an hour after it was used last.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Unknown`]: then it will expire.
+    pub fn close(mut self) -> Result<(), Error> {
+        match self.session.take() {
+            None => Ok(()),
+            Some(session) => match self.ask(&["SESSION", "CLOSE", &session.id.to_string()]) {
+                Ok(_) | Err(Error::Refused(_)) => Ok(()),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn open_session(&mut self, start: Instant) -> Result<Session, Error> {
+        if let Some(session) = self.session {
+            return Ok(session);
+        }
+        let asked = self.ask_patiently(&["SESSION", "OPEN"], start, &mut false);
+        // One that was opened and not heard of costs nothing, and expires.
+        let opened = match asked {
+            Ok(Asked::Answered(value)) => value,
+            Ok(Asked::Refused(text)) => return Err(Error::Refused(text)),
+            Ok(_) => return Err(self.unreachable(start, "no session could be opened")),
+            Err(Error::Unknown { waited, at, last }) => {
+                return Err(Error::Unreachable { waited, at, last });
+            }
+            Err(error) => return Err(error),
+        };
+        let id = opened.number();
+        let id = id.ok_or_else(|| Error::Refused(format!("no session: {opened:?}")))?;
+        Ok(*self.session.insert(Session {
+            id,
+            sequence: 1,
+            least: 1,
+        }))
+    }
+
+    /// The next call has the next number, or at least this one.
+    fn go_on(&mut self, session: Session, least: u64) {
+        self.session = Some(Session {
+            sequence: session.sequence + 1,
+            least,
+            ..session
+        });
+    }
+
+    /// Asks until there is an answer. Says whether a node may have taken it.
+    fn ask_patiently(
+        &mut self,
+        words: &[impl AsRef<[u8]>],
+        start: Instant,
+        is_sent: &mut bool,
+    ) -> Result<Asked, Error> {
+        loop {
+            let last = match self.ask_one(words) {
+                Asked::NotDone(last) => last,
+                Asked::Unknown(last) => {
+                    *is_sent = true;
+                    last
+                }
+                asked => return Ok(asked),
+            };
+            if start.elapsed() >= self.patience {
+                return Err(match *is_sent {
+                    true => self.unknown(start, &last),
+                    false => self.unreachable(start, &last),
+                });
+            }
+            sleep(PAUSE);
+        }
+    }
+
+    fn unknown(&self, start: Instant, last: &str) -> Error {
+        Error::Unknown {
+            waited: start.elapsed(),
+            at: self.at.clone(),
+            last: last.to_owned(),
+        }
+    }
+
+    fn unreachable(&self, start: Instant, last: &str) -> Error {
+        Error::Unreachable {
+            waited: start.elapsed(),
+            at: self.at.clone(),
+            last: last.to_owned(),
+        }
+    }
+
+    /// Asks a node once. If that does not do, the next one is another one.
+    fn ask_one(&mut self, words: &[impl AsRef<[u8]>]) -> Asked {
+        let connection = match self.connected() {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.try_next();
+                return Asked::NotDone(error.to_string());
+            }
+        };
+        let text = match connection.ask(words) {
+            Ok(Ok(value)) => return Asked::Answered(value),
+            Ok(Err(text)) => text,
+            Err(error) => {
+                self.try_next();
+                return Asked::Unknown(error.to_string());
+            }
+        };
+        let (kind, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        match kind {
+            "MOVED" => {
+                let address = rest.rsplit(' ').next().unwrap_or_default();
+                self.turn_to(address.to_owned());
+                Asked::NotDone(text)
+            }
+            "TRYAGAIN" | "CLUSTERDOWN" | "MISCONF" => {
+                self.try_next();
+                Asked::NotDone(text)
+            }
+            "ERR" if rest.starts_with("outcome unknown") => Asked::Unknown(text),
+            "NOSESSION" => Asked::NoSession,
+            "BADSEQUENCE" => Asked::BadSequence(text),
+            "ERR" => Asked::Refused(rest.to_owned()),
+            _ => Asked::Refused(text),
+        }
+    }
+
+    fn connected(&mut self) -> io::Result<&mut Connection> {
+        if self.connection.is_none() {
+            let mut connection = Connection::open(&self.at, ANSWER_TIMEOUT)?;
+            if let Some(password) = &self.password {
+                let said = connection.ask(&["AUTH", password])?;
+                said.map_err(|text| io::Error::new(io::ErrorKind::PermissionDenied, text))?;
+            }
+            self.connection = Some(connection);
+        }
+        Ok(self.connection.as_mut().expect("it was just opened"))
+    }
+
+    fn try_next(&mut self) {
+        self.next = (self.next + 1) % self.addresses.len();
+        self.turn_to(self.addresses[self.next].clone());
+    }
+
+    fn turn_to(&mut self, address: String) {
+        self.connection = None;
+        self.at = address;
+    }
+}
