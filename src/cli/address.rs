@@ -1,4 +1,4 @@
-//! What people write for a node, an address and a name.
+//! What people write for a node, an address, a name, and a number of bytes.
 
 /// `4=10.0.0.4:7411`: a node's number and its address.
 pub(super) fn parse_peer(text: &str) -> Result<(u64, String), String> {
@@ -28,6 +28,25 @@ pub(super) fn parse_name(text: &str) -> Result<String, String> {
 
 const NAME_BYTES_MAX: usize = 64;
 
+/// As in Redis: a number, or one with `kb`, `mb` or `gb` (1024 each), `k`, `m` or `g` (1000 each).
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.to_ascii_lowercase();
+    let units = [
+        ("kb", 1 << 10),
+        ("mb", 1 << 20),
+        ("gb", 1 << 30),
+        ("k", 1000),
+        ("m", 1_000_000),
+        ("g", 1_000_000_000),
+        ("", 1),
+    ];
+    let read = units.into_iter().find_map(|(unit, bytes)| {
+        let number = text.strip_suffix(unit)?.parse::<u64>().ok()?;
+        number.checked_mul(bytes)
+    });
+    read.ok_or_else(|| "write it as a number of bytes, or as 100mb or 2gb".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +67,15 @@ mod tests {
             assert!(parse_peer(wrong).is_err(), "{wrong}");
         }
         assert!(parse_address("[::1]:7401").is_ok());
+    }
+
+    #[test]
+    fn bytes_may_have_a_unit() {
+        for (text, bytes) in [("0", 0), ("10", 10), ("2kb", 2048), ("3M", 3_000_000)] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "x", "-1", "1tb", "99999999999gb"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -7,13 +7,13 @@ use clap::Args;
 use duramen::kv::Kv;
 use duramen::node::Standing;
 use duramen::replica::{self, Beginning, Options, Replica};
-use duramen::server::Server;
+use duramen::server::{self, Gauges, Machine, Server};
 use duramen::transport::Peers;
 use duramen::wal::NodeId;
 use tokio::net::TcpListener;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::address::{parse_address, parse_name, parse_peer};
+use super::address::{parse_address, parse_bytes, parse_name, parse_peer};
 use super::client::Client;
 use super::member::Members;
 use super::{Outcome, asked_to_stop};
@@ -64,6 +64,14 @@ pub(super) struct Serve {
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     cluster_id: Option<String>,
 
+    /// What clients must say before anything else (AUTH) [default: nothing]
+    #[arg(long, value_name = "PASSWORD")]
+    requirepass: Option<String>,
+
+    /// Refuse commands that need memory when keys and values take more than this, in bytes [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    maxmemory: Option<u64>,
+
     /// End when standard input does: for a parent that must leave no nodes behind
     #[arg(long, hide = true)]
     end_with_stdin: bool,
@@ -73,10 +81,10 @@ const NODES_MAX: usize = 99;
 
 impl Serve {
     pub(super) async fn run(self) -> Outcome {
-        let replica = self.start().await?;
+        let (replica, gauges) = self.start().await?;
         self.tell_how_to_join(&replica).await;
         let mut server = JoinSet::new();
-        let served = match self.listen(&replica).await {
+        let served = match self.listen(&replica, gauges).await {
             Ok(serving) => {
                 server.spawn(serving);
                 self.until_the_end(&replica).await
@@ -89,16 +97,15 @@ impl Serve {
         served.and(stopped.map_err(Into::into))
     }
 
-    async fn start(&self) -> Result<Replica<Kv>, Box<dyn Error + Send + Sync>> {
+    async fn start(&self) -> Result<(Replica<Machine>, Gauges), Box<dyn Error + Send + Sync>> {
         let options = self.options()?;
-        let started = Replica::start(options.clone(), Kv::default()).await;
-        match (started, &self.join) {
+        match (start(options.clone()).await, &self.join) {
             (Err(replica::Error::NotBegun { .. }), Some(member)) => {
                 let (member, id) = (member.clone(), self.id.to_string());
                 let asked = spawn_blocking(move || cluster_to_join(&member, &id)).await?;
                 let cluster = asked?;
                 let joining = self.options_to_join(options, cluster)?;
-                Ok(Replica::start(joining, Kv::default()).await?)
+                Ok(start(joining).await?)
             }
             (started, _) => Ok(started?),
         }
@@ -120,7 +127,7 @@ impl Serve {
     }
 
     /// What the operator has to type, if the node waits for that.
-    async fn tell_how_to_join(&self, replica: &Replica<Kv>) {
+    async fn tell_how_to_join(&self, replica: &Replica<Machine>) {
         let report = replica.report().await;
         let Some(report) = report.filter(|report| report.standing == Standing::Outside) else {
             return;
@@ -136,17 +143,20 @@ impl Serve {
     /// What serves clients, for ever.
     async fn listen(
         &self,
-        replica: &Replica<Kv>,
+        replica: &Replica<Machine>,
+        gauges: Gauges,
     ) -> Result<impl Future<Output = ()> + Send + use<>, Box<dyn Error + Send + Sync>> {
         let listener = TcpListener::bind(&self.resp).await;
         let listener =
             listener.map_err(|error| format!("cannot listen on {}: {error}", self.resp))?;
-        let server = Server::new(replica.handle(), replica.watch(), replica.addresses());
-        Ok(server.with_members(replica.members()).listen(listener))
+        let mut options = server::Options::default();
+        options.password = self.requirepass.clone();
+        options.memory_bytes_max = self.maxmemory;
+        Ok(Server::new(replica, gauges, &options).listen(listener))
     }
 
     /// Waits until the node is to stop, or has ended.
-    async fn until_the_end(&self, replica: &Replica<Kv>) -> Outcome {
+    async fn until_the_end(&self, replica: &Replica<Machine>) -> Outcome {
         tokio::select! {
             stop = asked_to_stop() => stop?,
             () = stdin_ended(), if self.end_with_stdin => {}
@@ -201,6 +211,13 @@ fn cluster_to_join(member: &str, id: &str) -> Result<String, String> {
             members.cluster()
         )),
     }
+}
+
+/// A replica of an empty store, which takes on what the directory has.
+async fn start(options: Options) -> Result<(Replica<Machine>, Gauges), replica::Error> {
+    let machine = Machine::new(Kv::default());
+    let gauges = Gauges::of(&machine);
+    Ok((Replica::start(options, machine).await?, gauges))
 }
 
 async fn stdin_ended() {

@@ -1,122 +1,215 @@
 //! The replicated key/value store: the state machine behind the Redis protocol.
 //!
-//! Invariant: what [`Kv::apply`](crate::node::StateMachine::apply) does depends on the state and the command alone, so
-//! every node that applies the same log holds the same store.
+//! # Invariants
+//!
+//! * What [`Kv::apply`](crate::node::StateMachine::apply) does depends on the state and the command alone, so every node that
+//!   applies the same log holds the same store. Time too comes from the log: a key that has expired by it is not there, whether it
+//!   is removed yet or not.
+//! * A [`View`] of the store costs nothing and never changes, so that snapshots and long questions stop no writes.
 
+mod codec;
 mod command;
+mod execute;
+mod output;
+mod pattern;
 mod stored;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod view;
 
+use std::collections::BTreeSet;
 use std::io;
 
 use bytes::Bytes;
-use imbl::OrdMap;
 
-use crate::node::{Frozen, StateMachine};
+use crate::node::{Frozen, LogTime, StateMachine};
 
-pub use command::Command;
+pub use command::{
+    Command, Condition, ExpireCondition, Expiry, Request, SetGives, TtlForm, Version,
+};
+pub use output::{Failure, KeyType, Output};
+pub use usage::Usage;
+pub use view::{Page, View};
 
-/// A store of byte strings. A clone shares the map until one of the two changes, so it costs next to nothing.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+use view::Item;
+
+/// A store of byte strings.
+///
+/// ```
+/// use duramen::kv::{Command, Kv, Output};
+/// use duramen::node::StateMachine;
+///
+/// let mut kv = Kv::default();
+/// kv.apply(&Command::set("a", "1").encode());
+/// assert_eq!(kv.view().find(b"a").unwrap(), "1");
+/// ```
+#[derive(Debug, Default)]
 pub struct Kv {
-    map: OrdMap<Bytes, Bytes>,
+    view: View,
+    /// How often it was written to.
+    writes: Version,
+    /// The keys that expire, the first first.
+    deadlines: BTreeSet<(LogTime, Bytes)>,
+    bytes: u64,
+    usage: Usage,
 }
 
-/// What a command gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// It was done.
-    Done,
-    /// The new value, the new length, or how many keys there were.
-    Integer(i64),
-    /// The value is not a decimal integer of 64 bits. Nothing was changed.
-    NotAnInteger,
-    /// The result would not fit in 64 bits. Nothing was changed.
-    Overflow,
-    /// The value would be longer than [`VALUE_BYTES_MAX`]. Nothing was changed.
-    TooLong,
-    /// Not a command that this program knows. Nothing was changed.
-    Unknown,
+/// Equal if every command gives the same from now on.
+impl PartialEq for Kv {
+    fn eq(&self, other: &Kv) -> bool {
+        (&self.view, self.writes) == (&other.view, other.writes)
+    }
 }
 
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 64 << 10;
 /// The longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 8 << 20;
 
+/// What a key takes beside itself and its value: about.
+const KEY_OVERHEAD_BYTES: u64 = 128;
+/// How many expired keys are removed at a time: all nodes stand still for so long.
+const EXPIRED_AT_A_TIME: usize = 1000;
+
 impl Kv {
-    /// The value of a key.
-    pub fn find(&self, key: &[u8]) -> Option<&Bytes> {
-        self.map.get(key)
+    /// The store as it is now.
+    pub fn view(&self) -> &View {
+        &self.view
     }
 
-    /// How many keys there are.
-    pub fn len(&self) -> usize {
-        self.map.len()
+    /// How large it is, now and later.
+    pub fn usage(&self) -> Usage {
+        self.usage.clone()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
-    }
-
-    fn execute(&mut self, command: Command) -> Output {
-        match command {
-            Command::Set { key, value } => {
-                self.map.insert(key, value);
-                Output::Done
+    fn carry_out(&mut self, request: Request) -> Output {
+        match request {
+            Request::One(command) => self.execute(command),
+            Request::Batch(commands) => self.execute_all(commands),
+            Request::Transaction { watched, commands } => {
+                let is_same = |(key, version): &(Bytes, _)| self.view.version(key) == *version;
+                match watched.iter().all(is_same) {
+                    true => self.execute_all(commands),
+                    false => Output::Aborted,
+                }
             }
-            Command::Del { keys } => {
-                let removed = keys.iter().filter(|key| self.map.remove(*key).is_some());
-                Output::Integer(removed.count() as i64)
-            }
-            Command::IncrBy { key, by } => self.increment(key, by),
-            Command::Append { key, value } => self.append(key, &value),
         }
     }
 
-    fn increment(&mut self, key: Bytes, by: i64) -> Output {
-        let before = match self.map.get(&key) {
-            None => 0,
-            Some(value) => match parse_integer(value) {
-                Some(integer) => integer,
-                None => return Output::NotAnInteger,
-            },
-        };
-        let Some(after) = before.checked_add(by) else {
-            return Output::Overflow;
-        };
-        self.map.insert(key, after.to_string().into());
-        Output::Integer(after)
+    fn execute_all(&mut self, commands: Vec<Command>) -> Output {
+        let outputs = commands.into_iter().map(|command| self.execute(command));
+        Output::List(outputs.collect())
     }
 
-    fn append(&mut self, key: Bytes, value: &[u8]) -> Output {
-        let before = self.map.get(&key).map_or(&b""[..], |value| value);
-        if before.len() + value.len() > VALUE_BYTES_MAX {
-            return Output::TooLong;
+    /// Puts a value at a key. One that expires at once is not there at all.
+    fn insert(&mut self, key: Bytes, value: Bytes, expires: Option<LogTime>) {
+        if expires.is_some_and(|at| at <= self.view.now) {
+            self.remove(&key);
+            return;
         }
-        let after = [before, value].concat();
-        let len = after.len() as i64;
-        self.map.insert(key, after.into());
-        Output::Integer(len)
+        self.writes.0 += 1;
+        self.bytes += size(&key, &value);
+        if let Some(at) = expires {
+            self.deadlines.insert((at, key.clone()));
+        }
+        let item = Item {
+            value,
+            expires,
+            version: self.writes,
+        };
+        // Few stores have keys that expire, and only those need the name once more.
+        let name = (!self.deadlines.is_empty()).then(|| key.clone());
+        let key_bytes = key.len();
+        let Some(old) = self.view.map.insert(key, item) else {
+            return;
+        };
+        self.bytes -= size_of(key_bytes, old.value.len());
+        if let (Some(at), Some(name)) = (old.expires.filter(|at| Some(*at) != expires), name) {
+            self.deadlines.remove(&(at, name));
+        }
     }
+
+    /// Removes what is at a key; gives it, if it had not expired.
+    fn remove(&mut self, key: &Bytes) -> Option<Item> {
+        let item = self.view.map.remove(key)?;
+        self.writes.0 += 1;
+        self.bytes -= size(key, &item.value);
+        if let Some(at) = item.expires {
+            self.deadlines.remove(&(at, key.clone()));
+        }
+        Some(item).filter(|item| item.expires.is_none_or(|at| at > self.view.now))
+    }
+
+    fn clear(&mut self) {
+        self.view.map.clear();
+        self.writes.0 += 1;
+        self.deadlines.clear();
+        self.bytes = 0;
+    }
+
+    fn remove_expired(&mut self) {
+        for _ in 0..EXPIRED_AT_A_TIME {
+            match self.deadlines.first() {
+                Some((at, key)) if *at <= self.view.now => {
+                    let key = key.clone();
+                    self.remove(&key);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn publish_usage(&self) {
+        let (keys, expiring) = (self.view.len(), self.deadlines.len());
+        self.usage.set(keys, expiring, self.bytes);
+    }
+}
+
+fn size(key: &[u8], value: &[u8]) -> u64 {
+    size_of(key.len(), value.len())
+}
+
+fn size_of(key_bytes: usize, value_bytes: usize) -> u64 {
+    (key_bytes + value_bytes) as u64 + KEY_OVERHEAD_BYTES
 }
 
 impl StateMachine for Kv {
     type Output = Output;
 
     fn apply(&mut self, command: &[u8]) -> Output {
-        match Command::decode(command) {
-            Some(command) => self.execute(command),
-            None => Output::Unknown,
-        }
+        let output = match Request::decode(command) {
+            Some(request) => self.carry_out(request),
+            None => Output::Failed(Failure::Unknown),
+        };
+        self.remove_expired();
+        self.publish_usage();
+        output
     }
 
     fn freeze(&self) -> Frozen {
-        let map = self.map.clone();
-        Box::new(move |to| stored::write(&map, to))
+        let (view, writes) = (self.view.clone(), self.writes);
+        Box::new(move |to| stored::write(&view, writes, to))
     }
 
     fn restore(&mut self, from: &mut dyn io::Read) -> io::Result<()> {
-        self.map = stored::read(from)?;
+        (self.view, self.writes) = stored::read(from)?;
+        let items = || self.view.map.iter();
+        let expiring = items().filter_map(|(key, item)| Some((item.expires?, key.clone())));
+        self.deadlines = expiring.collect();
+        self.bytes = items().map(|(key, item)| size(key, &item.value)).sum();
+        self.publish_usage();
         Ok(())
+    }
+
+    fn advance_to(&mut self, now: LogTime) {
+        self.view.now = self.view.now.max(now);
+        self.remove_expired();
+        self.publish_usage();
+    }
+
+    fn next_deadline(&self) -> Option<LogTime> {
+        self.deadlines.first().map(|(at, _)| *at)
     }
 }
 
@@ -127,72 +220,8 @@ pub fn parse_integer(bytes: &[u8]) -> Option<i64> {
     (integer.to_string() == text).then_some(integer)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key() -> Bytes {
-        Bytes::from_static(b"key")
-    }
-
-    fn run(kv: &mut Kv, command: &Command) -> Output {
-        kv.apply(&command.encode())
-    }
-
-    #[test]
-    fn set_append_and_delete() {
-        let mut kv = Kv::default();
-        let value = Bytes::from_static(b"value");
-        assert_eq!(
-            run(
-                &mut kv,
-                &Command::Set {
-                    key: key(),
-                    value: value.clone()
-                }
-            ),
-            Output::Done
-        );
-        assert_eq!(
-            run(&mut kv, &Command::Append { key: key(), value }),
-            Output::Integer(10)
-        );
-        assert_eq!(kv.find(b"key").unwrap(), "valuevalue");
-        let keys = vec![key(), key(), Bytes::from_static(b"other")];
-        assert_eq!(run(&mut kv, &Command::Del { keys }), Output::Integer(1));
-        assert!(kv.is_empty());
-    }
-
-    #[test]
-    fn increments_stop_at_what_is_no_integer_and_at_the_limits() {
-        let mut kv = Kv::default();
-        let incr = |by| Command::IncrBy { key: key(), by };
-        assert_eq!(run(&mut kv, &incr(1)), Output::Integer(1));
-        assert_eq!(run(&mut kv, &incr(i64::MAX)), Output::Overflow);
-        assert_eq!(run(&mut kv, &incr(-3)), Output::Integer(-2));
-        for not_an_integer in ["", " 1", "01", "+1", "1.0", "9223372036854775808"] {
-            let value = Bytes::from_static(not_an_integer.as_bytes());
-            run(
-                &mut kv,
-                &Command::Set {
-                    key: key(),
-                    value: value.clone(),
-                },
-            );
-            assert_eq!(
-                run(&mut kv, &incr(1)),
-                Output::NotAnInteger,
-                "{not_an_integer:?}"
-            );
-            assert_eq!(kv.find(b"key"), Some(&value));
-        }
-    }
-
-    #[test]
-    fn bytes_that_are_no_command_change_nothing() {
-        let mut kv = Kv::default();
-        assert_eq!(kv.apply(b"\xff"), Output::Unknown);
-        assert_eq!(kv.apply(b"\x00\x63"), Output::Unknown);
-        assert!(kv.is_empty());
-    }
+/// Redis's idea of a number: decimal, with or without fraction and exponent, and finite.
+pub fn parse_float(bytes: &[u8]) -> Option<f64> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    text.parse().ok().filter(|number: &f64| number.is_finite())
 }

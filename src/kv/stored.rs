@@ -2,47 +2,69 @@
 //!
 //! ```text
 //!   0  version 1
-//!   1  pairs, in the order of the keys, to the end: key length 4, value length 4, key, value
+//!   1  time in the log 8, in milliseconds since 1970
+//!   9  how often it was written to 8
+//!  17  keys, in order, to the end: key length 4, value length 4, expires 8 (0 never), version 8, key, value
 //! ```
 //!
-//! Little-endian. Equal stores have equal bytes, and one changed pair changes only its own.
+//! Little-endian. Equal stores have equal bytes, and one changed key changes only its own, and the beginning.
 
 use std::io::{self, Read, Write};
 
 use byteorder::{LittleEndian as LE, ReadBytesExt, WriteBytesExt};
 use bytes::Bytes;
-use imbl::OrdMap;
 
-const VERSION: u8 = 0;
+use super::command::Version;
+use super::view::{Item, View};
+use crate::node::LogTime;
 
-pub(super) fn write(map: &OrdMap<Bytes, Bytes>, to: &mut dyn Write) -> io::Result<()> {
+const VERSION: u8 = 1;
+
+pub(super) fn write(view: &View, writes: Version, to: &mut dyn Write) -> io::Result<()> {
     to.write_u8(VERSION)?;
-    for (key, value) in map {
+    to.write_u64::<LE>(view.now.0)?;
+    to.write_u64::<LE>(writes.0)?;
+    for (key, item) in &view.map {
         to.write_u32::<LE>(key.len() as u32)?;
-        to.write_u32::<LE>(value.len() as u32)?;
+        to.write_u32::<LE>(item.value.len() as u32)?;
+        to.write_u64::<LE>(item.expires.map_or(0, |at| at.0))?;
+        to.write_u64::<LE>(item.version.0)?;
         to.write_all(key)?;
-        to.write_all(value)?;
+        to.write_all(&item.value)?;
     }
     Ok(())
 }
 
-pub(super) fn read(from: &mut dyn Read) -> io::Result<OrdMap<Bytes, Bytes>> {
-    let mut from = io::BufReader::new(from);
+pub(super) fn read(from: &mut dyn Read) -> io::Result<(View, Version)> {
+    let mut from = io::BufReader::with_capacity(READ_BYTES, from);
     let version = from.read_u8()?;
     if version != VERSION {
         return Err(bad(format!(
             "the store has format version {version}, this program reads version {VERSION}"
         )));
     }
-    let mut map = OrdMap::new();
+    let mut view = View {
+        now: LogTime(from.read_u64::<LE>()?),
+        ..View::default()
+    };
+    let writes = Version(from.read_u64::<LE>()?);
     while let Some(key_bytes) = read_len(&mut from)? {
         let value_bytes = from.read_u32::<LE>()?;
+        let expires = Some(LogTime(from.read_u64::<LE>()?)).filter(|at| at.0 > 0);
+        let version = Version(from.read_u64::<LE>()?);
         let key = read_bytes(&mut from, key_bytes)?;
         let value = read_bytes(&mut from, value_bytes)?;
-        map.insert(key, value);
+        let item = Item {
+            value,
+            expires,
+            version,
+        };
+        view.map.insert(key, item);
     }
-    Ok(map)
+    Ok((view, writes))
 }
+
+const READ_BYTES: usize = 64 << 10;
 
 /// The length of the next key; `None` at the end.
 fn read_len(from: &mut impl Read) -> io::Result<Option<u32>> {
@@ -54,13 +76,13 @@ fn read_len(from: &mut impl Read) -> io::Result<Option<u32>> {
     Ok(Some(u32::from_le_bytes(bytes)))
 }
 
-/// Asks for no more memory than there are bytes.
+/// Asks for no more memory than there are bytes, but for a little.
 fn read_bytes(from: &mut impl Read, len: u32) -> io::Result<Bytes> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity((len as usize).min(READ_BYTES));
     from.take(len.into()).read_to_end(&mut bytes)?;
     match bytes.len() == len as usize {
         true => Ok(bytes.into()),
-        false => Err(bad("the store ends in the middle of a pair".to_owned())),
+        false => Err(bad("the store ends in the middle of a key".to_owned())),
     }
 }
 
@@ -72,19 +94,35 @@ fn bad(what: String) -> io::Error {
 mod tests {
     use super::*;
 
+    /// Frozen.
     #[test]
     fn a_store_comes_back_from_these_bytes() {
-        let pair =
-            |key: &'static [u8], value: &'static [u8]| (Bytes::from(key), Bytes::from(value));
-        let map: OrdMap<_, _> = [pair(b"b", b"2"), pair(b"a", b"")].into_iter().collect();
+        let item = |value: &'static [u8], expires: Option<u64>, version| Item {
+            value: Bytes::from(value),
+            expires: expires.map(LogTime),
+            version: Version(version),
+        };
+        let mut view = View {
+            now: LogTime(5),
+            ..View::default()
+        };
+        view.map.insert("b".into(), item(b"2", None, 1));
+        view.map.insert("a".into(), item(b"", Some(9), 3));
         let mut bytes = Vec::new();
-        write(&map, &mut bytes).unwrap();
-        assert_eq!(bytes, b"\0\x01\0\0\0\0\0\0\0a\x01\0\0\0\x01\0\0\0b2");
-        assert_eq!(read(&mut &bytes[..]).unwrap(), map);
-        for len in (0..bytes.len()).filter(|len| ![1, 10].contains(len)) {
+        write(&view, Version(3), &mut bytes).unwrap();
+        let header = b"\x01\x05\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0";
+        let a = b"\x01\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0a";
+        let b = b"\x01\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0b2";
+        assert_eq!(bytes, [&header[..], a, b].concat());
+        assert_eq!(read(&mut &bytes[..]).unwrap(), (view, Version(3)));
+        let ends = [header.len(), header.len() + a.len()];
+        for len in (0..bytes.len()).filter(|len| !ends.contains(len)) {
             assert!(read(&mut &bytes[..len]).is_err(), "{len}");
         }
-        assert!(read(&mut &b"\x01"[..]).is_err());
-        assert!(read(&mut &b"\0\xff\xff\xff\xff\xff\xff\xff\xff"[..]).is_err());
+        bytes[0] = 2;
+        assert!(read(&mut &bytes[..]).is_err());
+        bytes[0] = 1;
+        bytes[17..25].fill(0xff);
+        assert!(read(&mut &bytes[..]).is_err(), "lengths are only claims");
     }
 }

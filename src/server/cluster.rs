@@ -5,9 +5,9 @@ use crc::{CRC_16_XMODEM, Crc};
 use duramen_wal::NodeId;
 
 use super::Server;
+use super::client::Client;
 use super::commands::{Plan, unknown_subcommand};
-use super::connection::Session;
-use super::resp::Reply;
+use super::reply::Reply;
 
 const SLOTS: u16 = 16384;
 
@@ -22,7 +22,7 @@ pub(super) fn slot(key: &[u8]) -> u16 {
     CRC.checksum(tag.unwrap_or(key)) % SLOTS
 }
 
-pub(super) fn plan(server: &Server, _: &mut Session, request: &[Bytes]) -> Plan {
+pub(super) fn plan(server: &Server, _: &mut Client, request: &[Bytes]) -> Plan {
     let sub = request[1].to_ascii_lowercase();
     let reply = match (&sub[..], request.len()) {
         (b"slots", 2) => slots(server),
@@ -31,7 +31,7 @@ pub(super) fn plan(server: &Server, _: &mut Session, request: &[Bytes]) -> Plan 
         (b"info", 2) => info(server),
         (b"myid", 2) => Reply::bulk(id_of(server.id())),
         (b"keyslot", 3) => Reply::Integer(slot(&request[2]).into()),
-        _ => return unknown_subcommand("CLUSTER", &request[1]),
+        _ => return unknown_subcommand("CLUSTER", request),
     };
     Plan::Reply(reply)
 }

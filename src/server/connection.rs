@@ -1,81 +1,69 @@
 //! One client's connection.
 //!
-//! Requests that have arrived together are taken together. Replies go out in the order of the requests, and so do the
-//! effects: writes that follow each other are under way at once, reads that follow each other too, but a read waits for
-//! the writes before it and a write for the reads, so that a client that pipelines sees its own order.
+//! Requests that have arrived together are carried out together: reads in one round of questions to the others, and if there is a
+//! write among them, all in one entry of the log. They see each other in their order, and nothing comes between them; but
+//! each succeeds or fails by itself. Replies go out in the order of the requests.
 
 use std::io;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 
-use super::commands::{self, Plan, reply_to_write};
-use super::resp::{Reply, Request, RequestDecoder};
-use super::{Server, cluster};
-use crate::kv::Output;
-use crate::node::NotDone;
+use super::Server;
+use super::budget::Share;
+use super::client::{Client, Queued};
+use super::commands::{self, Plan, Steps};
+use super::reply::{Encoder, Protocol, Reply};
+use super::request::{REQUEST_BYTES_MAX, RequestDecoder, Words};
+use crate::kv::Command;
 
-/// What a connection knows of its client.
-pub(super) struct Session {
-    pub(super) id: u64,
-    pub(super) name: Option<Bytes>,
+/// The requests that are carried out together.
+#[derive(Default)]
+struct Burst {
+    /// With the protocol in which each is to be said: HELLO changes it for what follows.
+    replies: Vec<(Protocol, Pending)>,
+    commands: Vec<Command>,
+    bytes: usize,
 }
 
-/// A reply that is there, or that the node owes.
+/// A reply that is there, or that the next of the commands will give.
 enum Pending {
     Reply(Reply),
-    Write {
-        answer: oneshot::Receiver<Result<Output, NotDone>>,
-        slot: u16,
-    },
-    Read {
-        answer: oneshot::Receiver<Result<Option<Bytes>, NotDone>>,
-        slot: u16,
-    },
-}
-
-/// What is under way, so that nothing of the other kind overtakes it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Run {
-    None,
-    Writes,
-    Reads,
+    Owed { slot: u16 },
 }
 
 pub(super) struct Connection<'a> {
-    server: &'a Server,
-    session: Session,
+    pub(super) server: &'a Server,
+    pub(super) client: Client,
     stream: TcpStream,
     decoder: RequestDecoder,
     input: BytesMut,
     output: BytesMut,
-    pending: Vec<Pending>,
-    /// The size of the requests that are pending.
-    pending_bytes: usize,
-    run: Run,
+    burst: Burst,
+    share: Share,
 }
 
-/// A client that pipelines more than this waits for the first of them.
-const PENDING_MAX: usize = 1024;
-const PENDING_BYTES_MAX: usize = 32 << 20;
+/// More requests than this are not carried out together, nor more bytes.
+const BURST_MAX: usize = 1024;
+const BURST_BYTES_MAX: usize = 1 << 20;
 /// Replies of this size are sent before more are made.
-const OUTPUT_BYTES: usize = 1 << 20;
+const OUTPUT_BYTES: usize = 256 << 10;
 const READ_BYTES: usize = 16 << 10;
+/// A long request is read in larger pieces.
+const READ_BYTES_MAX: usize = 1 << 20;
 
 impl Connection<'_> {
     pub(super) fn new(server: &Server, stream: TcpStream, id: u64) -> Connection<'_> {
         Connection {
             server,
-            session: Session { id, name: None },
+            client: Client::new(id, !server.has_password()),
             stream,
             decoder: RequestDecoder::default(),
             input: BytesMut::new(),
             output: BytesMut::new(),
-            pending: Vec::new(),
-            pending_bytes: 0,
-            run: Run::None,
+            burst: Burst::default(),
+            share: server.budget.share(),
         }
     }
 
@@ -88,108 +76,116 @@ impl Connection<'_> {
             if !goes_on {
                 return self.stream.shutdown().await;
             }
-            self.input.reserve(READ_BYTES);
+            let bytes = self.input.len().clamp(READ_BYTES, READ_BYTES_MAX);
+            self.input.reserve(bytes);
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 return Ok(());
             }
+            if !self.share.hold(self.input.len()).await {
+                let reply =
+                    "ERR too much is waiting at this node to be carried out: try again later";
+                self.send(Reply::error(reply), self.client.protocol).await?;
+                self.flush().await?;
+                return self.stream.shutdown().await;
+            }
         }
     }
 
-    /// Begins all requests that have arrived whole. Says whether the connection goes on.
+    /// Takes all requests that have arrived whole. Says whether the connection goes on.
     async fn take_requests(&mut self) -> io::Result<bool> {
         loop {
-            let request = match self.decoder.decode(&mut self.input) {
-                Ok(Some(request)) => request,
+            let words = match self.decoder.decode(&mut self.input) {
+                Ok(Some(words)) => words,
                 Ok(None) => return Ok(true),
                 Err(error) => {
-                    let reply = Reply::error(format!("ERR Protocol error: {error}"));
-                    self.pending.push(Pending::Reply(reply));
+                    self.reply(Reply::error(format!("ERR Protocol error: {error}")));
                     return Ok(false);
                 }
             };
-            self.pending_bytes += request.iter().map(Bytes::len).sum::<usize>();
-            if !self.begin(request).await? {
+            if !self.take(&words).await? {
                 return Ok(false);
             }
-            if self.pending.len() >= PENDING_MAX || self.pending_bytes >= PENDING_BYTES_MAX {
+            if self.burst.replies.len() >= BURST_MAX || self.burst.bytes >= BURST_BYTES_MAX {
                 self.settle().await?;
             }
         }
     }
 
-    async fn begin(&mut self, request: Request) -> io::Result<bool> {
-        match commands::plan(self.server, &mut self.session, &request) {
-            Plan::Reply(reply) => self.pending.push(Pending::Reply(reply)),
+    async fn take(&mut self, words: &Words) -> io::Result<bool> {
+        let plan = commands::plan(self.server, &mut self.client, words);
+        if self.client.transaction.is_some() && !ends_transaction(&plan) {
+            self.queue(plan, words).await;
+            return Ok(true);
+        }
+        match plan {
+            Plan::Refused(reply) | Plan::Reply(reply) => self.reply(reply),
             Plan::Quit(reply) => {
-                self.pending.push(Pending::Reply(reply));
+                self.reply(reply);
                 return Ok(false);
             }
-            Plan::Write { key, command } => {
-                let slot = cluster::slot(&key);
-                if self.leads(Run::Writes, slot).await? {
-                    let answer = self.server.propose(&command);
-                    self.pending.push(Pending::Write { answer, slot });
-                }
-            }
-            Plan::Read { key } => {
-                let slot = cluster::slot(&key);
-                if self.leads(Run::Reads, slot).await? {
-                    let answer = self.server.read(key);
-                    self.pending.push(Pending::Read { answer, slot });
-                }
-            }
-            Plan::Later(reply) => {
+            Plan::Store(command) => self.add(command, words).await?,
+            Plan::Steps(steps) => {
                 self.settle().await?;
-                self.pending.push(Pending::Reply(reply.await));
+                let reply = self.go(steps, commands::slot(words)).await;
+                self.reply(reply);
             }
         }
         Ok(true)
     }
 
-    /// Before a write or read: waits for the other kind to be done, and for a leader to be known. If it is not this node,
-    /// the client is told, and `false` is returned.
-    async fn leads(&mut self, run: Run, slot: u16) -> io::Result<bool> {
-        if self.run != run {
-            self.settle().await?;
-            self.run = run;
-        }
-        match self.server.wait_to_lead(slot).await {
-            Ok(()) => Ok(true),
-            Err(elsewhere) => {
-                self.pending.push(Pending::Reply(elsewhere));
-                Ok(false)
-            }
-        }
+    fn reply(&mut self, reply: Reply) {
+        self.owe(Pending::Reply(reply));
     }
 
-    /// Waits for all that is under way.
+    fn owe(&mut self, pending: Pending) {
+        self.burst.replies.push((self.client.protocol, pending));
+    }
+
+    /// Adds a command to those that are carried out together.
+    async fn add(&mut self, command: Command, words: &Words) -> io::Result<()> {
+        let bytes: usize = words.iter().map(Bytes::len).sum();
+        let is_other = |before: &Command| before.is_write() != command.is_write();
+        // A node that does not lead carries out the reads, and not the writes.
+        let is_apart = self.client.is_readonly && self.burst.commands.last().is_some_and(is_other);
+        if is_apart || self.burst.bytes + bytes > REQUEST_BYTES_MAX {
+            self.settle().await?;
+        }
+        self.burst.bytes += bytes;
+        let slot = commands::slot(words);
+        self.owe(Pending::Owed { slot });
+        self.burst.commands.push(command);
+        Ok(())
+    }
+
+    /// Carries out what was taken, and sends the replies.
     async fn settle(&mut self) -> io::Result<()> {
-        self.run = Run::None;
-        self.pending_bytes = 0;
-        for pending in std::mem::take(&mut self.pending) {
-            let reply = match pending {
-                Pending::Reply(reply) => reply,
-                Pending::Write { answer, slot } => {
-                    match answer.await.unwrap_or(Err(NotDone::Unknown)) {
-                        Ok(output) => reply_to_write(output),
-                        Err(not_done) => self.server.reply_to_not_done(not_done, slot),
-                    }
-                }
-                Pending::Read { answer, slot } => {
-                    match answer.await.unwrap_or(Err(NotDone::Unknown)) {
-                        Ok(value) => value.map_or(Reply::Nil, Reply::Bulk),
-                        // A read changes nothing, so it may be asked again whatever became of it.
-                        Err(NotDone::Unknown) => {
-                            Reply::error("TRYAGAIN the read could not be confirmed in time")
-                        }
-                        Err(not_done) => self.server.reply_to_not_done(not_done, slot),
-                    }
+        let burst = std::mem::take(&mut self.burst);
+        let is_readonly = self.client.is_readonly;
+        let outcome = match burst.commands.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.server.carry_out(burst.commands, is_readonly).await,
+        };
+        let (mut outputs, undone) = match outcome {
+            Ok(outputs) => (outputs.into_iter(), None),
+            Err(undone) => (Vec::new().into_iter(), Some(undone)),
+        };
+        for (protocol, pending) in burst.replies {
+            let reply = match (pending, &undone) {
+                (Pending::Reply(reply), _) => reply,
+                (Pending::Owed { slot }, Some(undone)) => undone.reply(slot),
+                (Pending::Owed { .. }, None) => {
+                    Reply::of(outputs.next().expect("each command has an output"))
                 }
             };
-            reply.encode(&mut self.output);
-            if self.output.len() >= OUTPUT_BYTES {
-                self.flush().await?;
-            }
+            self.send(reply, protocol).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, reply: Reply, protocol: Protocol) -> io::Result<()> {
+        let mut encoder = Encoder::new(reply, protocol);
+        while encoder.encode(&mut self.output, OUTPUT_BYTES) {
+            self.flush().await?;
         }
         Ok(())
     }
@@ -199,4 +195,52 @@ impl Connection<'_> {
         self.output.clear();
         Ok(())
     }
+
+    /// Keeps a command for EXEC.
+    async fn queue(&mut self, plan: Plan, words: &Words) {
+        let bytes: usize = words.iter().map(Bytes::len).sum();
+        let slot = commands::slot(words);
+        let queued = match plan {
+            Plan::Store(command) => match self.server.wait_to_lead().await {
+                Ok(()) => Ok(Queued::Command(command)),
+                Err(undone) => Err(undone.reply(slot)),
+            },
+            Plan::Refused(error) => Err(error),
+            Plan::Reply(reply) => Ok(Queued::Reply(reply)),
+            Plan::Steps(Steps::Multi) => {
+                // Redis does not break the transaction for this.
+                return self.reply(Reply::error("ERR MULTI calls can not be nested"));
+            }
+            Plan::Steps(Steps::Watch(_)) => {
+                return self.reply(Reply::error("ERR WATCH inside MULTI is not allowed"));
+            }
+            Plan::Steps(_) | Plan::Quit(_) => {
+                Err(Reply::error("ERR Command not allowed inside a transaction"))
+            }
+        };
+        let transaction = self.client.transaction.as_mut().expect("there is one");
+        transaction.bytes += bytes;
+        let is_large =
+            transaction.bytes > REQUEST_BYTES_MAX || transaction.queued.len() >= BURST_MAX;
+        let reply = match queued {
+            Ok(_) if is_large => Reply::error(format!(
+                "ERR a transaction has at most {BURST_MAX} commands and {REQUEST_BYTES_MAX} bytes"
+            )),
+            Ok(queued) => {
+                transaction.queued.push(queued);
+                return self.reply(Reply::Simple("QUEUED"));
+            }
+            Err(reply) => reply,
+        };
+        transaction.is_broken = true;
+        self.reply(reply);
+    }
+}
+
+/// Whether a command ends the transaction that is under way, or the connection.
+fn ends_transaction(plan: &Plan) -> bool {
+    matches!(
+        plan,
+        Plan::Steps(Steps::Exec | Steps::Discard) | Plan::Quit(_)
+    )
 }

@@ -1,88 +1,140 @@
 //! The face for clients: the Redis protocol, in the manner of a Redis Cluster.
 //!
 //! Each node answers. Only the leader serves keys; the others say `-MOVED` with its address, as a Redis Cluster does, so
-//! that cluster clients follow the leader by themselves.
+//! that cluster clients follow the leader by themselves. A client that has said `READONLY` reads at any node, and what it reads is as new
+//! as at the leader.
 //!
 //! # Undecided is not refused
 //!
 //! Stock clients send a command again when they hear `-MOVED`, `-TRYAGAIN` or `-CLUSTERDOWN`. So a node says that of a
 //! write only when it will certainly never be applied. A write whose leader was lost under way is waited for; if that
-//! takes too long, the answer is `-ERR outcome unknown`, and what to do then is up to the client.
+//! takes too long, the answer is `-ERR outcome unknown`, and what to do then is up to the client. With a session it may ask again.
+//!
+//! # What bad input gets
+//!
+//! What is no command is answered as Redis does, and the connection goes on. What is not even a request (`-ERR Protocol error`) ends it.
+//! Limits: a key has 64 KiB, a value and an argument 8 MiB, a request and a transaction 16 MiB, a request 65,536 arguments and a
+//! transaction 1,024 commands; 10,000 clients are served, and 512 MiB of what they send is kept at a time.
 
+mod ask;
+mod budget;
+mod client;
 mod cluster;
 mod commands;
 mod connection;
+mod cursors;
+mod info;
 mod raft;
-mod resp;
+mod reply;
+mod request;
+mod steps;
+mod undone;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use duramen_wal::NodeId;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use crate::kv::{Command, Kv, Output};
-use crate::node::{AddressBook, Handle, NotDone, Status};
-use crate::replica::Members;
+use crate::kv::{Kv, Usage};
+use crate::node::{AddressBook, Handle, Status};
+use crate::replica::{Members, Replica};
+use crate::session::{OpenSessions, Sessions};
+
+pub use request::{ProtocolError, RequestDecoder, Words};
+
+use budget::Budget;
 use connection::Connection;
-use resp::Reply;
+use cursors::Cursors;
+
+/// What the program replicates: the store, with sessions around it.
+pub type Machine = Sessions<Kv>;
+
+/// What a machine shows of itself while the node has it.
+#[derive(Debug, Clone)]
+pub struct Gauges {
+    usage: Usage,
+    sessions: OpenSessions,
+}
+
+impl Gauges {
+    /// Those of a machine, to be taken before the node has it.
+    pub fn of(machine: &Machine) -> Gauges {
+        Gauges {
+            usage: machine.inner().usage(),
+            sessions: machine.open_sessions(),
+        }
+    }
+}
+
+/// How a server is to be.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Options {
+    /// What clients must say first (`AUTH`). By default anybody is served.
+    pub password: Option<String>,
+    /// Commands that may make the store larger are refused while it has more bytes than this. Unlimited by default.
+    pub memory_bytes_max: Option<u64>,
+}
 
 /// Serves clients. Cheap to clone.
 #[derive(Clone)]
 pub struct Server {
-    node: Handle<Kv>,
+    node: Handle<Machine>,
     status: watch::Receiver<Status>,
     addresses: AddressBook,
-    members: Option<Members<Kv>>,
+    members: Members<Machine>,
+    gauges: Gauges,
+    /// The hash of the password.
+    password: Option<blake3::Hash>,
+    memory_bytes_max: Option<u64>,
+    budget: Budget,
+    cursors: Cursors,
+    /// A permit for each client that may still come.
+    places: Arc<Semaphore>,
 }
 
-/// How long a request waits for a leader to be elected.
-const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The version of Redis whose commands these are, for clients that ask.
+const REDIS_VERSION: &str = "7.0.0";
 /// How long to wait before accepting again, when the system has no more connections to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONNECTIONS_MAX: usize = 10_000;
-
-type Answer<T> = oneshot::Receiver<Result<T, NotDone>>;
+/// What clients have sent and is not carried out yet.
+const QUEUED_BYTES_MAX: usize = 512 << 20;
 
 impl Server {
-    /// A server in front of `node`.
-    pub fn new(
-        node: Handle<Kv>,
-        status: watch::Receiver<Status>,
-        addresses: AddressBook,
-    ) -> Server {
+    /// A server in front of a node, whose machine has these gauges.
+    pub fn new(replica: &Replica<Machine>, gauges: Gauges, options: &Options) -> Server {
+        let hash = |password: &String| blake3::hash(password.as_bytes());
         Server {
-            node,
-            status,
-            addresses,
-            members: None,
+            node: replica.handle(),
+            status: replica.watch(),
+            addresses: replica.addresses(),
+            members: replica.members(),
+            gauges,
+            password: options.password.as_ref().map(hash),
+            memory_bytes_max: options.memory_bytes_max,
+            budget: Budget::new(QUEUED_BYTES_MAX),
+            cursors: Cursors::default(),
+            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         }
     }
 
-    /// The same, which lets clients change who belongs to the cluster.
-    #[must_use]
-    pub fn with_members(mut self, members: Members<Kv>) -> Server {
-        self.members = Some(members);
-        self
-    }
-
-    /// Takes in clients, for ever. When this is dropped, all of them are.
+    /// Takes in clients, for ever. If this is dropped they are all disconnected.
     pub async fn listen(self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut clients = JoinSet::new();
         let mut id = 0;
         loop {
-            let place = places
-                .clone()
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
-            let (stream, client) = match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = clients.join_next() => continue,
+            };
+            let (stream, client) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a client");
@@ -91,16 +143,27 @@ impl Server {
                 }
             };
             id += 1;
-            while clients.try_join_next().is_some() {}
             let server = self.clone();
             clients.spawn(async move {
-                let _ = stream.set_nodelay(true);
-                if let Err(error) = Connection::new(&server, stream, id).serve().await {
+                if let Err(error) = server.serve(stream, id).await {
                     tracing::debug!(%client, %error, "lost a client");
                 }
-                drop(place);
             });
         }
+    }
+
+    async fn serve(&self, mut stream: TcpStream, id: u64) -> std::io::Result<()> {
+        let Ok(_place) = self.places.try_acquire() else {
+            return stream
+                .write_all(b"-ERR max number of clients reached\r\n")
+                .await;
+        };
+        stream.set_nodelay(true)?;
+        Connection::new(self, stream, id).serve().await
+    }
+
+    fn connected(&self) -> usize {
+        CONNECTIONS_MAX - self.places.available_permits()
     }
 
     fn status(&self) -> Status {
@@ -111,64 +174,32 @@ impl Server {
         self.status().id
     }
 
+    fn leads(&self) -> bool {
+        let status = self.status();
+        status.leader == Some(status.id)
+    }
+
     fn client_addresses(&self) -> BTreeMap<NodeId, String> {
         self.addresses.client_addresses()
     }
 
-    fn propose(&self, command: &Command) -> Answer<Output> {
-        let (sender, answer) = oneshot::channel();
-        let on_applied = move |output| drop(sender.send(output));
-        self.node.propose(command.encode(), Box::new(on_applied));
-        answer
+    fn has_password(&self) -> bool {
+        self.password.is_some()
     }
 
-    fn read(&self, key: Bytes) -> Answer<Option<Bytes>> {
-        let (sender, answer) = oneshot::channel();
-        self.node.read(move |kv: Result<&Kv, NotDone>| {
-            let value = kv.map(|kv| kv.find(&key).cloned());
-            drop(sender.send(value));
-        });
-        answer
+    /// Takes as long for a wrong one.
+    fn is_password(&self, password: &[u8]) -> bool {
+        let is_it = |hash| hash == blake3::hash(password);
+        self.password.is_none_or(is_it)
     }
 
-    /// Waits until a leader is known. `Err` is what a client is to be told if it is not this node.
-    async fn wait_to_lead(&self, slot: u16) -> Result<(), Reply> {
-        let mut status = self.status.clone();
-        let known = status.wait_for(|status| self.leader_address(status.leader).is_some());
-        let leader = match timeout(LEADER_TIMEOUT, known).await {
-            Ok(Ok(status)) => status.leader,
-            Ok(Err(_)) => return Err(Reply::error("CLUSTERDOWN this node has stopped")),
-            Err(_) => {
-                return Err(Reply::error(
-                    "CLUSTERDOWN no leader for 2 s: is a majority of the nodes up?",
-                ));
-            }
-        };
-        match leader == Some(self.id()) {
-            true => Ok(()),
-            false => Err(self.moved(leader, slot)),
-        }
+    fn memory_bytes_max(&self) -> Option<u64> {
+        self.memory_bytes_max
     }
 
-    fn reply_to_not_done(&self, not_done: NotDone, slot: u16) -> Reply {
-        match not_done {
-            NotDone::NotLeader { leader } => self.moved(leader, slot),
-            NotDone::Full | NotDone::Failed => Reply::error(format!("MISCONF {not_done}")),
-            NotDone::Unknown => {
-                Reply::error("ERR outcome unknown: the command may have been applied or not")
-            }
-        }
-    }
-
-    fn moved(&self, leader: Option<NodeId>, slot: u16) -> Reply {
-        let elsewhere = leader.filter(|leader| *leader != self.id());
-        match self.leader_address(elsewhere) {
-            Some(address) => Reply::error(format!("MOVED {slot} {address}")),
-            None => Reply::error("TRYAGAIN the leader has changed, the command was not applied"),
-        }
-    }
-
-    fn leader_address(&self, leader: Option<NodeId>) -> Option<String> {
-        self.addresses.client_address(leader?)
+    /// Whether the store has as much as it may have.
+    fn is_full(&self) -> bool {
+        self.memory_bytes_max
+            .is_some_and(|bytes_max| self.gauges.usage.bytes() > bytes_max)
     }
 }

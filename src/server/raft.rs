@@ -9,15 +9,16 @@
 
 use bytes::Bytes;
 
-use super::commands::{Plan, error, unknown_subcommand};
-use super::connection::Session;
-use super::resp::Reply;
-use super::{Members, Server};
-use crate::kv::Kv;
+use super::client::Client;
+use super::commands::{Plan, Steps, error, unknown_subcommand};
+use super::reply::Reply;
+use super::{Machine, Server};
 use crate::node::{ADDRESS_BYTES_MAX, ChangeRefused, NodeId, Report};
-use crate::replica::ChangeError;
+use crate::replica::{ChangeError, Members};
 
-enum Command {
+/// What is to be done about the members.
+#[derive(Debug)]
+pub(super) enum Command {
     Members,
     Add { id: NodeId, address: String },
     Promote(NodeId),
@@ -26,10 +27,7 @@ enum Command {
     Transfer(Option<NodeId>),
 }
 
-pub(super) fn plan(server: &Server, _: &mut Session, request: &[Bytes]) -> Plan {
-    let Some(members) = server.members.clone() else {
-        return error("ERR this node does not offer RAFT");
-    };
+pub(super) fn plan(_: &Server, _: &mut Client, request: &[Bytes]) -> Plan {
     let sub = request[1].to_ascii_lowercase();
     let command = match (&sub[..], &request[2..]) {
         (b"members", []) => Some(Command::Members),
@@ -43,15 +41,19 @@ pub(super) fn plan(server: &Server, _: &mut Session, request: &[Bytes]) -> Plan 
             .map(|(old, new)| Command::Replace { old, new }),
         (b"transfer", []) => Some(Command::Transfer(None)),
         (b"transfer", [id]) => id_of(id).map(|id| Command::Transfer(Some(id))),
-        _ => return unknown_subcommand("RAFT", &request[1]),
+        _ => return unknown_subcommand("RAFT", request),
     };
     match command {
-        Some(command) => Plan::Later(Box::pin(async move {
-            let done = carry_out(&members, command).await;
-            done.unwrap_or_else(|error| reply_to_error(&members, &error))
-        })),
+        Some(command) => Plan::Steps(Steps::Raft(command)),
         None => error("ERR a node is a number, and an address is HOST:PORT"),
     }
+}
+
+/// Carries out a command.
+pub(super) async fn run(server: &Server, command: Command) -> Reply {
+    let members = &server.members;
+    let done = carry_out(members, command).await;
+    done.unwrap_or_else(|error| reply_to_error(members, &error))
 }
 
 fn id_of(word: &Bytes) -> Option<NodeId> {
@@ -64,7 +66,7 @@ fn text_of(word: &Bytes) -> Option<String> {
     is_address.then(|| text.to_owned())
 }
 
-async fn carry_out(members: &Members<Kv>, command: Command) -> Result<Reply, ChangeError> {
+async fn carry_out(members: &Members<Machine>, command: Command) -> Result<Reply, ChangeError> {
     match command {
         Command::Members => return list(members).await,
         Command::Add { id, address } => members.add(id, &address).await?,
@@ -79,7 +81,7 @@ async fn carry_out(members: &Members<Kv>, command: Command) -> Result<Reply, Cha
     Ok(Reply::OK)
 }
 
-fn reply_to_error(members: &Members<Kv>, error: &ChangeError) -> Reply {
+fn reply_to_error(members: &Members<Machine>, error: &ChangeError) -> Reply {
     match error {
         ChangeError::NotLeader { leader } => {
             let leader = leader.and_then(|leader| members.addresses().client_address(leader));
@@ -103,7 +105,7 @@ fn reply_to_error(members: &Members<Kv>, error: &ChangeError) -> Reply {
 }
 
 /// The leader's view; or this node's, if it knows of no leader that clients can reach.
-async fn list(members: &Members<Kv>) -> Result<Reply, ChangeError> {
+async fn list(members: &Members<Machine>) -> Result<Reply, ChangeError> {
     let report = members.report().await?;
     let leader = report.leader.filter(|leader| *leader != report.id);
     let reached = leader.and_then(|leader| members.addresses().client_address(leader));
@@ -112,7 +114,7 @@ async fn list(members: &Members<Kv>) -> Result<Reply, ChangeError> {
     }
     let all = report.membership.all();
     let described = all.into_iter().map(|id| describe(members, &report, id));
-    Ok(map([
+    Ok(Reply::map([
         ("cluster", Reply::bulk(report.cluster.clone())),
         ("node", number(report.id.0)),
         (
@@ -127,7 +129,7 @@ async fn list(members: &Members<Kv>) -> Result<Reply, ChangeError> {
     ]))
 }
 
-fn describe(members: &Members<Kv>, report: &Report, id: NodeId) -> Reply {
+fn describe(members: &Members<Machine>, report: &Report, id: NodeId) -> Reply {
     let membership = &report.membership;
     let role = if membership.voters().any(|voter| voter == id) {
         "voter"
@@ -146,7 +148,7 @@ fn describe(members: &Members<Kv>, report: &Report, id: NodeId) -> Reply {
     let answers = follower
         .map(|follower| follower.answers)
         .or(is_own.then_some(true));
-    map([
+    Reply::map([
         ("id", number(id.0)),
         ("role", Reply::bulk(role)),
         ("peer", Reply::bulk(or(known.peer, member.peer_address))),
@@ -165,12 +167,4 @@ fn describe(members: &Members<Kv>, report: &Report, id: NodeId) -> Reply {
 
 fn number(number: u64) -> Reply {
     Reply::Integer(number as i64)
-}
-
-/// Names and values, one after the other.
-fn map<const N: usize>(pairs: [(&'static str, Reply); N]) -> Reply {
-    let flat = pairs
-        .into_iter()
-        .flat_map(|(name, value)| [Reply::bulk(name), value]);
-    Reply::Array(flat.collect())
 }

@@ -262,18 +262,13 @@ fn input(object: usize, call: Call, told: Told) -> Input<Recorder> {
     let command = match call {
         Call::Get => {
             return Input::Read(Box::new(move |state: Result<&Recorder, NotDone>| {
-                let values = |state: &Recorder| [0, 1].map(|at| state.kv.find(&key(at)).cloned());
+                let values =
+                    |state: &Recorder| [0, 1].map(|at| state.kv.view().find(&key(at)).cloned());
                 tell(state.map(|state| Answer::Values(values(state))));
             }));
         }
-        Call::Set(at, value) => Command::Set {
-            key: key(at),
-            value,
-        },
-        Call::Append(at, value) => Command::Append {
-            key: key(at),
-            value,
-        },
+        Call::Set(at, value) => Command::set(key(at), value),
+        Call::Append(at, value) => Command::append(key(at), value),
         Call::Del => Command::Del {
             keys: (0..KEYS).map(key).collect(),
         },

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use redis::{FromRedisValue, RedisError, ServerErrorKind};
+use redis::{FromRedisValue, RedisError, ServerErrorKind, Value};
 
 /// The program under test.
 pub(crate) const DURAMEN: &str = env!("CARGO_BIN_EXE_duramen");
@@ -270,7 +270,7 @@ fn request(command: &[&str]) -> redis::Cmd {
     cmd
 }
 
-fn connect(address: &str) -> Result<redis::Connection, RedisError> {
+pub(crate) fn connect(address: &str) -> Result<redis::Connection, RedisError> {
     let client = redis::Client::open(format!("redis://{address}"))?;
     let connection = client.get_connection_with_timeout(Duration::from_secs(1))?;
     connection.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -360,5 +360,64 @@ impl Client {
 
     fn try_another(&mut self) {
         self.next = (self.next + 1) % self.addresses.len();
+    }
+}
+
+/// A cluster of one node.
+pub(crate) struct Node {
+    child: Child,
+    base_port: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    /// Starts it, and waits until it leads.
+    pub(crate) fn start() -> Node {
+        Node::start_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn start_with(arguments: &[&str]) -> Node {
+        let (dir, base_port) = (tempfile::tempdir().unwrap(), free_base_port());
+        let mut command = Command::new(DURAMEN);
+        command.args(["serve", "--id", "1", "--end-with-stdin", "--data"]);
+        command.arg(dir.path().join("node-1"));
+        let peers = format!("1=127.0.0.1:{}", base_port + 11);
+        command.args(["--resp", &format!("127.0.0.1:{}", base_port + 1)]);
+        command.args(["--peers", &peers]).args(arguments);
+        command.stdin(Stdio::piped()).env("DURAMEN_TRACE", "warn");
+        let node = Node {
+            child: command.spawn().unwrap(),
+            base_port,
+            _dir: dir,
+        };
+        wait_for("the node to lead", || {
+            let error = ask::<Value>(&node.address(), &["GET", "a"]).err();
+            let is_up = |error: RedisError| error.to_string().contains("Authentication required");
+            error.is_none_or(is_up).then_some(())
+        });
+        node
+    }
+
+    /// What its process has in memory, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib << 10
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.base_port + 1)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -1,40 +1,48 @@
-//! The Redis protocol, RESP2: requests in, replies out.
+//! The Redis protocol, what comes in.
 //!
 //! A request is an array of bulk strings, or a line of words ("inline", for people with telnet). It is parsed piece by
 //! piece as it arrives, each byte once, and its arguments share the memory of the read buffer. Lengths are checked
 //! against limits and never allocated for.
 
-use std::borrow::Cow;
+use bytes::{Buf, Bytes, BytesMut};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use crate::kv::VALUE_BYTES_MAX;
 
 /// A command with its arguments. Never empty.
-pub(super) type Request = Vec<Bytes>;
+pub type Words = Vec<Bytes>;
 
 /// Why the bytes of a client are no request. Redis answers `-ERR Protocol error: ..` and closes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ProtocolError {
+pub enum ProtocolError {
+    /// A line of words has no end.
     #[error("too big inline request")]
     InlineTooBig,
+    /// The line with the number of arguments has no end.
     #[error("too big mbulk count string")]
     CountTooBig,
+    /// The number of arguments is none, or too large.
     #[error("invalid multibulk length")]
     BadCount,
+    /// The line with the length of an argument has no end.
     #[error("too big bulk count string")]
     LengthTooBig,
+    /// The length of an argument is none, or too large.
     #[error("invalid bulk length")]
     BadLength,
+    /// An argument is not a bulk string, but begins with this.
     #[error("expected '$', got '{}'", char::from(*.0).escape_default())]
     NoBulk(u8),
+    /// An argument is longer than it says.
     #[error("a bulk string does not end in CRLF")]
     NoEnd,
+    /// All arguments together are too large.
     #[error("a request of more than {REQUEST_BYTES_MAX} bytes")]
     TooBig,
 }
 
 /// An argument, and all of a request, in bytes. A command has to fit in one entry of the log.
-pub(super) const BULK_BYTES_MAX: usize = 8 << 20;
-const REQUEST_BYTES_MAX: usize = 16 << 20;
+pub(super) const BULK_BYTES_MAX: usize = VALUE_BYTES_MAX;
+pub(super) const REQUEST_BYTES_MAX: usize = 16 << 20;
 const ARGUMENTS_MAX: i64 = 64 << 10;
 const INLINE_BYTES_MAX: usize = 64 << 10;
 /// A line with a length: a byte, digits, CRLF.
@@ -42,7 +50,7 @@ const LENGTH_LINE_BYTES_MAX: usize = 32;
 
 /// Parses requests. Keeps what it has of an unfinished one.
 #[derive(Debug, Default)]
-pub(super) struct RequestDecoder {
+pub struct RequestDecoder {
     array: Option<Array>,
 }
 
@@ -52,13 +60,13 @@ struct Array {
     missing: usize,
     /// The length of the bulk string that comes next, once its line has been read.
     bulk_bytes: Option<usize>,
-    request: Request,
+    request: Words,
     request_bytes: usize,
 }
 
 impl RequestDecoder {
     /// Takes a request off the front of `buf`, if there is a whole one. After an error the connection is of no use.
-    pub(super) fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Request>, ProtocolError> {
+    pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Words>, ProtocolError> {
         loop {
             if let Some(array) = &mut self.array {
                 if !array.fill(buf)? {
@@ -88,7 +96,7 @@ impl RequestDecoder {
                     let words = line
                         .split(u8::is_ascii_whitespace)
                         .filter(|word| !word.is_empty());
-                    let request: Request = words.map(|word| line.slice_ref(word)).collect();
+                    let request: Words = words.map(|word| line.slice_ref(word)).collect();
                     if !request.is_empty() {
                         return Ok(Some(request));
                     }
@@ -181,58 +189,6 @@ fn parse_length(digits: &[u8]) -> Option<i64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// An answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
-    Simple(&'static str),
-    /// Starts with the kind of error, in capitals.
-    Error(Cow<'static, str>),
-    Integer(i64),
-    Bulk(Bytes),
-    Nil,
-    Array(Vec<Reply>),
-}
-
-impl Reply {
-    pub(super) const OK: Reply = Reply::Simple("OK");
-
-    pub(super) fn error(text: impl Into<Cow<'static, str>>) -> Reply {
-        Reply::Error(text.into())
-    }
-
-    pub(super) fn bulk(bytes: impl Into<Bytes>) -> Reply {
-        Reply::Bulk(bytes.into())
-    }
-
-    pub(super) fn encode(&self, buf: &mut BytesMut) {
-        match self {
-            Reply::Simple(text) => put_line(buf, b'+', text.as_bytes()),
-            Reply::Error(text) => {
-                // Parts of it may come from the client: a line end would begin a reply of the client's making.
-                let text = text.replace(['\r', '\n'], " ");
-                put_line(buf, b'-', text.as_bytes());
-            }
-            Reply::Integer(integer) => put_line(buf, b':', integer.to_string().as_bytes()),
-            Reply::Nil => buf.put_slice(b"$-1\r\n"),
-            Reply::Bulk(bytes) => {
-                put_line(buf, b'$', bytes.len().to_string().as_bytes());
-                buf.put_slice(bytes);
-                buf.put_slice(b"\r\n");
-            }
-            Reply::Array(replies) => {
-                put_line(buf, b'*', replies.len().to_string().as_bytes());
-                replies.iter().for_each(|reply| reply.encode(buf));
-            }
-        }
-    }
-}
-
-fn put_line(buf: &mut BytesMut, kind: u8, text: &[u8]) {
-    buf.put_u8(kind);
-    buf.put_slice(text);
-    buf.put_slice(b"\r\n");
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -240,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    fn decode_all(bytes: &[u8]) -> Result<Vec<Request>, ProtocolError> {
+    fn decode_all(bytes: &[u8]) -> Result<Vec<Words>, ProtocolError> {
         let mut buf = BytesMut::from(bytes);
         let mut decoder = RequestDecoder::default();
         let mut requests = Vec::new();
@@ -250,10 +206,13 @@ mod tests {
         Ok(requests)
     }
 
-    fn encode(request: &[Vec<u8>]) -> BytesMut {
-        let mut buf = BytesMut::new();
-        let arguments = request.iter().cloned().map(Reply::bulk).collect();
-        Reply::Array(arguments).encode(&mut buf);
+    fn encode(request: &[Vec<u8>]) -> Vec<u8> {
+        let mut buf = format!("*{}\r\n", request.len()).into_bytes();
+        for word in request {
+            buf.extend(format!("${}\r\n", word.len()).bytes());
+            buf.extend(word);
+            buf.extend(b"\r\n");
+        }
         buf
     }
 
@@ -318,19 +277,5 @@ mod tests {
                 decode_all(bytes).map_or_else(|error| error.to_string(), |_| "none".to_owned());
             assert_eq!(found, error, "{}", bytes.escape_ascii());
         }
-    }
-
-    #[test]
-    fn replies_are_these_bytes() {
-        let mut buf = BytesMut::new();
-        let replies = vec![
-            Reply::OK,
-            Reply::error("ERR a\r\n+b"),
-            Reply::Integer(-1),
-            Reply::bulk("x"),
-            Reply::Nil,
-        ];
-        Reply::Array(replies).encode(&mut buf);
-        assert_eq!(buf, "*5\r\n+OK\r\n-ERR a  +b\r\n:-1\r\n$1\r\nx\r\n$-1\r\n");
     }
 }
