@@ -18,12 +18,14 @@ use crate::storage;
 use crate::transport::Network;
 
 /// What is wrong with a node's disk.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Trouble {
     /// It is full. The node takes no commands until there is space.
+    #[error("full: no commands are taken until there is space")]
     Full,
     /// A write has failed. The node is silent until it is started again.
+    #[error("failed: {0}; repair it and start the node again")]
     Failed(storage::Error),
 }
 

@@ -2,7 +2,9 @@
 
 use duramen_wal::{Index, NodeId, Stats, Term};
 
-use super::{Clock, Counts, Follower, Membership, Network, Node, RoleName, Standing, StateMachine};
+use super::{
+    Clock, Counts, Follower, Membership, Network, Node, RoleName, Standing, StateMachine, Trouble,
+};
 
 /// Takes a node's report.
 pub type OnReport = Box<dyn FnOnce(Report) + Send>;
@@ -51,6 +53,8 @@ pub struct Report {
     pub followers: Vec<Follower>,
     /// How the log's files are.
     pub log: Stats,
+    /// What is wrong with its disk, if anything is.
+    pub trouble: Option<String>,
     /// The snapshots in the node's directory.
     pub snapshots: SnapshotsReport,
     /// What the node has done since it started.
@@ -118,6 +122,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             standing: self.standing,
             followers: raft.followers().collect(),
             log: storage.log_stats(),
+            trouble: self.trouble().map(Trouble::to_string),
             snapshots: self.report_of_snapshots(),
             counts: self.counts(),
         }

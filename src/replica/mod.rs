@@ -79,8 +79,7 @@ impl<S: StateMachine> Replica<S> {
         answer.await.unwrap_or(Err(NotDone::Unknown))
     }
 
-    /// Reads the state machine, linearizably: the query sees every command that was answered before. Only the leader can.
-    /// The query runs on the node's thread, so it must be quick.
+    /// Reads the state machine, linearizably: the query sees every command that was answered before, at whichever node. The query runs on the node's thread, so it must be quick.
     ///
     /// # Errors
     /// It was not read.

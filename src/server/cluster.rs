@@ -1,4 +1,5 @@
-//! The face of a Redis Cluster: one shard with all slots, whose master is the leader.
+//! The face of a Redis Cluster: one shard with all slots, whose master is the leader. As long as nobody leads, it is the last leader that
+//! is known, or else this node, so that clients always have somebody to ask.
 
 use bytes::Bytes;
 use crc::{CRC_16_XMODEM, Crc};
@@ -6,8 +7,9 @@ use duramen_wal::NodeId;
 
 use super::Server;
 use super::client::Client;
-use super::commands::{Plan, unknown_subcommand};
+use super::commands::{Plan, Steps, unknown_subcommand};
 use super::reply::Reply;
+use crate::node::Report;
 
 const SLOTS: u16 = 16384;
 
@@ -22,141 +24,174 @@ pub(super) fn slot(key: &[u8]) -> u16 {
     CRC.checksum(tag.unwrap_or(key)) % SLOTS
 }
 
-pub(super) fn plan(server: &Server, _: &mut Client, request: &[Bytes]) -> Plan {
+/// What a client wants to know about the cluster.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Question {
+    Slots,
+    Shards,
+    Nodes,
+    Info,
+    MyId,
+}
+
+pub(super) fn plan(_: &Server, _: &mut Client, request: &[Bytes]) -> Plan {
     let sub = request[1].to_ascii_lowercase();
-    let reply = match (&sub[..], request.len()) {
-        (b"slots", 2) => slots(server),
-        (b"shards", 2) => shards(server),
-        (b"nodes", 2) => nodes(server),
-        (b"info", 2) => info(server),
-        (b"myid", 2) => Reply::bulk(id_of(server.id())),
-        (b"keyslot", 3) => Reply::Integer(slot(&request[2]).into()),
+    Plan::Steps(Steps::Cluster(match (&sub[..], request.len()) {
+        (b"slots", 2) => Question::Slots,
+        (b"shards", 2) => Question::Shards,
+        (b"nodes", 2) => Question::Nodes,
+        (b"info", 2) => Question::Info,
+        (b"myid", 2) => Question::MyId,
+        (b"keyslot", 3) => return Plan::Reply(Reply::Integer(slot(&request[2]).into())),
         _ => return unknown_subcommand("CLUSTER", request),
+    }))
+}
+
+/// Answers a question.
+pub(super) async fn answer(server: &Server, question: Question) -> Reply {
+    let Some(report) = server.report().await else {
+        return Reply::error("CLUSTERDOWN the node has stopped");
     };
-    Plan::Reply(reply)
+    let face = Face::new(server, &report);
+    match question {
+        Question::Slots => face.slots(),
+        Question::Shards => face.shards(),
+        Question::Nodes => face.nodes(),
+        Question::Info => face.info(),
+        Question::MyId => Reply::bulk(id_of(report.id, report.uuid)),
+    }
 }
 
 /// A node as clients see it.
 struct Member {
-    id: NodeId,
+    node: NodeId,
+    id: String,
     host: String,
     port: i64,
     is_master: bool,
 }
 
-/// All nodes whose client address is known, the master first: the leader, or this node as long as there is none.
-fn members(server: &Server) -> Vec<Member> {
-    let addresses = server.client_addresses();
-    let leader = server
-        .status()
-        .leader
-        .filter(|leader| addresses.contains_key(leader));
-    let master = leader.unwrap_or(server.id());
-    let mut members: Vec<Member> = addresses
-        .into_iter()
-        .filter_map(|(id, address)| {
+/// The cluster as clients see it.
+struct Face<'a> {
+    report: &'a Report,
+    /// The master is the first.
+    members: Vec<Member>,
+}
+
+impl Face<'_> {
+    /// All nodes of which it is known where clients reach them.
+    fn new<'a>(server: &Server, report: &'a Report) -> Face<'a> {
+        let reached = |node: NodeId| {
+            let member = report.membership.member(node);
+            let known = server.addresses.client_address(node);
+            let address = known.or(member.map(|member| member.client_address.clone()))?;
             let (host, port) = address.rsplit_once(':')?;
+            let host = host.trim_matches(['[', ']']).to_owned();
+            let uuid = match node == report.id {
+                true => report.uuid,
+                false => member.map_or(0, |member| member.uuid),
+            };
             Some(Member {
-                id,
-                host: host.trim_matches(['[', ']']).to_owned(),
+                node,
+                id: id_of(node, uuid),
+                host,
                 port: port.parse().ok()?,
-                is_master: id == master,
+                is_master: false,
             })
-        })
-        .collect();
-    members.sort_by_key(|member| (!member.is_master, member.id));
-    members
-}
+        };
+        let mut all = report.membership.all();
+        all.insert(report.id);
+        let mut members: Vec<Member> = all.into_iter().filter_map(reached).collect();
+        let leader = report.leader.or(server.last_leader());
+        let is_there = |leader: &NodeId| members.iter().any(|member| member.node == *leader);
+        let master = leader.filter(is_there).unwrap_or(report.id);
+        for member in &mut members {
+            member.is_master = member.node == master;
+        }
+        members.sort_by_key(|member| (!member.is_master, member.node));
+        Face { report, members }
+    }
 
-/// Redis wants 40 hex digits.
-fn id_of(node: NodeId) -> String {
-    format!("{:040x}", node.0)
-}
+    fn slots(&self) -> Reply {
+        let mut range = vec![Reply::Integer(0), Reply::Integer(i64::from(SLOTS) - 1)];
+        range.extend(self.members.iter().map(|member| {
+            Reply::Array(vec![
+                Reply::bulk(member.host.clone()),
+                Reply::Integer(member.port),
+                Reply::bulk(member.id.clone()),
+                Reply::Array(Vec::new()),
+            ])
+        }));
+        Reply::Array(vec![Reply::Array(range)])
+    }
 
-fn slots(server: &Server) -> Reply {
-    let mut range = vec![Reply::Integer(0), Reply::Integer(i64::from(SLOTS) - 1)];
-    range.extend(members(server).into_iter().map(|member| {
-        Reply::Array(vec![
-            Reply::bulk(member.host),
-            Reply::Integer(member.port),
-            Reply::bulk(id_of(member.id)),
-        ])
-    }));
-    Reply::Array(vec![Reply::Array(range)])
-}
-
-fn shards(server: &Server) -> Reply {
-    let nodes = members(server).into_iter().map(|member| {
-        Reply::Array(vec![
-            Reply::bulk("id"),
-            Reply::bulk(id_of(member.id)),
-            Reply::bulk("port"),
-            Reply::Integer(member.port),
-            Reply::bulk("ip"),
-            Reply::bulk(member.host.clone()),
-            Reply::bulk("endpoint"),
-            Reply::bulk(member.host),
-            Reply::bulk("role"),
-            Reply::bulk(if member.is_master {
+    fn shards(&self) -> Reply {
+        let applied = self.report.applied.0 as i64;
+        let nodes = self.members.iter().map(|member| {
+            let role = if member.is_master {
                 "master"
             } else {
                 "replica"
-            }),
-            Reply::bulk("replication-offset"),
-            Reply::Integer(server.status().applied.0 as i64),
-            Reply::bulk("health"),
-            Reply::bulk("online"),
-        ])
-    });
-    Reply::Array(vec![Reply::Array(vec![
-        Reply::bulk("slots"),
-        Reply::Array(vec![
-            Reply::Integer(0),
-            Reply::Integer(i64::from(SLOTS) - 1),
-        ]),
-        Reply::bulk("nodes"),
-        Reply::Array(nodes.collect()),
-    ])])
+            };
+            Reply::map([
+                ("id", Reply::bulk(member.id.clone())),
+                ("port", Reply::Integer(member.port)),
+                ("ip", Reply::bulk(member.host.clone())),
+                ("endpoint", Reply::bulk(member.host.clone())),
+                ("role", Reply::bulk(role)),
+                ("replication-offset", Reply::Integer(applied)),
+                ("health", Reply::bulk("online")),
+            ])
+        });
+        let all = vec![Reply::Integer(0), Reply::Integer(i64::from(SLOTS) - 1)];
+        let shard = Reply::map([
+            ("slots", Reply::Array(all)),
+            ("nodes", Reply::Array(nodes.collect())),
+        ]);
+        Reply::Array(vec![shard])
+    }
+
+    /// One line a node: id, address, flags, master, ping sent, pong received, epoch, link, slots.
+    fn nodes(&self) -> Reply {
+        let master = self.members.first().map_or("-", |master| &master.id);
+        let term = self.report.term;
+        let lines = self.members.iter().map(|member| {
+            let (id, host, port) = (&member.id, &member.host, member.port);
+            let bus = port + 10_000;
+            let myself = if member.node == self.report.id {
+                "myself,"
+            } else {
+                ""
+            };
+            let (role, of, slots) = match member.is_master {
+                true => ("master", "-", format!(" 0-{}", SLOTS - 1)),
+                false => ("slave", master, String::new()),
+            };
+            format!("{id} {host}:{port}@{bus} {myself}{role} {of} 0 0 {term} connected{slots}\n")
+        });
+        Reply::Verbatim(lines.collect())
+    }
+
+    fn info(&self) -> Reply {
+        let state = match self.report.leader {
+            Some(_) => "ok",
+            None => "fail",
+        };
+        let (slots, known, term) = (SLOTS, self.members.len(), self.report.term);
+        Reply::Verbatim(format!(
+            "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{slots}\r\ncluster_slots_ok:{slots}\r\n\
+             cluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{known}\r\ncluster_size:1\r\n\
+             cluster_current_epoch:{term}\r\ncluster_my_epoch:{term}\r\n"
+        ))
+    }
 }
 
-/// One line a node: id, address, flags, master, ping sent, pong received, epoch, link, slots.
-fn nodes(server: &Server) -> Reply {
-    let members = members(server);
-    let master = members
-        .first()
-        .map_or("-".to_owned(), |master| id_of(master.id));
-    let term = server.status().term;
-    let lines = members.iter().map(|member| {
-        let (id, host, port) = (id_of(member.id), &member.host, member.port);
-        let bus = port + 10_000;
-        let myself = if member.id == server.id() {
-            "myself,"
-        } else {
-            ""
-        };
-        let (role, of, slots) = match member.is_master {
-            true => ("master", "-", format!(" 0-{}", SLOTS - 1)),
-            false => ("slave", &master[..], String::new()),
-        };
-        format!("{id} {host}:{port}@{bus} {myself}{role} {of} 0 0 {term} connected{slots}\n")
-    });
-    Reply::bulk(lines.collect::<String>())
-}
-
-fn info(server: &Server) -> Reply {
-    let status = server.status();
-    let state = if status.leader.is_some() {
-        "ok"
-    } else {
-        "fail"
-    };
-    let known = server.client_addresses().len();
-    let (slots, term) = (SLOTS, status.term);
-    Reply::bulk(format!(
-        "cluster_enabled:1\r\ncluster_state:{state}\r\ncluster_slots_assigned:{slots}\r\ncluster_slots_ok:{slots}\r\n\
-         cluster_slots_pfail:0\r\ncluster_slots_fail:0\r\ncluster_known_nodes:{known}\r\ncluster_size:1\r\n\
-         cluster_current_epoch:{term}\r\ncluster_my_epoch:{term}\r\n"
-    ))
+/// Redis wants 40 hex digits: those of the uuid, or of the node's number as long as that is not known.
+fn id_of(node: NodeId, uuid: u128) -> String {
+    match uuid {
+        0 => format!("{:040x}", node.0),
+        uuid => format!("{uuid:040x}"),
+    }
 }
 
 #[cfg(test)]

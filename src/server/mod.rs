@@ -30,9 +30,9 @@ mod request;
 mod steps;
 mod undone;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use duramen_wal::NodeId;
 use tokio::io::AsyncWriteExt;
@@ -42,7 +42,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::kv::{Kv, Usage};
-use crate::node::{AddressBook, Handle, Status};
+use crate::node::{AddressBook, Handle, Report, Status};
 use crate::replica::{Members, Replica};
 use crate::session::{OpenSessions, Sessions};
 
@@ -95,6 +95,9 @@ pub struct Server {
     memory_bytes_max: Option<u64>,
     budget: Budget,
     cursors: Cursors,
+    /// 0 for nobody.
+    last_leader: Arc<AtomicU64>,
+    started: Instant,
     /// A permit for each client that may still come.
     places: Arc<Semaphore>,
 }
@@ -121,6 +124,8 @@ impl Server {
             memory_bytes_max: options.memory_bytes_max,
             budget: Budget::new(QUEUED_BYTES_MAX),
             cursors: Cursors::default(),
+            last_leader: Arc::default(),
+            started: Instant::now(),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         }
     }
@@ -167,7 +172,11 @@ impl Server {
     }
 
     fn status(&self) -> Status {
-        *self.status.borrow()
+        let status = *self.status.borrow();
+        if let Some(leader) = status.leader {
+            self.last_leader.store(leader.0, Ordering::Relaxed);
+        }
+        status
     }
 
     fn id(&self) -> NodeId {
@@ -179,8 +188,15 @@ impl Server {
         status.leader == Some(status.id)
     }
 
-    fn client_addresses(&self) -> BTreeMap<NodeId, String> {
-        self.addresses.client_addresses()
+    /// How the node is. `None` if it has ended.
+    async fn report(&self) -> Option<Report> {
+        self.members.report().await.ok()
+    }
+
+    /// Who led last, as far as somebody has asked meanwhile.
+    fn last_leader(&self) -> Option<NodeId> {
+        let last = NodeId(self.last_leader.load(Ordering::Relaxed));
+        Some(last).filter(|last| last.0 != 0)
     }
 
     fn has_password(&self) -> bool {

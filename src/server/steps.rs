@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::client::{Queued, Transaction};
+use super::cluster;
 use super::commands::Steps;
 use super::connection::Connection;
 use super::info;
@@ -49,7 +50,8 @@ impl Connection<'_> {
             }
             Steps::CloseSession(session) => self.act(Action::Close { session }).await,
             Steps::Raft(command) => Ok(raft::run(self.server, command).await),
-            Steps::Info(sections) => Ok(info::info(self.server, &sections)),
+            Steps::Cluster(question) => Ok(cluster::answer(self.server, question).await),
+            Steps::Info(sections) => Ok(info::info(self.server, &sections).await),
         };
         done.unwrap_or_else(|undone| undone.reply(slot))
     }

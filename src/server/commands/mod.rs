@@ -64,6 +64,7 @@ pub(super) enum Steps {
     },
     CloseSession(SessionId),
     Info(Vec<Bytes>),
+    Cluster(cluster::Question),
     Raft(raft::Command),
 }
 
