@@ -85,8 +85,10 @@ fn caught<T>(job: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
 
 fn take_in(store: &SnapshotStore, install: Install) -> io::Result<(SnapshotId, Lost)> {
     let published = install.publish()?;
+    // Before older ones go: it may be one of them, if newer ones were taken while it came. What has gone is not damaged.
+    let lost = damaged_chunks(store, &published.manifest);
     store.drop_older(SNAPSHOTS_KEPT)?;
-    Ok((published.id, damaged_chunks(store, &published.manifest)))
+    Ok((published.id, lost))
 }
 
 /// The log will be purged on the strength of this snapshot, so all of it is read again: of what it shares with earlier ones,
@@ -175,3 +177,38 @@ pub(super) fn damaged_chunks(store: &SnapshotStore, manifest: &Manifest) -> Lost
 }
 
 const WRITE_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use duramen_disk::SimDisk;
+
+    use super::*;
+
+    fn store() -> SnapshotStore {
+        let options = duramen_snapshot::Options::default();
+        SnapshotStore::open_on(Arc::new(SimDisk::new()), "/snapshots", options).unwrap()
+    }
+
+    fn publish(store: &SnapshotStore, index: u64) -> Manifest {
+        let mut writer = store.begin(Meta::new(1, index)).unwrap();
+        writer.write_all(&index.to_le_bytes().repeat(100)).unwrap();
+        writer.publish().unwrap().manifest
+    }
+
+    #[test]
+    fn a_snapshot_that_is_overtaken_while_it_comes_is_dropped_and_not_damaged() {
+        let (there, here) = (store(), store());
+        let manifest = publish(&there, 3);
+        let mut install = here.begin_install(manifest).unwrap();
+        for name in install.missing() {
+            install.put(name, &there.read_chunk(name).unwrap()).unwrap();
+        }
+        publish(&here, 5);
+        publish(&here, 6);
+        let (id, lost) = take_in(&here, install).unwrap();
+        assert!(here.manifest(id).is_err(), "it is the third newest");
+        assert!(lost.is_empty());
+    }
+}

@@ -71,6 +71,11 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                 tracing::warn!(%error, "no space to mend a snapshot");
                 return Ok(());
             }
+            // Newer snapshots have taken its place, and it was dropped.
+            Err(duramen_snapshot::Error::UnknownChunk { .. }) => {
+                self.snapshots.mending = None;
+                return Ok(());
+            }
             repaired => repaired?,
         }
         mending.wanted.remove(&chunk);
