@@ -1,5 +1,5 @@
-//! Planted bugs of core, storage and node, each caught by the layer that is meant for it: a proof that the tests and the simulator
-//! can see.
+//! Planted bugs of core, storage, node and sessions, each caught by the layer that is meant for it: a proof that the tests and the
+//! simulator can see.
 //!
 //! `RUSTFLAGS="--cfg canary" CARGO_TARGET_DIR=target/canary cargo test --release -p duramen --test canaries -- --nocapture`
 
@@ -46,6 +46,7 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "lib",
         "raft::tests::repair::acknowledgements_and_what_is_handed_out_stop_before_the_first_bad_entry",
     ),
+    ("call_is_repeated", "kv_labs", "service::unreliable"),
     (
         "commit_by_counting_earlier_terms",
         "lib",
@@ -100,6 +101,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "snapshot_moves_back",
         "lib",
         "raft::tests::snapshot::a_snapshot_never_moves_the_state_backwards",
+    ),
+    (
+        "snapshot_without_sessions",
+        "kv_labs",
+        "snapshots::snapshot_recover",
     ),
     (
         "stale_rejection_counts",
