@@ -4,6 +4,9 @@
 //! The search is that of Wing and Gong with the memory of Lowe (2017): it goes through the orders depth first, and remembers
 //! which sets of operations led to which state. An operation whose outcome is unknown may have taken effect at any moment after
 //! its call, or never. For short histories of few clients; one object, one key at a time.
+//!
+//! Of what can be next, that is tried first which returned first. So what may take effect for long, a call that was repeated or one of
+//! unknown outcome, is put where a read shows it, and not first wherever it shows nowhere: the search would learn of that too late.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -32,6 +35,13 @@ pub struct Operation<C, O> {
     pub returned: Option<(u64, O)>,
 }
 
+impl<C, O> Operation<C, O> {
+    /// When it returned; never, if that is not known.
+    fn returned_at(&self) -> u64 {
+        self.returned.as_ref().map_or(u64::MAX, |(at, _)| *at)
+    }
+}
+
 /// What a check found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -51,8 +61,11 @@ const STEPS_MAX: usize = 2_000_000;
 
 /// Checks a history of one object.
 pub fn check<M: Model>(history: &[Operation<M::Call, M::Output>]) -> Verdict {
+    let mut by_return: Vec<usize> = (0..history.len()).collect();
+    by_return.sort_by_key(|at| history[*at].returned_at());
     let mut search = Search::<M> {
         history,
+        by_return,
         done: Set(vec![0; history.len().div_ceil(64)]),
         seen: HashSet::new(),
         path: Vec::new(),
@@ -77,9 +90,11 @@ impl Set {
 
 struct Search<'h, M: Model> {
     history: &'h [Operation<M::Call, M::Output>],
+    /// The operations in the order of their returns.
+    by_return: Vec<usize>,
     done: Set,
     seen: HashSet<(Set, M::State)>,
-    /// The order so far: each operation with the state before it.
+    /// The order so far: each operation, by its place in `by_return`, with the state before it.
     path: Vec<(usize, M::State)>,
     explained: usize,
 }
@@ -96,19 +111,20 @@ impl<M: Model> Search<'_, M> {
                 return Verdict::GaveUp;
             }
             match self.next(&state, from) {
-                Some((at, after)) => {
-                    self.path.push((at, std::mem::replace(&mut state, after)));
+                Some((place, after)) => {
+                    self.path
+                        .push((place, std::mem::replace(&mut state, after)));
                     self.explained = self.explained.max(self.path.len());
                     from = 0;
                 }
                 None => {
-                    let Some((at, before)) = self.path.pop() else {
+                    let Some((place, before)) = self.path.pop() else {
                         return Verdict::NotLinearizable {
                             explained: self.explained,
                         };
                     };
-                    self.done.flip(at);
-                    (state, from) = (before, at + 1);
+                    self.done.flip(self.by_return[place]);
+                    (state, from) = (before, place + 1);
                 }
             }
         }
@@ -120,17 +136,15 @@ impl<M: Model> Search<'_, M> {
         operations.all(|(at, operation)| operation.returned.is_none() || self.done.has(at))
     }
 
-    /// The first operation from `from` on that can be the next one, in a way that was not tried. It is done then.
+    /// The first operation from the place `from` on that can be the next one, in a way that was not tried. It is done then.
     fn next(&mut self, state: &M::State, from: usize) -> Option<(usize, M::State)> {
         // What was called after another one returned comes after it.
-        let open = self
-            .history
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| !self.done.has(*at));
-        let returns = open.filter_map(|(_, operation)| Some(operation.returned.as_ref()?.0));
-        let first_return = returns.min().unwrap_or(u64::MAX);
-        for at in from..self.history.len() {
+        let mut returns = self.by_return.iter().filter(|at| !self.done.has(**at));
+        let first_return = returns
+            .next()
+            .map_or(u64::MAX, |at| self.history[*at].returned_at());
+        for place in from..self.by_return.len() {
+            let at = self.by_return[place];
             let operation = &self.history[at];
             if self.done.has(at) || operation.called > first_return {
                 continue;
@@ -145,7 +159,7 @@ impl<M: Model> Search<'_, M> {
             }
             self.done.flip(at);
             if self.seen.insert((self.done.clone(), after.clone())) {
-                return Some((at, after));
+                return Some((place, after));
             }
             self.done.flip(at);
         }
@@ -268,6 +282,50 @@ mod tests {
             let history: History = [vec![unknown.clone()], reads].concat();
             assert_eq!(check::<Counter>(&history), verdict);
         }
+    }
+
+    /// A register.
+    struct Register;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Access {
+        Read,
+        Write(u8),
+    }
+
+    impl Model for Register {
+        type State = u8;
+        type Call = Access;
+        type Output = u8;
+
+        fn step(state: &u8, call: &Access) -> (u8, u8) {
+            match call {
+                Access::Read => (*state, *state),
+                Access::Write(value) => (*value, 0),
+            }
+        }
+    }
+
+    #[test]
+    fn many_writes_that_take_effect_late_are_found_soon() {
+        const LATE: u8 = 40;
+        let operation = |called, call, returned| Operation {
+            called,
+            call,
+            returned,
+        };
+        let mut history: Vec<_> = (1..=LATE)
+            .map(|value| operation(0, Access::Write(value), None))
+            .collect();
+        for time in (10..2000).step_by(10) {
+            history.push(operation(time, Access::Write(0), Some((time + 1, 0))));
+            history.push(operation(time + 2, Access::Read, Some((time + 3, 0))));
+        }
+        for value in 1..=LATE {
+            let time = 2000 + 10 * u64::from(value);
+            history.push(operation(time, Access::Read, Some((time + 1, value))));
+        }
+        assert_eq!(check::<Register>(&history), Verdict::Linearizable);
     }
 
     /// Eight clients, three hundred operations, some of unknown outcome.
