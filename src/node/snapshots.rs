@@ -129,9 +129,16 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     }
 
     fn tell_members(&mut self, fetch: &Fetch) {
+        self.tell_members_but(None, fetch);
+    }
+
+    fn tell_members_but(&mut self, but: Option<NodeId>, fetch: &Fetch) {
         let own = self.raft.id();
         let others = self.raft.membership().all();
-        for to in others.into_iter().filter(|id| *id != own) {
+        for to in others
+            .into_iter()
+            .filter(|id| *id != own && Some(*id) != but)
+        {
             self.send_fetch(to, fetch.clone());
         }
     }
@@ -206,8 +213,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                 self.snapshots.installing.take_if(is_gone);
                 let asked = self.snapshots.installing.as_ref();
                 if asked.is_some_and(|it| it.offer().from == from && it.wants(hash)) {
-                    // It is damaged there. Another one may have it.
-                    self.tell_members(&Fetch::AskChunks { chunks: vec![hash] });
+                    // It is damaged there. Another one may have it: that one would say the same again, and again.
+                    let asks = Fetch::AskChunks { chunks: vec![hash] };
+                    self.tell_members_but(Some(from), &asks);
                 }
             }
             Fetch::Taken { index, manifest } => self.compare(from, Index(index), manifest),

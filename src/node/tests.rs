@@ -19,6 +19,7 @@ use crate::storage::{self, Identity, Storage};
 use crate::transport::{Introduction, Network, Packet, Refusal};
 
 mod admission;
+mod fetching;
 
 /// The world around the node.
 #[derive(Clone, Default)]
