@@ -55,7 +55,7 @@ pub type SimNode<S> = Node<S, Outbox, SimClock>;
 pub(super) struct Machine<S: StateMachine> {
     pub(super) id: NodeId,
     pub(super) disk: SimDisk,
-    clock: SimClock,
+    pub(super) clock: SimClock,
     /// How far its clock is ahead of the world's, in microseconds.
     ahead: u64,
     outbox: Outbox,

@@ -7,15 +7,16 @@ use bytes::Bytes;
 use duramen_wal::NodeId;
 
 use crate::kv::{Kv, Output};
-use crate::node::{Frozen, StateMachine};
+use crate::node::{Frozen, LogTime, StateMachine};
+use crate::session::{Given, Sessions};
 
 /// All commands that were ever applied, in order, with what they gave.
-pub(super) type Applied = Arc<Mutex<Vec<(Bytes, Output)>>>;
+pub(super) type Applied = Arc<Mutex<Vec<(Bytes, Given<Output>)>>>;
 
-/// A key/value store that compares what it applies with what the others applied (State Machine Safety, figure 3), across snapshots
+/// A key/value store with sessions that compares what it applies with what the others applied (State Machine Safety, figure 3), across snapshots
 /// too.
 pub(super) struct Recorder {
-    pub(super) kv: Kv,
+    sessions: Sessions<Kv>,
     id: NodeId,
     /// How many commands are in the state.
     applied: usize,
@@ -25,19 +26,24 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new(id: NodeId, all: Applied) -> Recorder {
         Recorder {
-            kv: Kv::default(),
+            sessions: Sessions::new(Kv::default()),
             id,
             applied: 0,
             all,
         }
     }
+
+    /// The store, to look at.
+    pub(super) fn store(&self) -> &Kv {
+        self.sessions.inner()
+    }
 }
 
 impl StateMachine for Recorder {
-    type Output = Output;
+    type Output = Given<Output>;
 
-    fn apply(&mut self, command: &[u8]) -> Output {
-        let output = self.kv.apply(command);
+    fn apply(&mut self, command: &[u8]) -> Given<Output> {
+        let output = self.sessions.apply(command);
         let mut all = self.all.lock().expect("one thread");
         match all.get(self.applied) {
             None => all.push((Bytes::copy_from_slice(command), output.clone())),
@@ -52,10 +58,10 @@ impl StateMachine for Recorder {
     }
 
     fn freeze(&self) -> Frozen {
-        let (applied, kv) = (self.applied as u64, self.kv.freeze());
+        let (applied, sessions) = (self.applied as u64, self.sessions.freeze());
         Box::new(move |to| {
             to.write_all(&applied.to_le_bytes())?;
-            kv(to)
+            sessions(to)
         })
     }
 
@@ -63,6 +69,18 @@ impl StateMachine for Recorder {
         let mut applied = [0; 8];
         from.read_exact(&mut applied)?;
         self.applied = u64::from_le_bytes(applied) as usize;
-        self.kv.restore(from)
+        self.sessions.restore(from)
+    }
+
+    fn advance_to(&mut self, now: LogTime) {
+        self.sessions.advance_to(now);
+    }
+
+    fn next_deadline(&self) -> Option<LogTime> {
+        self.sessions.next_deadline()
+    }
+
+    fn tick(&self, now: LogTime) -> Option<Bytes> {
+        self.sessions.tick(now)
     }
 }

@@ -116,6 +116,8 @@ impl Run {
             answered: self.clients.answered,
             unknown: self.clients.unknown,
             follower_reads: self.clients.follower_reads,
+            repeated: self.clients.repeated,
+            expired: self.clients.expired,
             leaders: self.world.leaders_seen(),
             truncations: totals.truncations,
             snapshots: totals.snapshots_taken,
@@ -178,7 +180,7 @@ impl Run {
                 let is_well = node.trouble().is_none();
                 is_as_far
                     && is_well
-                    && node.state().kv == leader.state().kv
+                    && node.state().store() == leader.state().store()
                     && node.diverged_at().is_none()
             })
         };

@@ -15,6 +15,10 @@ pub struct Seen {
     pub unknown: u64,
     /// Reads that were served by a node that did not lead.
     pub follower_reads: u64,
+    /// Calls of sessions that were answered after they had been sent again, though they might have been carried out.
+    pub repeated: u64,
+    /// Calls that were refused since their session had ended.
+    pub expired: u64,
     /// Terms that had a leader.
     pub leaders: u64,
     /// Logs of which something was truncated.
@@ -97,6 +101,8 @@ impl Seen {
             ("answered", self.answered),
             ("of unknown outcome", self.unknown),
             ("reads on followers", self.follower_reads),
+            ("repeated calls", self.repeated),
+            ("expired sessions", self.expired),
             ("leaders", self.leaders),
             ("truncations", self.truncations),
             ("snapshots", self.snapshots),
@@ -120,6 +126,8 @@ impl Seen {
             &mut self.answered,
             &mut self.unknown,
             &mut self.follower_reads,
+            &mut self.repeated,
+            &mut self.expired,
             &mut self.leaders,
             &mut self.truncations,
             &mut self.snapshots,
@@ -139,11 +147,11 @@ impl Seen {
     }
 }
 
-const COUNTS: usize = 18;
+const COUNTS: usize = 20;
 /// Of a million operations, in the order of [`Seen::counts`].
 const FLOORS_PER_MILLION: [u64; COUNTS] = [
-    900_000, 12_000, 60_000, 15_000, 1_200, 15_000, 4_000, 4_000, 2_000, 2_500, 120, 10_000,
-    15_000, 20_000, 3_000, 1_000, 300, 200,
+    900_000, 12_000, 60_000, 10_000, 1_000, 15_000, 1_200, 15_000, 4_000, 4_000, 2_000, 2_500, 120,
+    10_000, 15_000, 20_000, 3_000, 1_000, 300, 200,
 ];
 
 impl fmt::Display for Seen {

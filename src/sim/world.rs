@@ -14,7 +14,9 @@ pub(super) use super::machine::Settings;
 use super::network::{Faults, SimNetwork, Traffic};
 use super::trace::{Event, Trace};
 use crate::node::invariants::{self, History};
-use crate::node::{Error, Input, Introduction, Message, Packet, StateMachine, Status};
+use crate::node::{
+    Clock, Error, Input, Introduction, LogTime, Message, Packet, StateMachine, Status,
+};
 
 /// A cluster, its machines, and the network between them.
 ///
@@ -148,6 +150,11 @@ impl<S: StateMachine> World<S> {
 
     pub(super) fn now_micros(&self) -> u64 {
         self.now
+    }
+
+    /// What time it is for a node: what it would stamp into the log.
+    pub(super) fn log_time(&self, id: NodeId) -> LogTime {
+        self.machines[&id].clock.log_time()
     }
 
     /// What all nodes have done so far.
