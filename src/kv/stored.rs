@@ -48,6 +48,12 @@ pub(super) fn read(from: &mut dyn Read) -> io::Result<(View, Version)> {
         ..View::default()
     };
     let writes = Version(from.read_u64::<LE>()?);
+    if writes > WRITES_MAX {
+        return Err(bad(format!(
+            "the store was never written to {} times",
+            writes.0
+        )));
+    }
     while let Some(key_bytes) = read_len(&mut from)? {
         let value_bytes = from.read_u32::<LE>()?;
         let expires = Some(LogTime(from.read_u64::<LE>()?)).filter(|at| at.0 > 0);
@@ -65,6 +71,8 @@ pub(super) fn read(from: &mut dyn Read) -> io::Result<(View, Version)> {
 }
 
 const READ_BYTES: usize = 64 << 10;
+/// No log is as long.
+const WRITES_MAX: Version = Version(1 << 62);
 
 /// The length of the next key; `None` at the end.
 fn read_len(from: &mut impl Read) -> io::Result<Option<u32>> {

@@ -52,6 +52,8 @@ const LENGTH_LINE_BYTES_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub struct RequestDecoder {
     array: Option<Array>,
+    /// So many bytes of a line of words are there, and none is its end.
+    searched: usize,
 }
 
 /// An array that is under way.
@@ -78,9 +80,7 @@ impl RequestDecoder {
             match buf.first() {
                 None => return Ok(None),
                 Some(b'*') => {
-                    let Some(line) =
-                        take_line(buf, LENGTH_LINE_BYTES_MAX, ProtocolError::CountTooBig)?
-                    else {
+                    let Some(line) = take_length_line(buf, ProtocolError::CountTooBig)? else {
                         return Ok(None);
                     };
                     let count = parse_length(&line[1..]).filter(|count| *count <= ARGUMENTS_MAX);
@@ -89,8 +89,9 @@ impl RequestDecoder {
                     self.array = (count > 0).then(|| Array::new(count as usize));
                 }
                 Some(_) => {
-                    let Some(line) = take_line(buf, INLINE_BYTES_MAX, ProtocolError::InlineTooBig)?
-                    else {
+                    let searched = &mut self.searched;
+                    let too_big = ProtocolError::InlineTooBig;
+                    let Some(line) = take_line(buf, searched, INLINE_BYTES_MAX, too_big)? else {
                         return Ok(None);
                     };
                     let words = line
@@ -146,7 +147,7 @@ impl Array {
             Some(b'$') => {}
             Some(&other) => return Err(ProtocolError::NoBulk(other)),
         }
-        let Some(line) = take_line(buf, LENGTH_LINE_BYTES_MAX, ProtocolError::LengthTooBig)? else {
+        let Some(line) = take_length_line(buf, ProtocolError::LengthTooBig)? else {
             return Ok(None);
         };
         let len = parse_length(&line[1..]).and_then(|len| usize::try_from(len).ok());
@@ -162,21 +163,32 @@ impl Array {
     }
 }
 
-/// Takes a line off the front of `buf`, without its end. A line that is longer than `bytes_max` is an error before it is
-/// complete.
+/// Takes a line off the front of `buf`, so short that it may be looked through again at each byte that comes.
+fn take_length_line(
+    buf: &mut BytesMut,
+    too_big: ProtocolError,
+) -> Result<Option<Bytes>, ProtocolError> {
+    take_line(buf, &mut 0, LENGTH_LINE_BYTES_MAX, too_big)
+}
+
+/// Takes a line off the front of `buf`, without its end, which is not in the first `searched` bytes. A line that is longer than
+/// `bytes_max` is an error before it is complete.
 fn take_line(
     buf: &mut BytesMut,
+    searched: &mut usize,
     bytes_max: usize,
     too_big: ProtocolError,
 ) -> Result<Option<Bytes>, ProtocolError> {
     let window = &buf[..buf.len().min(bytes_max)];
-    let Some(end) = window.iter().position(|&byte| byte == b'\n') else {
-        return if window.len() == bytes_max {
-            Err(too_big)
-        } else {
-            Ok(None)
+    let new = &window[*searched..];
+    let Some(end) = new.iter().position(|&byte| byte == b'\n') else {
+        *searched = window.len();
+        return match window.len() == bytes_max {
+            true => Err(too_big),
+            false => Ok(None),
         };
     };
+    let end = std::mem::take(searched) + end;
     let mut line = buf.split_to(end + 1).freeze();
     line.truncate(end);
     if line.last() == Some(&b'\r') {
@@ -247,6 +259,25 @@ mod tests {
     fn people_may_type() {
         let requests = decode_all(b"\r\n  \r\nSET  a 1\r\nget a\n").unwrap();
         assert_eq!(requests, [vec!["SET", "a", "1"], vec!["get", "a"]]);
+    }
+
+    #[test]
+    fn a_line_that_comes_byte_by_byte_is_looked_through_once() {
+        let (mut decoder, mut buf) = (RequestDecoder::default(), BytesMut::new());
+        for len in 1..=1000 {
+            buf.extend_from_slice(b"a");
+            assert_eq!(decoder.decode(&mut buf), Ok(None));
+            assert_eq!(decoder.searched, len);
+        }
+        buf.extend_from_slice(b"\r\nget b\n");
+        assert_eq!(
+            decoder.decode(&mut buf),
+            Ok(Some(vec!["a".repeat(1000).into()]))
+        );
+        assert_eq!(
+            decoder.decode(&mut buf),
+            Ok(Some(vec!["get".into(), "b".into()]))
+        );
     }
 
     #[test]

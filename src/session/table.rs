@@ -21,7 +21,12 @@ use crate::node::LogTime;
 ///  20  each: id 8, lifetime 8, used 8, sequence 8, checksum of its command 16, length of the reply 4, reply
 /// ```
 ///
-/// Little-endian; the reply in bincode's standard form. Of a session without a call the sequence is 0 and the reply empty.
+/// Little-endian, by id; the reply in bincode's standard form. Of a session without a call the sequence is 0 and the reply empty.
+///
+/// # Invariants
+///
+/// * The deadlines are those of the sessions, one each.
+/// * No id is above the number of those that were opened.
 #[derive(Debug)]
 pub(super) struct Table<O> {
     sessions: OrdMap<SessionId, Session<O>>,
@@ -138,7 +143,7 @@ impl<O: Clone> Table<O> {
         self.deadlines.insert((session.deadline(), id));
         let last = session.sequence();
         match &session.last {
-            _ if sequence == last + 1 => Verdict::Execute,
+            _ if last.checked_add(1) == Some(sequence) => Verdict::Execute,
             Some(called) if sequence == last => match called.checksum == checksum(command) {
                 true => Verdict::Repeat(called.reply.clone()),
                 false => Verdict::Refuse(CallRefused::OtherCommand { sequence }),
@@ -186,8 +191,18 @@ impl<O: Clone + Serialize + DeserializeOwned> Table<O> {
             opened: from.read_u64::<LE>()?,
             ..Table::default()
         };
+        if table.opened > OPENED_MAX {
+            return Err(bad(format!("{} sessions were never opened", table.opened)));
+        }
+        let mut last = SessionId(0);
         for _ in 0..from.read_u32::<LE>()? {
             let id = SessionId(from.read_u64::<LE>()?);
+            // An id that came twice would leave a deadline for which there is no session.
+            if id <= last || id.0 > table.opened {
+                let opened = table.opened;
+                return Err(bad(format!("session {id} comes after {last}, of {opened}")));
+            }
+            last = id;
             let session = Session::read(from)?;
             table.deadlines.insert((session.deadline(), id));
             table.sessions.insert(id, session);
@@ -259,14 +274,20 @@ impl<O: DeserializeOwned> Session<O> {
 
 fn decode<O: DeserializeOwned>(bytes: &[u8]) -> io::Result<O> {
     let config = bincode::config::standard().with_limit::<REPLY_BYTES_MAX>();
-    let decoded = bincode::serde::decode_from_slice(bytes, config);
-    let (reply, read) =
-        decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    // Borrowed, so that bytes may be looked at before there is memory for as many as are claimed.
+    let decoded = bincode::serde::borrow_decode_from_slice(bytes, config);
+    let (reply, read) = decoded.map_err(|error| bad(format!("a bad reply: {error}")))?;
     match read == bytes.len() {
         true => Ok(reply),
-        false => Err(io::ErrorKind::InvalidData.into()),
+        false => Err(bad("a reply is shorter than it says".to_owned())),
     }
+}
+
+fn bad(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// No reply is longer, whatever its bytes claim.
 const REPLY_BYTES_MAX: usize = 1 << 30;
+/// No log is so long that more sessions were opened.
+const OPENED_MAX: u64 = 1 << 62;

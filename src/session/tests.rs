@@ -201,6 +201,55 @@ fn a_snapshot_has_these_bytes_and_no_others() {
     assert!(self::machine().restore(&mut &bytes[..]).is_err());
 }
 
+/// A snapshot with sessions of these ids and sequences, each with a lifetime of as many milliseconds as its id.
+fn snapshot(opened: u64, sessions: &[(u64, u64)]) -> Vec<u8> {
+    let mut bytes = vec![1];
+    bytes.extend(
+        [0_u64, opened]
+            .iter()
+            .flat_map(|number| number.to_le_bytes()),
+    );
+    bytes.extend((sessions.len() as u32).to_le_bytes());
+    for (id, sequence) in sessions {
+        for number in [*id, *id, 0, *sequence] {
+            bytes.extend(number.to_le_bytes());
+        }
+        let reply: &[u8] = if *sequence == 0 { &[] } else { &[7] };
+        bytes.extend([0; 16]);
+        bytes.extend((reply.len() as u32).to_le_bytes());
+        bytes.extend(reply);
+    }
+    bytes.extend(0_u64.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_snapshot_with_sessions_that_cannot_be_is_refused() {
+    for (opened, sessions, is_right) in [
+        (9, &[(1, 0), (2, 0)][..], true),
+        (9, &[(2, 0), (2, 0)], false), // Time would never go on again.
+        (9, &[(2, 0), (1, 0)], false),
+        (9, &[(0, 0)], false),
+        (1, &[(1, 0), (2, 0)], false), // The next one that is opened would be the second of its name.
+        (u64::MAX, &[], false),
+    ] {
+        let mut machine = machine();
+        let restored = machine.restore(&mut &snapshot(opened, sessions)[..]);
+        assert_eq!(restored.is_ok(), is_right, "{opened} {sessions:?}");
+    }
+}
+
+#[test]
+fn after_the_last_number_there_is_no_call() {
+    let mut machine = machine();
+    let bytes = snapshot(1, &[(1, u64::MAX)]);
+    machine.restore(&mut &bytes[..]).unwrap();
+    let given = call(&mut machine, 0, SessionId(1), 0, &[1]);
+    let last = u64::MAX;
+    let refused = CallRefused::OutOfOrder { sequence: 0, last };
+    assert_eq!(given, Given::Refused(refused));
+}
+
 #[test]
 fn bytes_that_are_no_action_change_nothing() {
     let mut machine = machine();
