@@ -1,4 +1,4 @@
-//! Runs a node in real time: one thread, which waits for inputs and for the next tick, and one for each job.
+//! Runs a node in real time: one thread, which waits for inputs and for the next tick, one that applies, and one for each job.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,8 +10,8 @@ use duramen_wal::NodeId;
 
 use super::job::Job;
 use super::{
-    Change, Clock, Error, Input, Node, NotDone, OnAdmitted, OnApplied, OnChange, OnIntroduction,
-    OnReport, OnTransfer, StateMachine, Status, SystemClock,
+    Applier, Change, Clock, Error, Input, Node, NotDone, OnAdmitted, OnApplied, OnChange,
+    OnIntroduction, OnReport, OnTransfer, StateMachine, Status, SystemClock, Work,
 };
 use crate::transport::{Endpoint, Introduction, Network, Packet, Refusal};
 
@@ -135,6 +135,7 @@ pub fn spawn<S: StateMachine, N: Network + 'static>(
     });
     let run = move || {
         let mut jobs = Jobs::default();
+        let applying = Applying::start(node.take_applier(), inbox.sender.clone())?;
         let mut status = node.status();
         on_status(status);
         loop {
@@ -143,6 +144,9 @@ pub fn spawn<S: StateMachine, N: Network + 'static>(
                 return Ok(());
             }
             node.turn()?;
+            while let Some(work) = node.take_work() {
+                applying.put(work);
+            }
             jobs.start(&mut node, &inbox.sender);
             if status != node.status() {
                 status = node.status();
@@ -151,6 +155,47 @@ pub fn spawn<S: StateMachine, N: Network + 'static>(
         }
     };
     thread::Builder::new().name("node".to_owned()).spawn(run)
+}
+
+/// The thread that applies. When this is dropped, it has ended, and with it the state machine.
+struct Applying<S: StateMachine> {
+    work: Option<Sender<Work<S>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<S: StateMachine> Applying<S> {
+    fn start(mut applier: Applier<S>, node: Sender<Input<S>>) -> Result<Applying<S>, Error> {
+        let (sender, work) = channel::<Work<S>>();
+        let run = move || {
+            for work in work {
+                if let Some(done) = applier.run(work) {
+                    let _ = node.send(Input::Done(done)); // A node that has ended does not want to know.
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("apply".to_owned()).spawn(run);
+        Ok(Applying {
+            work: Some(sender),
+            thread: Some(thread.map_err(Error::NoThread)?),
+        })
+    }
+
+    /// # Panics
+    /// If the state machine has panicked: the node ends as it does.
+    fn put(&self, work: Work<S>) {
+        let sender = self.work.as_ref().expect("it is taken at the end only");
+        let put = sender.send(work);
+        assert!(put.is_ok(), "the state machine has panicked");
+    }
+}
+
+impl<S: StateMachine> Drop for Applying<S> {
+    fn drop(&mut self) {
+        drop(self.work.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // If it panicked, that was said on standard error.
+        }
+    }
 }
 
 /// The threads of a node's jobs. When this is dropped, they have ended.

@@ -3,6 +3,8 @@
 
 use duramen_snapshot::{ChunkName, SnapshotId};
 
+use super::applier::SnapshotFile;
+use super::applying::Restoring;
 use super::job::Lost;
 use super::{Clock, Error, Node, StateMachine};
 use crate::raft::{Answer, Envelope, Message, Offer};
@@ -92,9 +94,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
 
     fn has_own_state(&mut self, id: SnapshotId) -> Result<(), Error> {
         let manifest = self.storage.snapshots().manifest(id)?;
-        self.take_state(id, self.raft.base().index)?;
-        self.raft
-            .state_restored(SnapshotName::of(&manifest).encode());
+        let file = SnapshotFile::of(&self.storage, id);
+        let name = SnapshotName::of(&manifest).encode();
+        self.restore(file, self.raft.base().index, Restoring::Own(name));
         Ok(())
     }
 }

@@ -21,6 +21,8 @@
 //!   is at its end. A disk that is full, or a log that has failed, is none: see `disk.rs`.
 
 mod admission;
+mod applier;
+mod applying;
 mod disk;
 mod driver;
 mod installing;
@@ -40,7 +42,7 @@ use bytes::Bytes;
 use duramen_wal::{Entry, Index, Term};
 
 use crate::canary::planted;
-use crate::raft::{self, Raft, Ready, WriteId, is_command};
+use crate::raft::{self, Raft, Ready, WriteId};
 pub use crate::storage;
 
 #[cfg(feature = "sim")]
@@ -59,12 +61,15 @@ pub use duramen_wal::{LogId, NodeId};
 
 use admission::Bootstrap;
 pub use admission::Standing;
+use applier::SnapshotFile;
+pub use applier::{Applier, Done, Work};
+use applying::Restoring;
 pub use disk::Trouble;
 pub use driver::{Handle, Inbox, spawn};
 pub use job::{Finished, Job};
 pub use machine::{Frozen, LogTime, StateMachine};
 pub use report::{OnReport, Report, SnapshotsReport};
-use snapshots::{Snapshots, read_state};
+use snapshots::Snapshots;
 use waiting::Waiting;
 
 /// How a node is to be, beside its core.
@@ -147,6 +152,9 @@ pub enum Error {
     /// Its storage failed, or says that the node must not take part.
     #[error(transparent)]
     Storage(#[from] storage::Error),
+    /// The system gives it no thread to apply commands with.
+    #[error("cannot start a thread: {0}")]
+    NoThread(std::io::Error),
     /// Another node wants nothing to do with it.
     #[error("refused by node {by}: {refusal}")]
     Refused {
@@ -243,6 +251,8 @@ pub enum Input<S: StateMachine> {
     },
     /// A job is done.
     Finished(Finished),
+    /// The applier has done something.
+    Done(Done),
     /// The log has something to say: a write is durable, or has failed.
     Written,
     /// The end.
@@ -281,8 +291,18 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     network: N,
     clock: C,
     options: Options,
-    state: S,
+    /// Until somebody takes it.
+    applier: Option<Applier<S>>,
+    /// What it is to do, in order.
+    work: applier::Queue<S>,
+    /// Entries up to here were handed out to it, and it has said that it has applied up to here.
+    handed_out: Index,
     applied: Index,
+    /// The states that it is to restore, and what is committed and waits for that.
+    restoring: VecDeque<Restoring>,
+    backlog: VecDeque<Entry>,
+    /// It was asked whether the state machine has something to say.
+    is_ticking: bool,
     waiting: Waiting<S>,
     snapshots: Snapshots,
     jobs: VecDeque<Job>,
@@ -341,7 +361,10 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         let bootstrap = || Bootstrap::new(id, storage.uuid(), voters);
         let bootstrap = storage.is_blank().then(bootstrap);
         let (lost, manifest) = match restored.snapshot {
-            Some((id, name)) => (read_state(&mut state, &storage, id)?, Some(name.encode())),
+            Some((id, name)) => {
+                let lost = SnapshotFile::of(&storage, id).read(&mut state)?;
+                (lost, Some(name.encode()))
+            }
             None => (BTreeSet::new(), None),
         };
         let lacks_state = base.index > Index(0) && (manifest.is_none() || !lost.is_empty());
@@ -357,9 +380,14 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             raft: Raft::restart(config, raft),
             storage,
             network,
-            state,
             options,
+            applier: Some(Applier::new(state, base.index)),
+            work: VecDeque::new(),
+            handed_out: base.index,
             applied: base.index,
+            restoring: VecDeque::new(),
+            backlog: VecDeque::new(),
+            is_ticking: false,
             waiting: Waiting::default(),
             snapshots: Snapshots::default(),
             jobs: VecDeque::new(),
@@ -407,11 +435,6 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// The core, to look at.
     pub fn raft(&self) -> &Raft {
         &self.raft
-    }
-
-    /// The state machine, to look at: what it shows may be old.
-    pub fn state(&self) -> &S {
-        &self.state
     }
 
     /// The storage, to look at.
@@ -471,6 +494,10 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                 let done = self.finished(finished);
                 self.note(done);
             }
+            Input::Done(done) => {
+                let done = self.done(done);
+                self.note(done);
+            }
             Input::Written | Input::Stop => {}
         }
     }
@@ -522,6 +549,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             if self.bootstrap.is_none() {
                 self.raft.tick();
             }
+            self.tick_state();
             self.tick_snapshots();
             if self.trouble.is_none() {
                 self.compact()?;
@@ -531,22 +559,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             self.ticked = now; // Lost time is not made up for.
         }
         self.waiting.expire(now);
-        self.tick_state();
         self.look_for_space(now)
-    }
-
-    /// A leader lets the state machine have its say, unless that is under way already.
-    fn tick_state(&mut self) {
-        let is_under_way =
-            self.own_command.term == self.raft.term() && self.own_command.index > self.applied;
-        if !self.raft.is_leader() || is_under_way {
-            return;
-        }
-        if let Some(command) = self.state.tick(self.clock.log_time())
-            && let Ok(id) = self.raft.propose(command)
-        {
-            self.own_command = id;
-        }
     }
 
     /// Tells the core what has become durable, and sends what waited for it.
@@ -595,8 +608,8 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             self.held
                 .push_back((self.submitted, ready.send_when_durable));
         }
-        for entry in &ready.committed {
-            self.apply(entry);
+        if !ready.committed.is_empty() {
+            self.hand_out(ready.committed);
         }
         for id in ready.dropped {
             tracing::warn!(%id, "dropped an entry that is torn on every node: it was never acknowledged");
@@ -605,24 +618,10 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             self.take_offer(offer);
         }
         for read in ready.reads {
-            self.waiting.read_decided(read, &self.state, self.applied);
+            self.waiting.read_decided(read);
         }
+        self.hand_out_reads();
         Ok(())
-    }
-
-    fn apply(&mut self, entry: &Entry) {
-        assert!(
-            entry.id.index == self.applied.next(),
-            "applied {}, then {}",
-            self.applied,
-            entry.id
-        );
-        self.applied = entry.id.index;
-        let leader = self.raft.leader();
-        let output = is_command(entry).then(|| self.state.apply(&entry.payload));
-        self.waiting.applied(entry.id, output, leader, &self.state);
-        self.look_at_standing(entry);
-        self.count_for_snapshot(entry);
     }
 }
 

@@ -9,20 +9,21 @@ use bytes::Bytes;
 use duramen_snapshot::{ChunkName, Manifest, Meta, SnapshotId};
 use duramen_wal::{Entry, Index, NodeId};
 
+use super::applier::SnapshotFile;
+use super::applying::Restoring;
 use super::installing::{Installing, Step};
-use super::job::{Finished, Job, Lost, Outcome, damaged_chunks};
+use super::job::{Finished, Job, Outcome};
 use super::mending::Mending;
 use super::{Clock, Error, Node, StateMachine};
-use crate::canary::planted;
 use crate::raft::{Offer, SnapshotFate};
-use crate::storage::{self, SnapshotName, Storage};
+use crate::storage::{self, SnapshotName};
 use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, MANIFEST_PIECE_BYTES, Network, Packet};
 
 /// What a node knows of its snapshots.
 #[derive(Default)]
 pub(super) struct Snapshots {
     /// The bytes of the commands that were applied since the last one was due.
-    bytes: u64,
+    pub(super) bytes: u64,
     is_taking: bool,
     /// The one that was taken last.
     newest: Option<(Index, Hash)>,
@@ -45,23 +46,21 @@ pub(super) struct Snapshots {
 const ENTRY_BYTES: u64 = 64;
 /// Taking.
 impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
-    /// An entry was applied: perhaps a snapshot is due.
-    pub(super) fn count_for_snapshot(&mut self, entry: &Entry) {
+    /// An entry is handed out: perhaps a snapshot is due of the state after it. Then this is what it is of.
+    pub(super) fn count_for_snapshot(&mut self, entry: &Entry) -> Option<Meta> {
         self.snapshots.bytes += entry.payload.len() as u64 + ENTRY_BYTES;
         if self.snapshots.bytes < self.options.snapshot_bytes {
-            return;
+            return None;
         }
         // Also if the last one is not ready yet: where the next is due must not depend on how fast a disk is.
         self.snapshots.bytes = 0;
         if self.snapshots.is_taking {
-            return;
+            return None;
         }
         self.snapshots.is_taking = true;
         let mut meta = Meta::new(entry.id.term.0, entry.id.index.0);
         meta.membership = self.raft.membership_at(entry.id.index).encode();
-        let store = self.storage.snapshots().clone();
-        self.jobs
-            .push_back(Job::take(store, meta, self.state.freeze()));
+        Some(meta)
     }
 
     /// Takes in what became of a job.
@@ -317,37 +316,16 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         if self.raft.snapshot_installed(offer) == SnapshotFate::Newest {
             self.snapshots.installed += 1;
             tracing::info!(last = %offer.last, "installed a snapshot");
-            self.take_state(id, offer.last.index)?;
-            self.waiting.skipped(offer.last, &self.state);
+            let file = SnapshotFile::of(&self.storage, id);
+            let restoring = Restoring::Installed(offer.clone());
+            self.restore(file, offer.last.index, restoring);
         }
         Ok(())
     }
 
-    /// Replaces the state by that of a snapshot.
-    pub(super) fn take_state(&mut self, id: SnapshotId, last: Index) -> Result<(), Error> {
-        if planted("applied_without_state") {
-            self.has_state(last);
-            return Ok(());
-        }
-        let lost = read_state(&mut self.state, &self.storage, id)?;
-        match lost.is_empty() {
-            true => self.has_state(last),
-            false => {
-                return Err(self.broken("read a snapshot in", io::ErrorKind::InvalidData.into()));
-            }
-        }
-        Ok(())
-    }
-
-    fn broken(&self, op: &'static str, source: io::Error) -> Error {
+    pub(super) fn broken(&self, op: &'static str, source: io::Error) -> Error {
         let path = self.storage.dir().to_owned();
         storage::Error::Io { op, path, source }.into()
-    }
-
-    fn has_state(&mut self, applied: Index) {
-        self.applied = applied;
-        self.snapshots.bytes = 0;
-        self.snapshots.mending = None;
     }
 
     /// One unit of time has passed.
@@ -360,23 +338,5 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         if let Some(question) = self.snapshots.mending.as_mut().and_then(Mending::tick) {
             self.tell_members(&question);
         }
-    }
-}
-
-/// Reads the state that is in a snapshot. What of it is damaged is the answer, and then the state is not to be used.
-pub(super) fn read_state<S: StateMachine>(
-    state: &mut S,
-    storage: &Storage,
-    id: SnapshotId,
-) -> Result<Lost, Error> {
-    let store = storage.snapshots();
-    let Err(source) = state.restore(&mut store.reader(id)?) else {
-        return Ok(Lost::new());
-    };
-    let lost = damaged_chunks(store, &store.manifest(id)?);
-    let (op, path) = ("read a snapshot in", storage.dir().to_owned());
-    match lost.is_empty() {
-        true => Err(storage::Error::Io { op, path, source }.into()),
-        false => Ok(lost),
     }
 }

@@ -161,6 +161,7 @@ impl Fixture {
     /// Lets the node do what there is to do, but for what is on its way to the disk.
     fn turn(&mut self) {
         self.node.turn().unwrap();
+        self.node.work();
     }
 
     /// Lets the disk end its writes, and the node go on.
@@ -334,6 +335,34 @@ fn a_command_is_answered_when_it_is_applied() {
     );
     fixture.matched(2, 0);
     assert_eq!(fixture.answers(), [Ok(1)]);
+}
+
+#[test]
+fn while_a_command_is_applied_the_node_goes_on_and_a_read_waits_for_it() {
+    let mut it = Fixture::leader();
+    it.matched(1, 0);
+    it.propose();
+    it.turn();
+    it.write();
+    it.read();
+    it.turn(); // A round of questions begins.
+    let term = it.node.status().term;
+    let outcome = AppendOutcome::Matched(Index(2));
+    let round = Round(1);
+    it.node
+        .handle(said(term, Message::AppendReply { outcome, round }));
+    it.node.turn().unwrap();
+    let status = it.node.status();
+    assert_eq!((status.commit, status.applied), (Index(2), Index(1)));
+    assert_eq!(it.answers(), []);
+    // Heartbeats leave meanwhile.
+    it.sent();
+    it.world.millis.fetch_add(200, Ordering::Relaxed);
+    it.node.turn().unwrap();
+    assert!(!it.sent().is_empty());
+    it.node.work();
+    assert_eq!(it.answers(), [Ok(1), Ok(1)]);
+    assert_eq!(it.node.status().applied, Index(2));
 }
 
 #[test]

@@ -18,10 +18,10 @@ pub(super) struct Waiting<S: StateMachine> {
     commands: BTreeMap<(Index, Term), Waiter<OnApplied<S>>>,
     /// Reads that the core has not decided.
     undecided: BTreeMap<ReadId, Waiter<Query<S>>>,
-    /// Reads that may be served when this index is applied.
+    /// Reads that may be served when this index is handed out to be applied.
     unapplied: BTreeMap<(Index, ReadId), Waiter<Query<S>>>,
     next_read: u64,
-    /// The term of the last entry that was applied.
+    /// The term of the last entry that was committed.
     term: Term,
     /// No deadline is over before this one.
     next_deadline: Duration,
@@ -85,28 +85,21 @@ impl<S: StateMachine> Waiting<S> {
     }
 
     /// The core has decided a read. One that has run out of time is no longer here.
-    pub(super) fn read_decided(&mut self, reply: ReadReply, state: &S, applied: Index) {
+    pub(super) fn read_decided(&mut self, reply: ReadReply) {
         let Some(waiter) = self.undecided.remove(&reply.id) else {
             return;
         };
         match reply.index {
             Err(refused) => (waiter.answer)(Err(refused.into())),
-            Ok(index) if index <= applied => (waiter.answer)(Ok(state)),
             Ok(index) => {
                 self.unapplied.insert((index, reply.id), waiter);
             }
         }
     }
 
-    /// The entry `id` has been applied; `output` is what it gave, none for a blank entry.
-    pub(super) fn applied(
-        &mut self,
-        id: LogId,
-        mut output: Option<S::Output>,
-        leader: Option<NodeId>,
-        state: &S,
-    ) {
-        let lost = NotDone::NotLeader { leader };
+    /// The entry `id` is committed. Gives who waits for it; who waits for another one at its index hears that it is lost.
+    pub(super) fn committed(&mut self, id: LogId, leader: Option<NodeId>) -> Option<OnApplied<S>> {
+        let mut own = None;
         while let Some(first) = self
             .commands
             .first_entry()
@@ -115,38 +108,36 @@ impl<S: StateMachine> Waiting<S> {
             let is_at_index = first.key().0 == id.index && planted("answered_by_index");
             let is_own = *first.key() == (id.index, id.term) || is_at_index;
             let answer = first.remove().answer;
-            answer(output.take_if(|_| is_own).ok_or(lost));
+            match is_own {
+                true => own = Some(answer),
+                false => answer(Err(NotDone::NotLeader { leader })),
+            }
         }
         self.forget_before(id.term, leader);
-        self.serve_up_to(id.index, state);
+        own
+    }
+
+    /// A read that may be served once all up to `index` is applied, if there is one.
+    pub(super) fn readable(&mut self, index: Index) -> Option<Query<S>> {
+        let first = self.unapplied.first_entry()?;
+        (first.key().0 <= index).then(|| first.remove().answer)
     }
 
     /// The state was replaced by that of a snapshot up to `last`. What was to be applied by then may have been, elsewhere.
-    pub(super) fn skipped(&mut self, last: LogId, state: &S) {
+    pub(super) fn skipped(&mut self, last: LogId) {
         for waiter in take_all(&mut self.commands, |key, _| key.0 <= last.index) {
             (waiter.answer)(Err(NotDone::Unknown));
         }
         self.forget_before(last.term, None);
-        self.serve_up_to(last.index, state);
     }
 
-    /// An entry of `term` is applied: no command of an earlier term can follow it.
+    /// An entry of `term` is committed: no command of an earlier term can follow it.
     fn forget_before(&mut self, term: Term, leader: Option<NodeId>) {
         if term > self.term {
             self.term = term;
             for waiter in take_all(&mut self.commands, |key, _| key.1 < term) {
                 (waiter.answer)(Err(NotDone::NotLeader { leader }));
             }
-        }
-    }
-
-    fn serve_up_to(&mut self, index: Index, state: &S) {
-        while let Some(first) = self
-            .unapplied
-            .first_entry()
-            .filter(|first| first.key().0 <= index)
-        {
-            (first.remove().answer)(Ok(state));
         }
     }
 
@@ -227,6 +218,20 @@ mod tests {
         }
     }
 
+    /// An entry is committed, and applied.
+    fn commit(waiting: &mut Waiting<Nothing>, id: LogId) {
+        if let Some(answer) = waiting.committed(id, None) {
+            answer(Ok("applied"));
+        }
+    }
+
+    /// What may be read once all up to this index is applied is read.
+    fn serve(waiting: &mut Waiting<Nothing>, index: u64) {
+        while let Some(query) = waiting.readable(Index(index)) {
+            query(Ok(&Nothing));
+        }
+    }
+
     const LOST: Result<&str, NotDone> = Err(NotDone::NotLeader { leader: None });
 
     #[test]
@@ -234,11 +239,11 @@ mod tests {
         let (mut waiting, answers) = (Waiting::default(), Answers::default());
         wait(&mut waiting, &answers, 2, 5, 1);
         wait(&mut waiting, &answers, 2, 6, 2);
-        waiting.applied(id(1, 4), Some("applied"), None, &Nothing);
+        commit(&mut waiting, id(1, 4));
         assert!(answers.lock().unwrap().is_empty());
-        waiting.applied(id(2, 5), Some("applied"), None, &Nothing);
+        commit(&mut waiting, id(2, 5));
         // Another leader's entry at index 6: this one was lost.
-        waiting.applied(id(3, 6), Some("applied"), None, &Nothing);
+        commit(&mut waiting, id(3, 6));
         assert_eq!(*answers.lock().unwrap(), [(1, Ok("applied")), (2, LOST)]);
     }
 
@@ -247,7 +252,7 @@ mod tests {
         // Figure 8: the leader of term 2 lost its entry 5 to one of term 1, committed by a later leader.
         let (mut waiting, answers) = (Waiting::default(), Answers::default());
         wait(&mut waiting, &answers, 2, 5, 1);
-        waiting.applied(id(1, 5), Some("applied"), None, &Nothing);
+        commit(&mut waiting, id(1, 5));
         assert_eq!(*answers.lock().unwrap(), [(1, LOST)]);
     }
 
@@ -256,14 +261,14 @@ mod tests {
         let (mut waiting, answers) = (Waiting::default(), Answers::default());
         wait(&mut waiting, &answers, 2, 9, 1);
         wait(&mut waiting, &answers, 4, 6, 2);
-        waiting.applied(id(4, 5), None, None, &Nothing);
+        commit(&mut waiting, id(4, 5));
         assert_eq!(*answers.lock().unwrap(), [(1, LOST)]);
-        waiting.applied(id(4, 6), Some("applied"), None, &Nothing);
+        commit(&mut waiting, id(4, 6));
         assert_eq!(*answers.lock().unwrap(), [(1, LOST), (2, Ok("applied"))]);
     }
 
     #[test]
-    fn a_read_waits_until_its_index_is_applied() {
+    fn a_read_waits_until_its_index_is_handed_out() {
         let (mut waiting, answers) = (Waiting::default(), Answers::default());
         let (early, late) = (ReadId(1), ReadId(2));
         for read in [early, late] {
@@ -280,12 +285,13 @@ mod tests {
             id,
             index: Ok(Index(index)),
         };
-        waiting.read_decided(served_at(early, 4), &Nothing, Index(4));
+        serve(&mut waiting, 9);
+        assert!(answers.lock().unwrap().is_empty(), "nothing is decided");
+        waiting.read_decided(served_at(early, 4));
+        waiting.read_decided(served_at(late, 6));
+        serve(&mut waiting, 5);
         assert_eq!(*answers.lock().unwrap(), [(1, Ok("served"))]);
-        waiting.read_decided(served_at(late, 6), &Nothing, Index(4));
-        waiting.applied(id(1, 5), Some("applied"), None, &Nothing);
-        assert_eq!(answers.lock().unwrap().len(), 1);
-        waiting.applied(id(1, 6), Some("applied"), None, &Nothing);
+        serve(&mut waiting, 6);
         assert_eq!(answers.lock().unwrap()[1..], [(2, Ok("served"))]);
     }
 
@@ -295,11 +301,11 @@ mod tests {
         wait(&mut waiting, &answers, 2, 5, 1);
         wait(&mut waiting, &answers, 2, 9, 2);
         wait(&mut waiting, &answers, 4, 10, 3);
-        waiting.skipped(id(4, 8), &Nothing);
+        waiting.skipped(id(4, 8));
         let unknown = Err(NotDone::Unknown);
         assert_eq!(*answers.lock().unwrap(), [(1, unknown), (2, LOST)]);
-        waiting.applied(id(4, 9), None, None, &Nothing);
-        waiting.applied(id(4, 10), Some("applied"), None, &Nothing);
+        commit(&mut waiting, id(4, 9));
+        commit(&mut waiting, id(4, 10));
         assert_eq!(answers.lock().unwrap()[2..], [(3, Ok("applied"))]);
     }
 

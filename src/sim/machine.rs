@@ -288,10 +288,14 @@ impl<S: StateMachine> Machine<S> {
         process
             .inbox
             .extend(done.into_iter().map(|(_, job)| Input::Finished(job.run())));
+        process.node.work(); // What was left over.
         for input in process.inbox.drain(..) {
             process.node.handle(input);
         }
         process.node.turn()?;
+        if rng.u32(..3) > 0 {
+            process.node.work(); // Else later: what applies is not always as fast as the node.
+        }
         process.look_at_log();
         while let Some(job) = process.node.take_job() {
             // Some tens of syncs' time: so the world goes on while a snapshot is written.
