@@ -121,9 +121,7 @@ fn what_was_acknowledged_survives_kill_9_of_the_leader_and_then_of_all() {
         load.wait_for_more(200);
     }
     nodes.kill_9_all();
-    for id in nodes.ids() {
-        nodes.start_one(id);
-    }
+    nodes.start_all();
     load.wait_for_more(200);
     let counts = load.stop();
     assert!(counts.keys.len() >= 1_600);
@@ -136,9 +134,7 @@ fn what_was_acknowledged_survives_kill_9_of_the_leader_and_then_of_all() {
 
     // And once more, now that nothing is under way.
     nodes.kill_9_all();
-    for id in nodes.ids() {
-        nodes.start_one(id);
-    }
+    nodes.start_all();
     check(&mut nodes.client(), &counts);
 }
 

@@ -43,6 +43,8 @@ pub(crate) fn free_base_port() -> u16 {
 pub(crate) struct Nodes {
     dir: tempfile::TempDir,
     base_port: u16,
+    /// Where the others reach a node, if that is not where it listens.
+    announced: BTreeMap<u16, String>,
     running: BTreeMap<u16, Child>,
 }
 
@@ -52,16 +54,26 @@ impl Nodes {
         Nodes {
             dir: tempfile::tempdir().unwrap(),
             base_port: free_base_port(),
+            announced: BTreeMap::new(),
             running: BTreeMap::new(),
         }
     }
 
     pub(crate) fn start() -> Nodes {
         let mut nodes = Nodes::new();
-        for id in nodes.ids() {
-            nodes.start_one(id);
-        }
+        nodes.start_all();
         nodes
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        for id in self.ids() {
+            self.start_one(id);
+        }
+    }
+
+    /// Has the others reach node `id` at another address than that at which it listens.
+    pub(crate) fn announce(&mut self, id: u16, address: String) {
+        self.announced.insert(id, address);
     }
 
     pub(crate) fn ids(&self) -> [u16; 3] {
@@ -88,13 +100,18 @@ impl Nodes {
 
     /// Node `id` on this directory.
     pub(crate) fn command_on(&self, id: u16, data: &Path) -> Command {
-        let peers = self
-            .ids()
-            .map(|id| format!("{id}=127.0.0.1:{}", self.base_port + 10 + id));
+        let announced = |id| self.announced.get(&id).cloned();
+        let peers = self.ids().map(|id| {
+            let address = announced(id).unwrap_or_else(|| self.peer_address(id));
+            format!("{id}={address}")
+        });
         let mut command = Command::new(DURAMEN);
         command.args(["serve", "--id", &id.to_string(), "--end-with-stdin"]);
         command.arg("--data").arg(data);
         command.args(["--resp", &self.address(id), "--peers", &peers.join(",")]);
+        if self.announced.contains_key(&id) {
+            command.args(["--peer", &self.peer_address(id)]);
+        }
         command.stdin(Stdio::piped()).env("DURAMEN_TRACE", "warn");
         command
     }
@@ -293,6 +310,16 @@ pub(crate) enum Outcome<T> {
     Refused,
     /// Nobody can tell.
     Unknown,
+}
+
+impl<T> Outcome<T> {
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Outcome::Acknowledged(reply) => Outcome::Acknowledged(change(reply)),
+            Outcome::Refused => Outcome::Refused,
+            Outcome::Unknown => Outcome::Unknown,
+        }
+    }
 }
 
 impl Client {
