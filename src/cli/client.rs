@@ -21,7 +21,7 @@ pub(super) enum Value {
 pub(super) enum Error {
     /// Nobody is there.
     #[error(
-        "cannot reach a node at {at}: {source}; is it running? --at says where another one answers clients"
+        "cannot reach a node at {at}: {source}; is it running? --at (or --join, of a node that starts) may name any other member, by its address for clients"
     )]
     Unreachable { at: String, source: io::Error },
     /// The connection broke before the answer came.
@@ -29,6 +29,14 @@ pub(super) enum Error {
         "the node at {at} went away before it answered ({source}): it is not known whether that was done; `duramen member list` shows it"
     )]
     Lost { at: String, source: io::Error },
+    /// It wants a password, and was told none.
+    #[error(
+        "the node at {at} wants a password: say it with --password, or in the environment as DURAMEN_PASSWORD"
+    )]
+    NoPassword { at: String },
+    /// It wants another password, or none.
+    #[error("the node at {at} does not take the password: {text}")]
+    WrongPassword { at: String, text: String },
     /// A learner lacks too much of the log.
     #[error("{0}")]
     Behind(String),
@@ -36,13 +44,16 @@ pub(super) enum Error {
     #[error("{0}")]
     Refused(String),
     /// It is not what it should be.
-    #[error("{at} does not answer as a node of duramen does")]
+    #[error(
+        "{at} does not answer as a node of duramen does: a node answers clients at the address that its --resp says"
+    )]
     Nonsense { at: String },
 }
 
 /// A cluster, as seen from one of its nodes.
 pub(super) struct Client {
     at: String,
+    password: Option<String>,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,9 +64,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Client {
-    /// Of a node's address for clients.
-    pub(super) fn new(at: &str) -> Client {
-        Client { at: at.to_owned() }
+    /// Of a node's address for clients, and what it wants to hear first.
+    pub(super) fn new(at: &str, password: Option<&str>) -> Client {
+        Client {
+            at: at.to_owned(),
+            password: password.map(str::to_owned),
+        }
     }
 
     /// Where the node is that has answered last.
@@ -79,6 +93,11 @@ impl Client {
                 }
                 "TRYAGAIN" | "CLUSTERDOWN" => {}
                 "BEHIND" => return Err(Error::Behind(rest.to_owned())),
+                "NOAUTH" => {
+                    return Err(Error::NoPassword {
+                        at: self.at.clone(),
+                    });
+                }
                 "ERR" => return Err(Error::Refused(rest.to_owned())),
                 _ => return Err(Error::Refused(text)),
             }
@@ -91,13 +110,31 @@ impl Client {
 
     /// One question, and the answer; `Err` in it is what the node says of an error.
     fn ask_once(&self, words: &[&str]) -> Result<Result<Value, String>, Error> {
-        let at = || self.at.clone();
         let stream = connect(&self.at);
-        let mut stream = stream.map_err(|source| Error::Unreachable { at: at(), source })?;
-        let answer = send(&mut stream, words).and_then(|()| read_reply(&stream));
+        let mut stream = stream.map_err(|source| Error::Unreachable {
+            at: self.at.clone(),
+            source,
+        })?;
+        if let Some(password) = &self.password {
+            let said = self.exchange(&mut stream, &["AUTH", password])?;
+            said.map_err(|text| Error::WrongPassword {
+                at: self.at.clone(),
+                text,
+            })?;
+        }
+        self.exchange(&mut stream, words)
+    }
+
+    fn exchange(
+        &self,
+        stream: &mut TcpStream,
+        words: &[&str],
+    ) -> Result<Result<Value, String>, Error> {
+        let answer = send(stream, words).and_then(|()| read_reply(stream));
+        let at = self.at.clone();
         answer.map_err(|source| match source.kind() {
-            io::ErrorKind::InvalidData => Error::Nonsense { at: at() },
-            _ => Error::Lost { at: at(), source },
+            io::ErrorKind::InvalidData => Error::Nonsense { at },
+            _ => Error::Lost { at, source },
         })
     }
 }

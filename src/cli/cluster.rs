@@ -56,7 +56,9 @@ impl Cluster {
         };
         if all_ended {
             return Err(
-                "no node is left; the same command starts them again with their data".into(),
+                "no node is left, and each has said why. If this cluster is running already, end that first; if something else has its \
+                 ports, choose others with --base-port; otherwise the same command starts the nodes again with their data"
+                    .into(),
             );
         }
         eprintln!("stopping the nodes");

@@ -34,6 +34,16 @@ struct At {
     #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:7401", value_parser = parse_address)]
     at: String,
 
+    /// What the nodes want to hear first, if they were started with --requirepass
+    #[arg(
+        long,
+        global = true,
+        value_name = "PASSWORD",
+        env = "DURAMEN_PASSWORD",
+        hide_env_values = true
+    )]
+    password: Option<String>,
+
     /// Print one line of JSON
     #[arg(long, global = true)]
     json: bool,
@@ -84,7 +94,7 @@ pub(super) struct Transfer {
 
 impl MemberCommand {
     pub(super) fn run(&self) -> Outcome {
-        let mut client = Client::new(&self.at.at);
+        let mut client = self.at.client();
         let done = match &self.action {
             Action::List => return list(&mut client, self.at.json),
             Action::Add { node: (id, peer) } => {
@@ -121,7 +131,7 @@ impl Transfer {
             .into_iter()
             .chain(to.as_deref())
             .collect();
-        let leader = Client::new(&self.at.at).ask(&words)?;
+        let leader = self.at.client().ask(&words)?;
         let leader = leader.number().ok_or("the answer makes no sense")?;
         match self.at.json {
             true => println!("{}", json!({ "leader": leader })),
@@ -132,6 +142,10 @@ impl Transfer {
 }
 
 impl At {
+    fn client(&self) -> Client {
+        Client::new(&self.at, self.password.as_deref())
+    }
+
     fn say(&self, done: &str) {
         match self.json {
             true => println!("{}", json!({ "done": done })),

@@ -43,7 +43,9 @@ pub(crate) fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            // In one write: several nodes may share a terminal.
+            let line = format!("error: {error}\n");
+            eprint!("{line}");
             ExitCode::FAILURE
         }
     }

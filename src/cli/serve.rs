@@ -36,7 +36,7 @@ pub(super) struct Serve {
     data: PathBuf,
 
     /// Where to listen for clients
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     resp: String,
 
     /// All nodes that the cluster begins with, this one included, with the addresses at which they listen for each other
@@ -44,7 +44,7 @@ pub(super) struct Serve {
     peers: Vec<(u64, String)>,
 
     /// Join the cluster of which any member answers clients at this address, under a number that no member ever had. Needs --peer
-    #[arg(long, value_name = "ADDR", conflicts_with = "peers", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDR", conflicts_with = "peers", requires = "peer", value_parser = parse_address)]
     join: Option<String>,
 
     /// Where to listen for the other nodes [default: this node's address in --peers, or the one its cluster knows]
@@ -57,7 +57,7 @@ pub(super) struct Serve {
     announce_peer: Option<String>,
 
     /// The address at which clients reach this node [default: that of --resp]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     announce: Option<String>,
 
     /// The cluster's name. Nodes of another one are refused [default: duramen, at the first start]
@@ -67,6 +67,15 @@ pub(super) struct Serve {
     /// What clients must say before anything else (AUTH) [default: nothing]
     #[arg(long, value_name = "PASSWORD")]
     requirepass: Option<String>,
+
+    /// What the member that --join names wants to hear first [default: what --requirepass says]
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        env = "DURAMEN_PASSWORD",
+        hide_env_values = true
+    )]
+    password: Option<String>,
 
     /// Refuse commands that need memory when keys and values take more than this, in bytes [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
@@ -101,8 +110,12 @@ impl Serve {
         let options = self.options()?;
         match (start(options.clone()).await, &self.join) {
             (Err(replica::Error::NotBegun { .. }), Some(member)) => {
-                let (member, id) = (member.clone(), self.id.to_string());
-                let asked = spawn_blocking(move || cluster_to_join(&member, &id)).await?;
+                let password = self.password.as_ref().or(self.requirepass.as_ref());
+                let (client, id) = (
+                    Client::new(member, password.map(String::as_str)),
+                    self.id.to_string(),
+                );
+                let asked = spawn_blocking(move || cluster_to_join(client, &id)).await?;
                 let cluster = asked?;
                 let joining = self.options_to_join(options, cluster)?;
                 Ok(start(joining).await?)
@@ -202,8 +215,9 @@ impl Serve {
 }
 
 /// Asks a member for the name of its cluster. `id` must be free there.
-fn cluster_to_join(member: &str, id: &str) -> Result<String, String> {
-    let members = Members::ask(&mut Client::new(member)).map_err(|error| error.to_string())?;
+fn cluster_to_join(mut member: Client, id: &str) -> Result<String, String> {
+    let members = Members::ask(&mut member);
+    let members = members.map_err(|error| format!("cannot join: {error}"))?;
     match members.find(id) {
         None => Ok(members.cluster().to_owned()),
         Some(_) => Err(format!(

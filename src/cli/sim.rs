@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::Outcome;
 use duramen::sim::{Failure, Seen, run};
 
-/// Runs simulated clusters that meet with every fault, and checks that they keep what they promise.
+/// Run simulated clusters that meet with every fault, and check that they keep what they promise
 ///
 /// Each seed is a cluster of its own: the same seed gives the same run. The first one in which something does not hold ends it all,
 /// and is shown with its last events and with the command that replays it.

@@ -8,7 +8,7 @@ use std::thread;
 
 use redis::Value;
 
-use crate::support::{Nodes, connect, wait_for};
+use crate::support::{Nodes, ask_readonly, wait_for};
 
 /// What lies between the nodes: a proxy before each.
 struct Links {
@@ -109,15 +109,6 @@ fn pump(mut from: TcpStream, mut to: TcpStream, wait_until_open: impl Fn()) {
     }
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
-}
-
-/// Asks one node, as a client that takes what a follower answers.
-fn ask_readonly(address: &str, command: &[&str]) -> Result<Value, redis::RedisError> {
-    let mut connection = connect(address)?;
-    redis::cmd("READONLY").query::<()>(&mut connection)?;
-    let mut words = redis::Cmd::new();
-    words.arg(command);
-    words.query(&mut connection)
 }
 
 fn bulk(text: &str) -> Value {

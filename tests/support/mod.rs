@@ -279,6 +279,13 @@ pub(crate) fn ask<T: FromRedisValue>(address: &str, command: &[&str]) -> Result<
     request(command).query(&mut connect(address)?)
 }
 
+/// Asks one node, as a client that takes what a follower answers.
+pub(crate) fn ask_readonly(address: &str, command: &[&str]) -> Result<Value, RedisError> {
+    let mut connection = connect(address)?;
+    redis::cmd("READONLY").query::<()>(&mut connection)?;
+    request(command).query(&mut connection)
+}
+
 fn request(command: &[&str]) -> redis::Cmd {
     let mut cmd = redis::Cmd::new();
     command.iter().for_each(|word| {
@@ -439,6 +446,10 @@ impl Node {
 
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.base_port + 1)
+    }
+
+    pub(crate) fn peer_address(&self) -> String {
+        format!("127.0.0.1:{}", self.base_port + 11)
     }
 }
 
