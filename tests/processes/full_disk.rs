@@ -1,0 +1,90 @@
+//! The disk of a node is full: a small file system of its own, that something else has filled.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+
+use redis::Value;
+
+use crate::support::{Nodes, ask_readonly, wait_for};
+
+/// A file system in memory, which needs root.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: PathBuf) -> SmallDisk {
+        fs::create_dir_all(&at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=192m", "tmpfs"]);
+        assert!(mount.arg(&at).status().unwrap().success(), "needs root");
+        SmallDisk(at)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes all that is left.
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.filler()).unwrap();
+        for block in [1 << 20, 4096] {
+            while filler.write_all(&vec![1; block]).is_ok() {}
+        }
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Its node may be up yet: what it has open stays until it ends.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+#[ignore = "mounts a file system, which needs root; .ci/run runs it"]
+fn a_leader_whose_disk_is_full_is_replaced_reads_nothing_stale_and_catches_up_when_there_is_space()
+{
+    let mut nodes = Nodes::new();
+    let disk = SmallDisk::mount(nodes.data(1));
+    nodes.start_all();
+    nodes.leader();
+    nodes.run_well(&["transfer", "--to", "1"], 2);
+    let mut client = nodes.client();
+    client.until_done::<()>(&["SET", "a", "before"]);
+    assert_eq!(nodes.leader(), 1);
+    disk.fill();
+
+    // The log has some space of its own left. A key that is overwritten fills logs, and no memory.
+    let value = "v".repeat(1 << 20);
+    wait_for("another leader", || {
+        client.until_done::<()>(&["SET", "large", &value]);
+        (nodes.leader() != 1).then_some(())
+    });
+    for number in 0..100 {
+        client.until_done::<()>(&["SET", "a", &number.to_string()]);
+    }
+    // It cannot take what was written since, so it cannot answer with it.
+    let stale = ask_readonly(&nodes.address(1), &["GET", "a"]);
+    assert!(
+        stale.is_err(),
+        "a node without the write answered {stale:?}"
+    );
+
+    disk.empty();
+    nodes.wait_for_catching_up(1);
+    let read = ask_readonly(&nodes.address(1), &["GET", "a"]).unwrap();
+    assert_eq!(read, Value::BulkString(b"99".to_vec()));
+    wait_for("it to lead again", || {
+        let (code, _) = nodes.run(&["transfer", "--to", "1"], 2);
+        (code == Some(0)).then_some(())
+    });
+    client.until_done::<()>(&["SET", "a", "after"]);
+    assert_eq!(nodes.leader(), 1);
+    nodes.kill_9_all();
+}
