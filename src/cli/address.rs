@@ -4,7 +4,7 @@
 pub(super) fn parse_peer(text: &str) -> Result<(u64, String), String> {
     let wanted = "write it as NUMBER=HOST:PORT, for example 1=127.0.0.1:7411";
     let (id, address) = text.split_once('=').ok_or(wanted)?;
-    let id = id.trim().parse().map_err(|_| wanted)?;
+    let id = id.trim().parse().ok().filter(|id| *id > 0).ok_or(wanted)?;
     let address = parse_address(address.trim()).map_err(|_| wanted)?;
     Ok((id, address))
 }
@@ -62,6 +62,7 @@ mod tests {
             "4=:1",
             "4=h:x",
             "x=h:1",
+            "0=h:1",
             "4=h:70000",
         ] {
             assert!(parse_peer(wrong).is_err(), "{wrong}");

@@ -28,7 +28,7 @@ use super::{Outcome, asked_to_stop};
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// This node's number in the cluster
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     id: u64,
 
     /// The node's directory. It is made at the first start

@@ -98,9 +98,12 @@ impl Sim {
         }
     }
 
-    /// Whether there is a whole copy of all that is bad somewhere, so that the cluster must get well again.
-    pub(super) fn can_recover(&self) -> bool {
-        let disks = || self.nodes.values();
+    /// Whether there is a whole copy of all that is bad on some of these nodes, so that they must get well again.
+    pub(super) fn can_recover(&self, counts: impl Fn(NodeId) -> bool) -> bool {
+        let disks = || {
+            let counting = self.nodes.iter().filter(|(id, _)| counts(**id));
+            counting.map(|(_, disk)| disk)
+        };
         let in_snapshot = |index: Index| {
             disks().any(|disk| {
                 let reaches = disk

@@ -15,7 +15,7 @@ impl Sim {
             self.cut_power();
         }
         self.mend_disks();
-        let can_recover = self.can_recover();
+        let can_recover = self.can_recover(|_| true);
         self.cut.clear();
         (self.drop, self.slow_disk) = (0, 0);
         for id in self.ids() {
@@ -40,7 +40,11 @@ impl Sim {
                 self.read(leader);
             }
         }
-        if !can_recover {
+        // Nobody asks one that is no member any more, whatever it has.
+        let leader = self.ids().into_iter().find(|id| self.leads(*id));
+        let members = leader.map(|id| self.nodes[&id].raft.as_ref().unwrap().membership().all());
+        let is_member = |id| members.as_ref().is_none_or(|members| members.contains(&id));
+        if !can_recover || !self.can_recover(is_member) {
             self.seen.lost += 1;
             return;
         }
