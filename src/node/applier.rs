@@ -66,6 +66,12 @@ pub(super) enum Effect {
     Ticked(Option<Bytes>),
 }
 
+impl<S: StateMachine> Work<S> {
+    pub(super) fn is_query(&self) -> bool {
+        matches!(self.0, Kind::Query(_))
+    }
+}
+
 impl<S: StateMachine> Applier<S> {
     pub(super) fn new(state: S, applied: Index) -> Applier<S> {
         Applier { state, applied }

@@ -93,7 +93,13 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
     }
 
+    /// Whether all that was to be done is done, queries aside: then a query may be answered anywhere, at once.
+    pub(super) fn is_applier_idle(&self) -> bool {
+        self.unfinished == 0
+    }
+
     fn put(&mut self, kind: Kind<S>) {
+        self.unfinished += u64::from(!matches!(kind, Kind::Query(_)));
         self.work.push_back(Work(kind));
     }
 
@@ -139,6 +145,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
 
     /// Takes in what became of something.
     pub(super) fn done(&mut self, done: Done) -> Result<(), Error> {
+        self.unfinished -= 1;
         match done.0 {
             Effect::Applied(index) => self.applied = index,
             Effect::Frozen(job) => self.jobs.push_back(job),

@@ -1,7 +1,7 @@
 //! Runs a node in real time: one thread, which waits for inputs and for the next tick, one that applies, and one for each job.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -145,7 +145,7 @@ pub fn spawn<S: StateMachine, N: Network + 'static>(
             }
             node.turn()?;
             while let Some(work) = node.take_work() {
-                applying.put(work);
+                applying.put(work, node.is_applier_idle());
             }
             jobs.start(&mut node, &inbox.sender);
             if status != node.status() {
@@ -159,34 +159,50 @@ pub fn spawn<S: StateMachine, N: Network + 'static>(
 
 /// The thread that applies. When this is dropped, it has ended, and with it the state machine.
 struct Applying<S: StateMachine> {
+    applier: Arc<Mutex<Applier<S>>>,
     work: Option<Sender<Work<S>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<S: StateMachine> Applying<S> {
-    fn start(mut applier: Applier<S>, node: Sender<Input<S>>) -> Result<Applying<S>, Error> {
+    fn start(applier: Applier<S>, node: Sender<Input<S>>) -> Result<Applying<S>, Error> {
         let (sender, work) = channel::<Work<S>>();
+        let applier = Arc::new(Mutex::new(applier));
+        let shared = applier.clone();
         let run = move || {
             for work in work {
-                if let Some(done) = applier.run(work) {
+                let done = lock(&shared).run(work);
+                if let Some(done) = done {
                     let _ = node.send(Input::Done(done)); // A node that has ended does not want to know.
                 }
             }
         };
         let thread = thread::Builder::new().name("apply".to_owned()).spawn(run);
         Ok(Applying {
+            applier,
             work: Some(sender),
             thread: Some(thread.map_err(Error::NoThread)?),
         })
     }
 
+    /// Has something done. A query is quick, and to wake a thread takes longer: while the applier is idle it is answered here.
+    ///
     /// # Panics
     /// If the state machine has panicked: the node ends as it does.
-    fn put(&self, work: Work<S>) {
+    fn put(&self, work: Work<S>, is_idle: bool) {
+        if is_idle && work.is_query() {
+            let done = lock(&self.applier).run(work);
+            assert!(done.is_none(), "nothing is heard of a query");
+            return;
+        }
         let sender = self.work.as_ref().expect("it is taken at the end only");
         let put = sender.send(work);
         assert!(put.is_ok(), "the state machine has panicked");
     }
+}
+
+fn lock<S: StateMachine>(applier: &Mutex<Applier<S>>) -> MutexGuard<'_, Applier<S>> {
+    applier.lock().expect("a state machine does not panic")
 }
 
 impl<S: StateMachine> Drop for Applying<S> {

@@ -295,6 +295,8 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     applier: Option<Applier<S>>,
     /// What it is to do, in order.
     work: applier::Queue<S>,
+    /// How much of it has not been heard of again. Queries are not counted: nothing is heard of them.
+    unfinished: u64,
     /// Entries up to here were handed out to it, and it has said that it has applied up to here.
     handed_out: Index,
     applied: Index,
@@ -383,6 +385,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             options,
             applier: Some(Applier::new(state, base.index)),
             work: VecDeque::new(),
+            unfinished: 0,
             handed_out: base.index,
             applied: base.index,
             restoring: VecDeque::new(),
