@@ -142,6 +142,8 @@ impl Run {
 
     /// No more faults: soon all agree, and a write succeeds.
     fn mend(&mut self) {
+        // Before space is given back: who has just ended for the lack of it had a reason.
+        self.weather.bury(&mut self.world, &mut self.operator);
         self.world.heal_links();
         self.world.set_faults(Faults::default());
         self.world.stop_failing();

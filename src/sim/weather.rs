@@ -349,7 +349,6 @@ impl Weather {
     /// # Panics
     /// If one had no reason to.
     pub(super) fn bury(&mut self, world: &mut World<Recorder>, operator: &mut Operator) {
-        self.free_disks(world);
         self.look_at_trouble(world, operator);
         for (id, error) in world.take_ended() {
             let unlucky = self.unlucky.filter(|(unlucky, _)| *unlucky == id);
@@ -376,6 +375,7 @@ impl Weather {
                 _ => panic!("{id} has ended for no reason: {error}"),
             }
         }
+        self.free_disks(world); // After that: who has ended for the lack of space had a reason.
     }
 
     /// Lets the cluster get over what was done to a disk. One that is damaged is replaced when all is well: there may be more
