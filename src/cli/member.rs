@@ -4,12 +4,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use duramen::client::Value;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::Outcome;
 use super::address::{parse_address, parse_peer};
-use super::client::{Client, Error, Value};
+use super::client::{Client, Error};
 
 /// See and change who belongs to a running cluster
 ///
@@ -303,15 +304,15 @@ fn to_json(value: &Value) -> serde_json::Value {
     match value {
         Value::Nil => serde_json::Value::Null,
         Value::Integer(integer) => json!(integer),
-        Value::Text(text) => json!(text),
-        Value::Array(values) if matches!(values.first(), Some(Value::Text(_))) => values
-            .chunks_exact(2)
-            .map(|pair| match &pair[0] {
-                Value::Text(name) => (name.clone(), to_json(&pair[1])),
-                _ => (String::new(), to_json(&pair[1])),
-            })
-            .collect::<serde_json::Map<_, _>>()
-            .into(),
+        Value::Status(_) | Value::Bulk(_) => json!(value.text()),
+        Value::Array(values) if values.first().is_some_and(|first| first.text().is_some()) => {
+            let pairs = values.chunks_exact(2);
+            let pairs = pairs.map(|pair| {
+                let name = pair[0].text().unwrap_or_default();
+                (name.to_owned(), to_json(&pair[1]))
+            });
+            pairs.collect::<serde_json::Map<_, _>>().into()
+        }
         Value::Array(values) => values.iter().map(to_json).collect(),
     }
 }
