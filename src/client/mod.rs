@@ -45,8 +45,6 @@ struct Session {
     id: u64,
     /// Of its next call.
     sequence: u64,
-    /// The least that it may be. A call that gave an error may have used its number, or not: the greater one is tried first.
-    least: u64,
 }
 
 /// Why there is no answer.
@@ -80,6 +78,13 @@ pub enum Error {
         /// What came of that.
         last: String,
     },
+}
+
+impl Error {
+    /// As a person reads it.
+    fn refused(text: &str) -> Error {
+        Error::Refused(text.strip_prefix("ERR ").unwrap_or(text).to_owned())
+    }
 }
 
 /// What came of asking one node.
@@ -159,16 +164,18 @@ impl Client {
                     return Err(self.unknown(start, "the session has expired meanwhile"));
                 }
                 Ok(Asked::NoSession) => self.session = None,
-                Ok(Asked::BadSequence(_)) if session.sequence > session.least => {
-                    let sequence = session.sequence - 1;
+                Ok(Asked::Answered(value)) => {
+                    let sequence = session.sequence + 1;
                     self.session = Some(Session {
                         sequence,
                         ..session
                     });
-                }
-                Ok(Asked::Answered(value)) => {
-                    self.go_on(session, session.sequence + 1);
                     return Ok(value);
+                }
+                // Not what the command gave, but what kept a node from it: an earlier attempt may be on its way all the same.
+                Ok(Asked::Refused(text)) if is_sent && !text.starts_with("ERR ") => {
+                    self.abandon(session);
+                    return Err(self.unknown(start, &text));
                 }
                 Ok(
                     Asked::Refused(text)
@@ -176,8 +183,8 @@ impl Client {
                     | Asked::NotDone(text)
                     | Asked::Unknown(text),
                 ) => {
-                    self.go_on(session, session.least);
-                    return Err(Error::Refused(text));
+                    self.abandon(session);
+                    return Err(Error::refused(&text));
                 }
                 Err(error) => {
                     self.session = None; // Its number may be used, or not.
@@ -197,7 +204,7 @@ impl Client {
             Asked::Refused(text)
             | Asked::BadSequence(text)
             | Asked::NotDone(text)
-            | Asked::Unknown(text) => Err(Error::Refused(text)),
+            | Asked::Unknown(text) => Err(Error::refused(&text)),
             Asked::NoSession => Err(Error::Refused("no such session".to_owned())),
         }
     }
@@ -224,7 +231,7 @@ impl Client {
         // One that was opened and not heard of costs nothing, and expires.
         let opened = match asked {
             Ok(Asked::Answered(value)) => value,
-            Ok(Asked::Refused(text)) => return Err(Error::Refused(text)),
+            Ok(Asked::Refused(text)) => return Err(Error::refused(&text)),
             Ok(_) => return Err(self.unreachable(start, "no session could be opened")),
             Err(Error::Unknown { waited, at, last }) => {
                 return Err(Error::Unreachable { waited, at, last });
@@ -233,20 +240,15 @@ impl Client {
         };
         let id = opened.number();
         let id = id.ok_or_else(|| Error::Refused(format!("no session: {opened:?}")))?;
-        Ok(*self.session.insert(Session {
-            id,
-            sequence: 1,
-            least: 1,
-        }))
+        Ok(*self.session.insert(Session { id, sequence: 1 }))
     }
 
-    /// The next call has the next number, or at least this one.
-    fn go_on(&mut self, session: Session, least: u64) {
-        self.session = Some(Session {
-            sequence: session.sequence + 1,
-            least,
-            ..session
-        });
+    /// After an error it is not known whether the number was used. With another one, a call that is on its way still could be carried
+    /// out beside a later one; so the session ends, and the next call has a new one.
+    fn abandon(&mut self, session: Session) {
+        self.session = None;
+        let id = session.id.to_string();
+        let _ = self.ask_one(&["SESSION", "CLOSE", &id]); // Else it expires.
     }
 
     /// Asks until there is an answer. Says whether a node may have taken it.
@@ -322,7 +324,10 @@ impl Client {
             "ERR" if rest.starts_with("outcome unknown") => Asked::Unknown(text),
             "NOSESSION" => Asked::NoSession,
             "BADSEQUENCE" => Asked::BadSequence(text),
-            "ERR" => Asked::Refused(rest.to_owned()),
+            "ERR" if rest.starts_with("max number of clients") => {
+                self.try_next();
+                Asked::NotDone(text)
+            }
             _ => Asked::Refused(text),
         }
     }

@@ -93,30 +93,40 @@ fn the_leader_is_followed_and_a_node_that_is_gone_is_left() {
 }
 
 #[test]
-fn an_error_may_have_used_a_number_or_not() {
-    let wrong = "-ERR wrong number of arguments";
+fn after_an_error_the_next_call_has_a_session_of_its_own() {
     let (address, node) = node(vec![
         (OPEN.to_owned(), Does::Answer(":7")),
-        // The store says so: the number is used.
-        (
-            call(1, "INCR a"),
-            Does::Answer("-ERR value is not an integer"),
-        ),
-        // The server says so: it is not.
-        (call(2, "INCR"), Does::Answer(wrong)),
-        (call(3, "INCR"), Does::Answer(wrong)),
-        (call(4, "INCR b"), Does::Answer("-BADSEQUENCE out of order")),
-        (call(3, "INCR b"), Does::Answer("-BADSEQUENCE out of order")),
-        (call(2, "INCR b"), Does::Answer(":1")),
-        (call(3, "INCR b"), Does::Answer(":2")),
+        // Whether the number is used is not known: nothing else may get it.
+        (call(1, "INCR a"), Does::Answer("-ERR no integer")),
+        ("SESSION CLOSE 7".to_owned(), Does::Answer("+OK")),
+        (OPEN.to_owned(), Does::Answer(":7")),
+        (call(1, "INCR b"), Does::Answer(":1")),
+        (call(2, "INCR b"), Does::Answer(":2")),
     ]);
     let mut client = Client::new([address]);
-    let is_refused = |asked| matches!(asked, Err(Error::Refused(_)));
-    assert!(is_refused(client.call(&["INCR", "a"])));
-    assert!(is_refused(client.call(&["INCR"])));
-    assert!(is_refused(client.call(&["INCR"])));
+    let refused = client.call(&["INCR", "a"]);
+    assert!(matches!(refused, Err(Error::Refused(text)) if text == "no integer"));
     assert_eq!(client.call(&["INCR", "b"]).unwrap(), Value::Integer(1));
     assert_eq!(client.call(&["INCR", "b"]).unwrap(), Value::Integer(2));
+    node.join().unwrap();
+}
+
+#[test]
+fn what_one_node_refuses_another_may_have_taken_before() {
+    let (address, node) = node(vec![
+        (OPEN.to_owned(), Does::Answer(":7")),
+        (call(1, "INCR a"), Does::Die),
+        (call(1, "INCR a"), Does::Answer("-OOM command not allowed")),
+        ("SESSION CLOSE 7".to_owned(), Does::Answer("+OK")),
+        (OPEN.to_owned(), Does::Answer(":7")),
+        (call(1, "INCR a"), Does::Answer("-OOM command not allowed")),
+        ("SESSION CLOSE 7".to_owned(), Does::Answer("+OK")),
+    ]);
+    let mut client = Client::new([address]);
+    let unknown = client.call(&["INCR", "a"]);
+    assert!(matches!(unknown, Err(Error::Unknown { .. })), "{unknown:?}");
+    let refused = client.call(&["INCR", "a"]);
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     node.join().unwrap();
 }
 

@@ -82,8 +82,7 @@ impl Connection<'_> {
                 return Ok(());
             }
             if !self.share.hold(self.input.len()).await {
-                let reply =
-                    "ERR too much is waiting at this node to be carried out: try again later";
+                let reply = "TRYAGAIN too much is waiting at this node to be carried out";
                 self.send(Reply::error(reply), self.client.protocol).await?;
                 self.flush().await?;
                 return self.stream.shutdown().await;
