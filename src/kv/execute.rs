@@ -60,19 +60,18 @@ impl Kv {
         gives: SetGives,
     ) -> Result<Output, Failure> {
         check_length(value.len())?;
-        let exists = self.view.item(&key).is_some();
         let old = match gives {
             SetGives::Old => self.view.value(&key),
             SetGives::Done | SetGives::Number => Output::Nil,
         };
         let is_set = match condition {
             Condition::Always => true,
-            Condition::IfNone => !exists,
-            Condition::IfExists => exists,
+            Condition::IfNone => self.view.item(&key).is_none(),
+            Condition::IfExists => self.view.item(&key).is_some(),
         };
         if is_set {
             let expires = self.deadline(&key, expiry);
-            self.insert(key, value, expires);
+            self.insert(&key, value, expires);
         }
         Ok(match gives {
             SetGives::Done if is_set => Output::Done,
@@ -100,7 +99,7 @@ impl Kv {
             return Ok(Output::Integer(0));
         }
         for (key, value) in pairs {
-            self.insert(key, value, None);
+            self.insert(&key, value, None);
         }
         Ok(match if_none {
             true => Output::Integer(1),
@@ -114,7 +113,7 @@ impl Kv {
         };
         let expires = self.deadline(&key, expiry);
         if expires != item.expires {
-            self.insert(key, item.value.clone(), expires);
+            self.insert(&key, item.value.clone(), expires);
         }
         Output::Value(item.value)
     }
@@ -126,7 +125,7 @@ impl Kv {
             Some(value) => parse_integer(&value).ok_or(Failure::NotAnInteger)?,
         };
         let after = before.checked_add(by).ok_or(Failure::Overflow)?;
-        self.insert(key, after.to_string().into(), expires);
+        self.insert(&key, after.to_string().into(), expires);
         Ok(Output::Integer(after))
     }
 
@@ -141,7 +140,7 @@ impl Kv {
             return Err(Failure::NotFinite);
         }
         let after = Bytes::from(after.to_string());
-        self.insert(key, after.clone(), expires);
+        self.insert(&key, after.clone(), expires);
         Ok(Output::Value(after))
     }
 
@@ -151,7 +150,7 @@ impl Kv {
         check_length(before.len() + value.len())?;
         let after = [&before[..], value].concat();
         let len = after.len() as i64;
-        self.insert(key, after.into(), expires);
+        self.insert(&key, after.into(), expires);
         Ok(Output::Integer(len))
     }
 
@@ -168,7 +167,7 @@ impl Kv {
         after.resize(before.len().max(end), 0);
         after[offset..end].copy_from_slice(value);
         let len = after.len() as i64;
-        self.insert(key, after.into(), expires);
+        self.insert(&key, after.into(), expires);
         Ok(Output::Integer(len))
     }
 
@@ -187,7 +186,7 @@ impl Kv {
             ExpireCondition::IfSomeAndEarlier => expires.is_some() && new < expires,
         };
         if is_set {
-            self.insert(key, value, new);
+            self.insert(&key, value, new);
         }
         Output::Integer(is_set.into())
     }
@@ -195,7 +194,7 @@ impl Kv {
     fn persist(&mut self, key: Bytes) -> Output {
         match self.view.item(&key).cloned() {
             Some(item) if item.expires.is_some() => {
-                self.insert(key, item.value, None);
+                self.insert(&key, item.value, None);
                 Output::Integer(1)
             }
             _ => Output::Integer(0),

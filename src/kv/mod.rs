@@ -32,7 +32,7 @@ pub use output::{Failure, KeyType, Output};
 pub use usage::Usage;
 pub use view::{Page, View};
 
-use view::Item;
+use view::{Item, Key};
 
 /// A store of byte strings.
 ///
@@ -50,7 +50,7 @@ pub struct Kv {
     /// How often it was written to.
     writes: Version,
     /// The keys that expire, the first first.
-    deadlines: BTreeSet<(LogTime, Bytes)>,
+    deadlines: BTreeSet<(LogTime, Key)>,
     bytes: u64,
     usage: Usage,
 }
@@ -103,40 +103,37 @@ impl Kv {
     }
 
     /// Puts a value at a key. One that expires at once is not there at all.
-    fn insert(&mut self, key: Bytes, value: Bytes, expires: Option<LogTime>) {
+    fn insert(&mut self, key: &[u8], value: Bytes, expires: Option<LogTime>) {
         if expires.is_some_and(|at| at <= self.view.now) {
-            self.remove(&key);
+            self.remove(key);
             return;
         }
         self.writes.0 += 1;
-        self.bytes += size(&key, &value);
+        self.bytes += size(key, &value);
         if let Some(at) = expires {
-            self.deadlines.insert((at, key.clone()));
+            self.deadlines.insert((at, key.into()));
         }
         let item = Item {
             value,
             expires,
             version: self.writes,
         };
-        // Few stores have keys that expire, and only those need the name once more.
-        let name = (!self.deadlines.is_empty()).then(|| key.clone());
-        let key_bytes = key.len();
-        let Some(old) = self.view.map.insert(key, item) else {
+        let Some(old) = self.view.map.insert(key.into(), item) else {
             return;
         };
-        self.bytes -= size_of(key_bytes, old.value.len());
-        if let (Some(at), Some(name)) = (old.expires.filter(|at| Some(*at) != expires), name) {
-            self.deadlines.remove(&(at, name));
+        self.bytes -= size(key, &old.value);
+        if let Some(at) = old.expires.filter(|at| Some(*at) != expires) {
+            self.deadlines.remove(&(at, key.into()));
         }
     }
 
     /// Removes what is at a key; gives it, if it had not expired.
-    fn remove(&mut self, key: &Bytes) -> Option<Item> {
+    fn remove(&mut self, key: &[u8]) -> Option<Item> {
         let item = self.view.map.remove(key)?;
         self.writes.0 += 1;
         self.bytes -= size(key, &item.value);
         if let Some(at) = item.expires {
-            self.deadlines.remove(&(at, key.clone()));
+            self.deadlines.remove(&(at, key.into()));
         }
         Some(item).filter(|item| item.expires.is_none_or(|at| at > self.view.now))
     }
@@ -167,11 +164,7 @@ impl Kv {
 }
 
 fn size(key: &[u8], value: &[u8]) -> u64 {
-    size_of(key.len(), value.len())
-}
-
-fn size_of(key_bytes: usize, value_bytes: usize) -> u64 {
-    (key_bytes + value_bytes) as u64 + KEY_OVERHEAD_BYTES
+    (key.len() + value.len()) as u64 + KEY_OVERHEAD_BYTES
 }
 
 impl StateMachine for Kv {

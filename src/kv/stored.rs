@@ -11,12 +11,10 @@
 
 use std::io::{self, Read, Write};
 
-use byteorder::{LittleEndian as LE, ReadBytesExt, WriteBytesExt};
-use bytes::Bytes;
-
 use super::command::Version;
-use super::view::{Item, View};
+use super::view::{Item, Key, View};
 use crate::node::LogTime;
+use byteorder::{LittleEndian as LE, ReadBytesExt, WriteBytesExt};
 
 const VERSION: u8 = 1;
 
@@ -54,18 +52,20 @@ pub(super) fn read(from: &mut dyn Read) -> io::Result<(View, Version)> {
             writes.0
         )));
     }
+    let mut key = Vec::new();
     while let Some(key_bytes) = read_len(&mut from)? {
         let value_bytes = from.read_u32::<LE>()?;
         let expires = Some(LogTime(from.read_u64::<LE>()?)).filter(|at| at.0 > 0);
         let version = Version(from.read_u64::<LE>()?);
-        let key = read_bytes(&mut from, key_bytes)?;
-        let value = read_bytes(&mut from, value_bytes)?;
+        read_into(&mut key, key_bytes, &mut from)?;
+        let mut value = Vec::new();
+        read_into(&mut value, value_bytes, &mut from)?;
         let item = Item {
-            value,
+            value: value.into(),
             expires,
             version,
         };
-        view.map.insert(key, item);
+        view.map.insert(Key::from_slice(&key), item);
     }
     Ok((view, writes))
 }
@@ -84,14 +84,19 @@ fn read_len(from: &mut impl Read) -> io::Result<Option<u32>> {
     Ok(Some(u32::from_le_bytes(bytes)))
 }
 
-/// Asks for no more memory than there are bytes, but for a little.
-fn read_bytes(from: &mut impl Read, len: u32) -> io::Result<Bytes> {
-    let mut bytes = Vec::with_capacity((len as usize).min(READ_BYTES));
-    from.take(len.into()).read_to_end(&mut bytes)?;
-    match bytes.len() == len as usize {
-        true => Ok(bytes.into()),
-        false => Err(bad("the store ends in the middle of a key".to_owned())),
+/// Reads so many bytes. Asks for no more memory than there are bytes, but for a little.
+fn read_into(bytes: &mut Vec<u8>, len: u32, from: &mut impl Read) -> io::Result<()> {
+    bytes.clear();
+    while bytes.len() < len as usize {
+        let start = bytes.len();
+        bytes.resize((len as usize).min(start + READ_BYTES), 0);
+        let read = from.read_exact(&mut bytes[start..]);
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => bad("the store ends in the middle of a key".to_owned()),
+            _ => error,
+        })?;
     }
+    Ok(())
 }
 
 fn bad(what: String) -> io::Error {
@@ -100,6 +105,8 @@ fn bad(what: String) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     /// Frozen.
@@ -114,8 +121,9 @@ mod tests {
             now: LogTime(5),
             ..View::default()
         };
-        view.map.insert("b".into(), item(b"2", None, 1));
-        view.map.insert("a".into(), item(b"", Some(9), 3));
+        view.map.insert(Key::from_slice(b"b"), item(b"2", None, 1));
+        view.map
+            .insert(Key::from_slice(b"a"), item(b"", Some(9), 3));
         let mut bytes = Vec::new();
         write(&view, Version(3), &mut bytes).unwrap();
         let header = b"\x01\x05\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0";

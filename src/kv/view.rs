@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 use imbl::OrdMap;
+use smallvec::SmallVec;
 
 use super::command::{Command, TtlForm, Version};
 use super::output::{KeyType, Output};
@@ -14,10 +15,13 @@ use crate::node::LogTime;
 /// a long question can be answered with one elsewhere, while the store goes on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    pub(super) map: OrdMap<Bytes, Item>,
+    pub(super) map: OrdMap<Key, Item>,
     /// The time in the log.
     pub(super) now: LogTime,
 }
+
+/// A key in the map: short ones stand there themselves, since a search that looks at keys elsewhere waits for memory at each.
+pub(super) type Key = SmallVec<[u8; 24]>;
 
 /// What is at a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +126,7 @@ impl View {
         let alive = self.map.iter().filter(|(_, item)| self.is_alive(item));
         let keys = alive.map(|(key, _)| key);
         keys.filter(|key| pattern::matches(pattern, key))
-            .cloned()
+            .map(|key| Bytes::copy_from_slice(key))
             .collect()
     }
 
@@ -140,11 +144,11 @@ impl View {
         let mut last = None;
         for (key, item) in rest.by_ref().take(count) {
             if self.is_alive(item) && pattern::matches(pattern, key) {
-                page.keys.push(key.clone());
+                page.keys.push(Bytes::copy_from_slice(key));
             }
             last = Some(key);
         }
-        page.next = rest.next().and(last).cloned();
+        page.next = rest.next().and(last).map(|key| Bytes::copy_from_slice(key));
         page
     }
 }
