@@ -207,16 +207,10 @@ pub(super) fn slot(words: &[Bytes]) -> u16 {
 }
 
 pub(super) fn find(name: &[u8]) -> Option<&'static Spec> {
-    if name.len() > NAME_BYTES_MAX {
-        return None;
-    }
-    let name = name.to_ascii_lowercase();
-    let at = COMMANDS.binary_search_by(|spec| spec.name.as_bytes().cmp(&name));
+    let name = name.iter().map(u8::to_ascii_lowercase);
+    let at = COMMANDS.binary_search_by(|spec| spec.name.bytes().cmp(name.clone()));
     at.ok().map(|at| &COMMANDS[at])
 }
-
-/// No command's name is longer.
-const NAME_BYTES_MAX: usize = 16;
 
 impl Spec {
     fn fits(&self, words: usize) -> bool {
@@ -270,11 +264,6 @@ mod tests {
         assert!(find(b"gett").is_none());
         assert!(find(&[b'x'; 1000]).is_none());
         assert!(COMMANDS.is_sorted_by_key(|spec| spec.name));
-        assert!(
-            COMMANDS
-                .iter()
-                .all(|spec| spec.name.len() <= NAME_BYTES_MAX)
-        );
     }
 
     #[test]

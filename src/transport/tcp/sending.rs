@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use duramen_wal::NodeId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::task::JoinSet;
@@ -15,13 +15,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::handshake::Handshakes;
 use super::listening::Latest;
-use super::queue::{Queue, Queued, queue};
+use super::queue::{Queue, Queued, queue, write_all};
 use crate::raft::Membership;
-use crate::transport::codec::put_packet;
 use crate::transport::{Endpoint, Network, Packet};
 
-/// Messages that wait together are written together.
-const WRITE_BYTES: usize = 256 << 10;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection lasts between nodes of which one does not know yet that the other takes part, or that it does not any
 /// more. Then they meet again.
@@ -169,7 +166,7 @@ impl Sender {
                     }
                 }
             }
-            while self.messages.try_next().is_some() {}
+            self.messages.clear();
             if self.messages.is_closed() || self.idle_max.is_some() {
                 return;
             }
@@ -201,23 +198,25 @@ impl Sender {
         let opened = opened.map_err(|error| (error, false))?;
         tracing::debug!(to = %self.to, address, "connected");
         let until = opened.is_passing.then(|| Instant::now() + PASSING_LIFE);
-        self.send_all(opened.stream, until)
-            .await
-            .map_err(|error| (error, true))
+        let over = self.send_all(opened.stream, until).await;
+        self.messages.detach();
+        over.map_err(|error| (error, true))
     }
 
     /// Sends what is queued, until the connection breaks; or until a moment without messages after `until`.
     async fn send_all(&mut self, stream: TcpStream, until: Option<Instant>) -> io::Result<Over> {
-        let (mut incoming, mut outgoing) = stream.into_split();
+        let (mut incoming, outgoing) = stream.into_split();
+        let outgoing = Arc::new(outgoing);
+        // Of those that may be idle, it has to be seen when they are.
+        let idle = self.idle_max.is_none().then_some(&outgoing);
         let mut buf = BytesMut::new();
         let mut unexpected = [0; 1];
         loop {
             let idle_until = self.idle_max.map(|idle_max| Instant::now() + idle_max);
-            let first = tokio::select! {
+            tokio::select! {
                 biased;
-                message = self.messages.next() => match message {
-                    Some(message) => message,
-                    None => return Ok(Over::Ended),
+                is_there = self.messages.next(&mut buf, idle) => if !is_there {
+                    return Ok(Over::Ended);
                 },
                 // The peer never sends anything here, so this is its end.
                 read = incoming.read(&mut unexpected) => {
@@ -226,14 +225,8 @@ impl Sender {
                 }
                 () = end_of(until) => return Ok(Over::Passed),
                 () = end_of(idle_until) => return Ok(Over::Idle),
-            };
-            put_packet(&mut buf, &first);
-            while buf.len() < WRITE_BYTES
-                && let Some(message) = self.messages.try_next()
-            {
-                put_packet(&mut buf, &message);
             }
-            timeout(WRITE_TIMEOUT, outgoing.write_all(&buf)).await??;
+            timeout(WRITE_TIMEOUT, write_all(&outgoing, &buf)).await??;
             buf.clear();
         }
     }
