@@ -135,13 +135,21 @@ fn a_second_cluster_in_the_same_place_says_so_and_ctrl_c_ends_the_first_one_well
     let first = start_cluster(dir.path().to_str().unwrap(), base_port);
     let address = format!("127.0.0.1:{}", base_port + 1);
     wait_for("a node", || ask::<String>(&address, &["PING"]).ok());
-    for (data, hint) in [(&dir, "in use"), (&other, "cannot listen")] {
+    for (data, base_port, hint) in [
+        (&dir, free_base_port(), "in use"),
+        (&other, base_port, "cannot listen"),
+    ] {
         let second = start_cluster(data.path().to_str().unwrap(), base_port);
         let output = second.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(hint), "{said}");
         assert!(said.contains("is running already"), "{said}");
+        assert_eq!(
+            output.stdout.is_empty(),
+            hint == "cannot listen",
+            "it greets"
+        );
     }
     assert_eq!(ask::<String>(&address, &["PING"]).unwrap(), "PONG");
     // A terminal sends it to the parent and to the nodes.

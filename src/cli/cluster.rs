@@ -1,5 +1,6 @@
 //! `duramen cluster`: a whole cluster on this machine, each node a process of its own.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -31,11 +32,13 @@ pub(super) struct Cluster {
     nodes: u16,
 }
 
+const PORTS_TAKEN: &str = "If this cluster is running already, end that first; if something else has its ports, choose others with --base-port";
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Cluster {
     pub(super) async fn run(self) -> Outcome {
         self.check_directory()?;
+        self.check_ports()?;
         self.mark_directory()?;
         let program = std::env::current_exe()?;
         let mut children = JoinSet::new();
@@ -55,11 +58,8 @@ impl Cluster {
             () = all_end(&mut children) => true,
         };
         if all_ended {
-            return Err(
-                "no node is left, and each has said why. If this cluster is running already, end that first; if something else has its \
-                 ports, choose others with --base-port; otherwise the same command starts the nodes again with their data"
-                    .into(),
-            );
+            let ended = "no node is left, and each has said why";
+            return Err(format!("{ended}. {PORTS_TAKEN}; otherwise the same command starts the nodes again with their data").into());
         }
         eprintln!("stopping the nodes");
         drop(stdins);
@@ -67,6 +67,16 @@ impl Cluster {
             return Err(
                 "some nodes did not stop in 5 s and were killed; their data is safe".into(),
             );
+        }
+        Ok(())
+    }
+
+    /// A cluster that runs already is to be known before this one says that it runs.
+    fn check_ports(&self) -> Outcome {
+        let ids = 1..=self.nodes;
+        for address in ids.flat_map(|id| [self.client_address(id), self.peer_address(id)]) {
+            TcpListener::bind(&address)
+                .map_err(|error| format!("cannot listen on {address}: {error}. {PORTS_TAKEN}"))?;
         }
         Ok(())
     }
