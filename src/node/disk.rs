@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use super::{Clock, Error, Node, StateMachine};
+use super::{Clock, Error, Node, NotDone, StateMachine};
 use crate::raft::{Envelope, Write};
 use crate::storage;
 use crate::transport::Network;
@@ -40,6 +40,15 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
 
     pub(super) fn has_failed(&self) -> bool {
         matches!(self.trouble, Some(Trouble::Failed(_)))
+    }
+
+    /// Why a read was not served in time. Without space the log, and so the state, stays behind what the read has to see.
+    pub(super) fn why_unread(&self) -> NotDone {
+        match self.trouble {
+            Some(Trouble::Full) => NotDone::Full,
+            Some(Trouble::Failed(_)) => NotDone::Failed,
+            None => NotDone::Unknown,
+        }
     }
 
     /// Begins to write what the core asks for. If the disk does not take it, what was to leave then must not, or not yet.

@@ -137,11 +137,12 @@ pub enum NotDone {
     /// The command may have been applied, or may be later.
     #[error("the outcome is unknown")]
     Unknown,
-    /// The command was not applied and never will be: the leader's disk is full.
-    #[error("the leader's disk is full: free some space, then try again")]
+    /// The command was not applied and never will be, or the read was not served: this node's disk is full.
+    #[error("this node's disk is full: free some space, then try again")]
     Full,
-    /// The command was not applied and never will be: the disk of the only node that can lead has failed.
-    #[error("the leader's disk has failed: repair it and start the node again")]
+    /// The command was not applied and never will be, since this is the only node that can lead, or the read was not served: its disk
+    /// has failed.
+    #[error("this node's disk has failed: repair it and start the node again")]
     Failed,
 }
 
@@ -561,7 +562,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         if self.ticked + TICK <= now {
             self.ticked = now; // Lost time is not made up for.
         }
-        self.waiting.expire(now);
+        self.waiting.expire(now, self.why_unread());
         self.look_for_space(now)
     }
 

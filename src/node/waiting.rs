@@ -141,8 +141,8 @@ impl<S: StateMachine> Waiting<S> {
         }
     }
 
-    /// Answers those whose time is over.
-    pub(super) fn expire(&mut self, now: Duration) {
+    /// Answers those whose time is over. `unread` is why reads were not served.
+    pub(super) fn expire(&mut self, now: Duration, unread: NotDone) {
         if now < self.next_deadline {
             return;
         }
@@ -155,7 +155,7 @@ impl<S: StateMachine> Waiting<S> {
         let reads = take_all(&mut self.undecided, |_, waiter| waiter.deadline <= now);
         let confirmed = take_all(&mut self.unapplied, |_, waiter| waiter.deadline <= now);
         for waiter in reads.into_iter().chain(confirmed) {
-            (waiter.answer)(Err(NotDone::Unknown));
+            (waiter.answer)(Err(unread));
         }
         let commands = self.commands.values().map(|waiter| waiter.deadline);
         let reads = self.undecided.values().chain(self.unapplied.values());
@@ -225,6 +225,15 @@ mod tests {
         }
     }
 
+    fn read(waiting: &mut Waiting<Nothing>, answers: &Answers, id: ReadId) {
+        let answers = answers.clone();
+        let answer = move |state: Result<&Nothing, NotDone>| {
+            let mut answers = answers.lock().unwrap();
+            answers.push((id.0, state.map(|_| "served")));
+        };
+        waiting.read(id, Box::new(answer), Duration::from_secs(9));
+    }
+
     /// What may be read once all up to this index is applied is read.
     fn serve(waiting: &mut Waiting<Nothing>, index: u64) {
         while let Some(query) = waiting.readable(Index(index)) {
@@ -271,16 +280,8 @@ mod tests {
     fn a_read_waits_until_its_index_is_handed_out() {
         let (mut waiting, answers) = (Waiting::default(), Answers::default());
         let (early, late) = (ReadId(1), ReadId(2));
-        for read in [early, late] {
-            let answers = answers.clone();
-            let answer = move |state: Result<&Nothing, NotDone>| {
-                answers
-                    .lock()
-                    .unwrap()
-                    .push((read.0, state.map(|_| "served")));
-            };
-            waiting.read(read, Box::new(answer), Duration::from_secs(9));
-        }
+        read(&mut waiting, &answers, early);
+        read(&mut waiting, &answers, late);
         let served_at = |id, index| ReadReply {
             id,
             index: Ok(Index(index)),
@@ -293,6 +294,16 @@ mod tests {
         assert_eq!(*answers.lock().unwrap(), [(1, Ok("served"))]);
         serve(&mut waiting, 6);
         assert_eq!(answers.lock().unwrap()[1..], [(2, Ok("served"))]);
+    }
+
+    #[test]
+    fn a_read_that_was_not_served_in_time_hears_why() {
+        let (mut waiting, answers) = (Waiting::default(), Answers::default());
+        wait(&mut waiting, &answers, 2, 5, 9);
+        read(&mut waiting, &answers, ReadId(1));
+        waiting.expire(Duration::from_secs(9), NotDone::Full);
+        let unknown = (9, Err(NotDone::Unknown)); // A command may be applied all the same.
+        assert_eq!(*answers.lock().unwrap(), [unknown, (1, Err(NotDone::Full))]);
     }
 
     #[test]
@@ -314,11 +325,11 @@ mod tests {
         let (mut waiting, answers) = (Waiting::default(), Answers::default());
         wait(&mut waiting, &answers, 2, 5, 10);
         wait(&mut waiting, &answers, 2, 6, 20);
-        waiting.expire(Duration::from_secs(9));
+        waiting.expire(Duration::from_secs(9), NotDone::Unknown);
         assert!(answers.lock().unwrap().is_empty());
-        waiting.expire(Duration::from_secs(10));
+        waiting.expire(Duration::from_secs(10), NotDone::Unknown);
         assert_eq!(*answers.lock().unwrap(), [(10, Err(NotDone::Unknown))]);
-        waiting.expire(Duration::from_secs(20));
+        waiting.expire(Duration::from_secs(20), NotDone::Unknown);
         assert_eq!(answers.lock().unwrap().len(), 2);
     }
 }
