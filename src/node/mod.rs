@@ -23,8 +23,10 @@
 mod admission;
 mod applier;
 mod applying;
+mod clock;
 mod disk;
 mod driver;
+mod input;
 mod installing;
 mod job;
 mod machine;
@@ -38,7 +40,6 @@ mod waiting;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use duramen_wal::{Entry, Index, Term};
 
 use crate::canary::planted;
@@ -64,8 +65,12 @@ pub use admission::Standing;
 use applier::SnapshotFile;
 pub use applier::{Applier, Done, Work};
 use applying::Restoring;
+pub use clock::{Clock, SystemClock};
 pub use disk::Trouble;
 pub use driver::{Handle, Inbox, spawn};
+pub use input::{
+    Change, Input, NotDone, OnAdmitted, OnApplied, OnChange, OnIntroduction, OnTransfer, Query,
+};
 pub use job::{Finished, Job};
 pub use machine::{Frozen, LogTime, StateMachine};
 pub use report::{OnReport, Report, SnapshotsReport};
@@ -87,63 +92,6 @@ impl Default for Options {
             snapshot_bytes: 64 << 20,
         }
     }
-}
-
-/// Where time comes from.
-pub trait Clock: Send {
-    /// The time since some fixed moment. Never goes back.
-    fn now(&self) -> Duration;
-
-    /// What time it is, for the log. It may be wrong, and go back.
-    fn log_time(&self) -> LogTime;
-}
-
-/// The operating system's clock.
-#[derive(Debug)]
-pub struct SystemClock(std::time::Instant);
-
-impl SystemClock {
-    /// Starts at zero.
-    pub fn new() -> SystemClock {
-        SystemClock(std::time::Instant::now())
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> SystemClock {
-        SystemClock::new()
-    }
-}
-
-impl Clock for SystemClock {
-    fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    fn log_time(&self) -> LogTime {
-        LogTime::now()
-    }
-}
-
-/// Why a command was not applied or a read not served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotDone {
-    /// The command was not applied and never will be; the read was not served. Ask the leader.
-    #[error("not the leader")]
-    NotLeader {
-        /// Who is, as far as this node knows.
-        leader: Option<NodeId>,
-    },
-    /// The command may have been applied, or may be later.
-    #[error("the outcome is unknown")]
-    Unknown,
-    /// The command was not applied and never will be, or the read was not served: this node's disk is full.
-    #[error("this node's disk is full: free some space, then try again")]
-    Full,
-    /// The command was not applied and never will be, since this is the only node that can lead, or the read was not served: its disk
-    /// has failed.
-    #[error("this node's disk has failed: repair it and start the node again")]
-    Failed,
 }
 
 /// Why a node is at its end.
@@ -178,86 +126,6 @@ impl From<duramen_snapshot::Error> for Error {
     fn from(error: duramen_snapshot::Error) -> Error {
         Error::Storage(error.into())
     }
-}
-
-/// Takes the answer to a command. Called once; dropped without a call when the node ends, which means the same as
-/// [`NotDone::Unknown`].
-pub type OnApplied<S> = Box<dyn FnOnce(Result<<S as StateMachine>::Output, NotDone>) + Send>;
-
-/// Runs on the state machine, in a state that is linearizable. Called once; dropped without a call when the node ends.
-pub type Query<S> = Box<dyn FnOnce(Result<&S, NotDone>) + Send>;
-
-/// What the members are to be, by what they are.
-pub type Change = Box<dyn FnOnce(&Membership) -> Membership + Send>;
-
-/// Takes the answer to a change of the membership: where its first entry is.
-pub type OnChange = Box<dyn FnOnce(Result<LogId, ChangeRefused>) + Send>;
-
-/// Takes the answer to a transfer of the leadership: whether it has begun.
-pub type OnTransfer = Box<dyn FnOnce(Result<(), TransferRefused>) + Send>;
-
-/// Takes what a node says of itself.
-pub type OnIntroduction = Box<dyn FnOnce(Introduction) + Send>;
-
-/// Takes the answer to an introduction.
-pub type OnAdmitted = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
-
-/// What a node is fed with.
-pub enum Input<S: StateMachine> {
-    /// What a peer sent.
-    Packet(Packet),
-    /// A command of a client.
-    Propose {
-        /// What to replicate. Not empty.
-        command: Bytes,
-        /// Where the answer goes.
-        on_applied: OnApplied<S>,
-    },
-    /// A read of a client: linearizable, on any node that knows a leader.
-    Read(Query<S>),
-    /// The members are to be others: see [`Raft::change_membership`].
-    ChangeMembership {
-        /// Who is to belong to the cluster.
-        change: Change,
-        /// Where the answer goes.
-        on_change: OnChange,
-    },
-    /// Another node is to lead: see [`Raft::transfer_leadership`].
-    TransferLeadership {
-        /// Which one.
-        to: NodeId,
-        /// Where the answer goes.
-        on_transfer: OnTransfer,
-    },
-    /// Whoever looks after the node wants to know how it is.
-    Report(OnReport),
-    /// Another node wants to know who this one is.
-    Introduce {
-        /// Where the answer goes.
-        on_introduction: OnIntroduction,
-    },
-    /// Another node has introduced itself: see [`Node::admit`].
-    Admit {
-        /// What it says of itself.
-        introduction: Introduction,
-        /// Where the answer goes.
-        on_admitted: OnAdmitted,
-    },
-    /// Another node wants nothing to do with this one: see [`Node::refused`].
-    Refused {
-        /// Which one.
-        by: NodeId,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// A job is done.
-    Finished(Finished),
-    /// The applier has done something.
-    Done(Done),
-    /// The log has something to say: a write is durable, or has failed.
-    Written,
-    /// The end.
-    Stop,
 }
 
 /// How a node sees itself.
