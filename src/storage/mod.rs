@@ -21,25 +21,21 @@ mod identity;
 mod restore;
 #[cfg(test)]
 mod tests;
+mod writing;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use duramen_disk::Disk;
 use duramen_snapshot::{Manifest, ManifestName, SnapshotStore};
-use duramen_wal::{
-    Batch, Entry, GroupId, HardState, LogId, NodeId, RecoveryReport, Stats, Term, Wal,
-};
-
-use crate::canary::planted;
-use crate::raft::{Membership, Write, WriteId, is_command};
+use duramen_wal::{Batch, GroupId, HardState, LogId, RecoveryReport, Stats, Term, Wal};
 
 pub use identity::{Claim, Identity};
 pub use restore::Restored;
 
 use identity::Record;
-use restore::last_of;
+use writing::{BATCH_BYTES, Completions, put_record};
 
 /// How a node's storage is to be.
 #[derive(Debug, Clone)]
@@ -169,31 +165,10 @@ pub struct Storage {
     refused_bytes: u64,
 }
 
-/// What became of the writes, as the log's threads say.
-#[derive(Default)]
-struct Completions {
-    state: Mutex<Completed>,
-}
-
-#[derive(Default)]
-struct Completed {
-    /// The latest durable write, since this was looked at.
-    latest: Option<WriteId>,
-    failure: Option<duramen_wal::Error>,
-    wake: Option<Box<dyn Fn() + Send>>,
-}
-
 const GROUP: GroupId = GroupId(1);
 
 /// What a directory may have in which a node begins: directories that it made before it was killed, and what a file system has.
 const MAY_BE_THERE: [&str; 3] = ["log", "snapshots", "lost+found"];
-
-/// The default of what goes into one batch. Smaller logs take less.
-const BATCH_BYTES: u64 = 8 << 20;
-/// What an entry takes beside its payload, at the most.
-const ENTRY_OVERHEAD_BYTES: usize = 128;
-/// And a batch, with a vote in it.
-const BATCH_OVERHEAD_BYTES: u64 = 16 << 10;
 
 impl Storage {
     /// Opens the storage of `identity` in `dir`, or makes it at the node's first start. That it was started once more is
@@ -332,235 +307,6 @@ impl Storage {
     }
 }
 
-/// Writing.
-impl Storage {
-    /// Calls `wake`, on a thread of the log, whenever [`completed`](Storage::completed) has something new to say.
-    pub fn wake_with(&mut self, wake: impl Fn() + Send + 'static) {
-        self.completions.lock().wake = Some(Box::new(wake));
-    }
-
-    /// Begins to write what the core asks for.
-    ///
-    /// Term and vote go first, with the first entries: no entry is ever durable before the term it was received in.
-    ///
-    /// # Errors
-    /// If [`is_full`](Error::is_full), the write is to be taken for one that was never submitted: of several batches of entries the
-    /// first may be on the disk, and later ones will take their place.
-    /// Otherwise nothing is known of it.
-    pub fn submit(&mut self, write: &Write) -> Result<(), Error> {
-        let record = self.record.clone();
-        let submitted = self.submit_batches(write);
-        if submitted.is_err() {
-            self.record = record;
-            let bytes = |entry: &Entry| entry.payload.len() + ENTRY_OVERHEAD_BYTES;
-            let all: usize = write.entries.iter().map(bytes).sum();
-            let largest = write.entries.iter().map(bytes).max().unwrap_or(0);
-            let batch = all.min(self.batch_bytes.max(largest));
-            self.refused_bytes = batch as u64 + BATCH_OVERHEAD_BYTES;
-        }
-        submitted
-    }
-
-    fn submit_batches(&mut self, write: &Write) -> Result<(), Error> {
-        self.is_idle = false;
-        for entry in &write.repairs {
-            self.wal.repair(GROUP, entry.clone())?;
-        }
-        let mut batch = Batch::new();
-        if let Some(mut hard_state) = write.hard_state {
-            if planted("term_without_vote") {
-                hard_state.voted_for = None;
-            }
-            batch.hard_state(GROUP, hard_state);
-        }
-        let mut is_record_new = self.is_record_new;
-        if let Some(last) = write.reset {
-            is_record_new |= self.put_reset(&mut batch, last);
-        }
-        is_record_new |= self.record.appended(&write.entries);
-        let purged = self.wal.purged(GROUP).index;
-        if let Some(last) = write.purge.filter(|last| last.index > purged) {
-            batch.purge(GROUP, last);
-            is_record_new |= self.record.purged(last.index);
-        }
-        if is_record_new {
-            put_record(&mut batch, &self.record);
-        }
-        if !write.entries.iter().any(is_command) {
-            batch.vital(); // Also if the record is in it.
-        }
-        let batch = self.put_entries(batch, &write.entries)?;
-        let ticket = self.wal.submit(batch)?;
-        self.is_record_new = false;
-        let (completions, id) = (self.completions.clone(), write.id);
-        ticket.on_durable(move |outcome| completions.put(id, outcome));
-        Ok(())
-    }
-
-    /// Adds entries to a batch. If they are many it is submitted, and what is left over comes in another one.
-    fn put_entries(&self, mut batch: Batch, entries: &[Entry]) -> Result<Batch, Error> {
-        let mut bytes = 0;
-        for entry in entries {
-            let more = entry.payload.len() + ENTRY_OVERHEAD_BYTES;
-            if bytes > 0 && bytes + more > self.batch_bytes {
-                drop(self.wal.submit(std::mem::take(&mut batch))?);
-                bytes = 0;
-            }
-            bytes += more;
-            if !is_command(entry) {
-                batch.vital(); // Without it the group cannot go on, not even on a full disk.
-            }
-            batch.append(GROUP, [entry.clone()]);
-        }
-        Ok(batch)
-    }
-
-    /// Whether there is space again, for a batch as large as the one that was refused. If so, what could not be written of the
-    /// record is.
-    ///
-    /// # Errors
-    /// Those of [`submit`](Storage::submit), but for a full disk.
-    pub fn has_space(&mut self) -> Result<bool, Error> {
-        let mut found = self
-            .wal
-            .look_for_space(self.refused_bytes)
-            .map_err(Error::from);
-        if found.is_ok() && self.is_record_new {
-            found = self.submit_record();
-        }
-        match found {
-            Err(error) if error.is_full() => Ok(false),
-            found => found.map(|()| true),
-        }
-    }
-
-    /// Lets a batch take everything out of the log: a snapshot stands for all up to `last`. Says whether the record has changed.
-    fn put_reset(&mut self, batch: &mut Batch, last: LogId) -> bool {
-        if !planted("install_keeps_the_tail") {
-            batch.truncate(GROUP, self.wal.purged(GROUP).index); // all
-        }
-        batch.purge(GROUP, last);
-        let mut snapshots = self.snapshots.list().into_iter().rev();
-        let Some(snapshot) = snapshots.find(|snapshot| last_of(snapshot) == last) else {
-            return false;
-        };
-        self.record
-            .reset(last, &snapshot.manifest.meta().membership);
-        true
-    }
-
-    /// The latest write that became durable since this was asked. All before it are durable too.
-    ///
-    /// # Errors
-    /// A write failed: the node must stop.
-    pub fn completed(&mut self) -> Result<Option<WriteId>, Error> {
-        let mut state = self.completions.lock();
-        match state.failure.take() {
-            Some(failure) => Err(failure.into()),
-            None => Ok(state.latest.take()),
-        }
-    }
-
-    /// Whether this is the entry that was written with this id, as far as its length and checksum say: its payload may be lost.
-    pub fn is_true_content(&self, entry: &Entry) -> Result<bool, Error> {
-        Ok(self.wal.is_entry(GROUP, entry)?)
-    }
-
-    /// A durable snapshot stands for the log up to `last`: it may go. Nothing, if it has gone already.
-    ///
-    /// # Errors
-    /// If [`is_full`](Error::is_full), nothing has happened. Otherwise see [`submit`](Storage::submit).
-    pub fn purge(&mut self, last: LogId) -> Result<(), Error> {
-        let is_held = self.wal.term(GROUP, last.index) == Some(last.term);
-        if last.index <= self.wal.purged(GROUP).index || !is_held {
-            return Ok(()); // It has gone, or the write that resets the log is to come.
-        }
-        let record = self.record.clone();
-        let mut batch = Batch::new();
-        batch.purge(GROUP, last);
-        if self.record.purged(last.index) {
-            put_record(&mut batch, &self.record);
-        }
-        let submitted = self.submit_unwatched(batch);
-        if submitted.is_err() {
-            self.record = record; // The log begins where it did.
-        }
-        submitted
-    }
-
-    /// The highest boot counter that a peer has shown to this node.
-    pub fn boot_of(&self, peer: NodeId) -> u64 {
-        self.record.boot_of(peer)
-    }
-
-    /// A peer has shown this boot counter. It is durable with the next write; lost before, the peer shows it again.
-    ///
-    /// # Errors
-    /// Those of [`submit`](Storage::submit).
-    pub fn saw_boot_of(&mut self, peer: NodeId, boot: u64) -> Result<(), Error> {
-        self.record.saw_boot_of(peer, boot);
-        self.submit_record()
-    }
-
-    /// Who belongs to the cluster at the beginning of the log, with what is known of each. No later write is durable before this is.
-    ///
-    /// # Errors
-    /// Those of [`submit`](Storage::submit).
-    pub fn begin_with(&mut self, membership: &Membership) -> Result<(), Error> {
-        self.record.reset(LogId::default(), &membership.encode());
-        self.submit_record()
-    }
-
-    /// If there is no space, the record comes with the next write.
-    fn submit_record(&mut self) -> Result<(), Error> {
-        let mut batch = Batch::new();
-        put_record(&mut batch, &self.record);
-        self.is_record_new = true;
-        self.submit_unwatched(batch)?;
-        self.is_record_new = false;
-        Ok(())
-    }
-
-    /// Submits a batch that nobody waits for. All of them are vital.
-    fn submit_unwatched(&mut self, mut batch: Batch) -> Result<(), Error> {
-        self.is_idle = false;
-        drop(self.wal.submit(std::mem::take(batch.vital()))?);
-        Ok(())
-    }
-
-    /// Whether something is on its way to the disk, as far as [`drive`](Storage::drive) knows.
-    pub fn is_writing(&self) -> bool {
-        !self.is_idle
-    }
-
-    /// Writes what was submitted, on this thread: for a log without threads, see
-    /// [`manual_drive`](duramen_wal::Options::manual_drive).
-    ///
-    /// # Errors
-    /// A write failed: the node must stop.
-    pub fn drive(&mut self) -> Result<(), Error> {
-        self.is_idle = true;
-        Ok(self.wal.drive()?)
-    }
-}
-
-impl Completions {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Completed> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, id: WriteId, outcome: duramen_wal::Result<()>) {
-        let mut state = self.lock();
-        match outcome {
-            Ok(()) => state.latest = Some(id),
-            Err(failure) => state.failure = Some(failure),
-        }
-        if let Some(wake) = &state.wake {
-            wake();
-        }
-    }
-}
-
 /// Names a snapshot to a peer: what its node offers, and its follower asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotName {
@@ -600,11 +346,6 @@ impl SnapshotName {
             manifest_bytes,
         })
     }
-}
-
-/// A record is written on a full disk too: without it a node cannot even start.
-fn put_record(batch: &mut Batch, record: &Record) {
-    batch.user_record(GROUP, record.encode()).vital();
 }
 
 /// Whether a node without a log may begin here.

@@ -12,7 +12,8 @@ use std::ops::Range;
 use duramen_snapshot::{Snapshot, SnapshotId};
 use duramen_wal::{Batch, Entry, HardState, Index, LogId, Term};
 
-use super::{Error, GROUP, SnapshotName, Storage, put_record};
+use super::writing::put_record;
+use super::{Error, GROUP, SnapshotName, Storage};
 use crate::canary::planted;
 use crate::raft::{Badness, Membership};
 
