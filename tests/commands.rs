@@ -226,6 +226,33 @@ fn a_call_of_a_session_is_carried_out_once() {
 }
 
 #[test]
+fn a_session_takes_nothing_but_writes_and_no_call_in_a_call() {
+    let node = Node::start();
+    let mut client = connect(&node.address()).unwrap();
+    run::<()>(&mut client, "CLIENT SETNAME me");
+    run::<()>(&mut client, "MULTI");
+    for words in [
+        "RESET",
+        "HELLO 3",
+        "EXEC",
+        "EXEC x",
+        "SESSION CALL 1 1 SET a 1",
+    ] {
+        let queued: String = run(&mut client, &format!("SESSION CALL 1 1 {words}"));
+        assert_eq!(queued, "QUEUED", "{words}");
+    }
+    run::<()>(&mut client, "DISCARD");
+    // As deep as a request can be.
+    let calls = "SESSION CALL 1 1 ".repeat(16_000);
+    let refused = error(&mut client, &(calls + "SET a 1"));
+    assert!(
+        refused.contains("commands that change the store"),
+        "{refused}"
+    );
+    assert_eq!(run::<String>(&mut client, "CLIENT GETNAME"), "me");
+}
+
+#[test]
 fn a_password_is_asked_for() {
     let node = Node::start_with(&["--requirepass", "secret"]);
     let mut client = connect(&node.address()).unwrap();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::words::{Read, integer, is, planned, syntax_error, unknown_subcommand};
-use super::{Plan, Steps, error, plan, slot};
+use super::{Plan, Steps, error, find, plan, slot};
 use crate::kv::Command;
 use crate::server::Server;
 use crate::server::client::Client;
@@ -168,8 +168,14 @@ fn read_call(
     [id, sequence]: [&Bytes; 2],
     command: &[Bytes],
 ) -> Read<Plan> {
-    let command = command.to_vec();
     let (session, sequence) = (SessionId(number(id)?), number(sequence)?);
+    // What is no write is not even looked at: that may change what the connection knows of its client, and a call in a call in a call
+    // has no end.
+    let spec = find(&command[0]);
+    if spec.is_some_and(|spec| !spec.flags.contains(&"write") || spec.name == "session") {
+        return Err(NO_WRITE.to_owned());
+    }
+    let command = command.to_vec();
     let slot = slot(&command);
     match plan(server, client, &command) {
         Plan::Store(command) if command.is_write() => Ok(Plan::Steps(Steps::Call {
@@ -181,8 +187,8 @@ fn read_call(
         Plan::Refused(Reply::Error(error)) | Plan::Reply(Reply::Error(error)) => {
             Err(error.into_owned())
         }
-        _ => Err(
-            "ERR a session is for commands that change the store; send this one without".to_owned(),
-        ),
+        _ => Err(NO_WRITE.to_owned()),
     }
 }
+
+const NO_WRITE: &str = "ERR a session is for commands that change the store; send this one without";
