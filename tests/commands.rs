@@ -253,6 +253,30 @@ fn a_session_takes_nothing_but_writes_and_no_call_in_a_call() {
 }
 
 #[test]
+fn a_transaction_that_the_log_does_not_take_is_refused_and_the_node_goes_on() {
+    let node = Node::start();
+    let mut client = connect(&node.address()).unwrap();
+    let key = "k".repeat(60 << 10);
+    for number in 0..600 {
+        run::<()>(&mut client, &format!("WATCH {key}{number}"));
+    }
+    run::<()>(&mut client, "MULTI");
+    run::<()>(&mut client, "SET a 1");
+    let refused = error(&mut client, "EXEC");
+    assert!(refused.contains("the limit is"), "{refused}");
+    // Words without a byte take space too.
+    run::<()>(&mut client, "MULTI");
+    run::<()>(&mut client, "SET a 1");
+    let words = "MGET".to_owned() + &" ".repeat(65_000);
+    for _ in 0..140 {
+        run::<()>(&mut client, &words);
+    }
+    let refused = error(&mut client, "EXEC");
+    assert!(refused.contains("the limit is"), "{refused}");
+    assert_eq!(run::<Option<String>>(&mut client, "GET a"), None);
+}
+
+#[test]
 fn a_password_is_asked_for() {
     let node = Node::start_with(&["--requirepass", "secret"]);
     let mut client = connect(&node.address()).unwrap();
