@@ -1,4 +1,7 @@
 //! Where scans go on: a client keeps a number, and this node the key.
+//!
+//! A number that another node gave, or this one before it was started again, is not known: taken for another scan's, it would have keys
+//! passed over.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +12,24 @@ use bytes::Bytes;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cursors(Arc<Mutex<Known>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     latest: u64,
     keys: BTreeMap<u64, Bytes>,
 }
 
 const CURSORS_MAX: usize = 1024;
+/// The first number of a node is drawn below this. Some clients keep numbers of 53 bits.
+const FIRST_MAX: u64 = 1 << 52;
+
+impl Default for Known {
+    fn default() -> Known {
+        Known {
+            latest: fastrand::u64(..FIRST_MAX),
+            keys: BTreeMap::new(),
+        }
+    }
+}
 
 impl Cursors {
     /// A number for a scan that goes on after a key. Never zero.
@@ -51,5 +65,15 @@ mod tests {
         }
         assert_eq!(cursors.find(first), None);
         assert_eq!(cursors.find(0), None);
+    }
+
+    #[test]
+    fn what_another_node_gave_is_not_known() {
+        let (cursors, other) = (Cursors::default(), Cursors::default());
+        for _ in 0..100 {
+            let cursor = cursors.keep("here".into());
+            other.keep("there".into());
+            assert_eq!(other.find(cursor), None);
+        }
     }
 }
