@@ -143,6 +143,26 @@ fn a_small_request_for_more_than_fits_in_memory_is_answered_in_pieces() {
 }
 
 #[test]
+fn clients_leave_the_node_the_files_that_it_needs() {
+    let node = Node::start_with_files(120);
+    let mut client = connect(&node.address()).unwrap();
+    let others = (0..150).map(|_| TcpStream::connect(node.address()).unwrap());
+    let mut others: Vec<TcpStream> = others.collect();
+    let mut refused = String::new();
+    let _ = others.last_mut().unwrap().read_to_string(&mut refused);
+    assert_eq!(refused, "-ERR max number of clients reached\r\n");
+    // It needs new segments for this, and takes a snapshot.
+    let value = "v".repeat(1 << 20);
+    for _ in 0..150 {
+        run::<()>(&mut client, &format!("SET a {value}"));
+    }
+    wait_for("a snapshot", || {
+        let info: String = run(&mut client, "INFO snapshots");
+        info.contains("snapshots_taken:2").then_some(())
+    });
+}
+
+#[test]
 fn keys_expire_without_anybody_asking_for_them() {
     let node = Node::start();
     let mut client = connect(&node.address()).unwrap();

@@ -67,6 +67,7 @@ fn about_server(server: &Server) -> Vec<Section> {
             "Clients",
             [
                 ("connected_clients", &server.connected()),
+                ("maxclients", &server.places_max),
                 ("open_sessions", &sessions.count()),
             ],
         ),

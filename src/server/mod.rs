@@ -14,7 +14,8 @@
 //!
 //! What is no command is answered as Redis does, and the connection goes on. What is not even a request (`-ERR Protocol error`) ends it.
 //! Limits: a key has 64 KiB, a value and an argument 8 MiB, a request and a transaction 16 MiB, a request 65,536 arguments and a
-//! transaction 1,024 commands; 10,000 clients are served, and 512 MiB of what they send is kept at a time.
+//! transaction 1,024 commands; 10,000 clients are served, or as many as the system has files for, and 512 MiB of what they send is kept
+//! at a time.
 
 mod ask;
 mod budget;
@@ -27,6 +28,7 @@ mod info;
 mod raft;
 mod reply;
 mod request;
+mod room;
 mod steps;
 mod undone;
 
@@ -35,7 +37,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use duramen_wal::NodeId;
-use tokio::io::AsyncWriteExt;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -98,7 +100,8 @@ pub struct Server {
     /// 0 for nobody.
     last_leader: Arc<AtomicU64>,
     started: Instant,
-    /// A permit for each client that may still come.
+    /// So many clients may be there, and a permit for each that may still come.
+    places_max: usize,
     places: Arc<Semaphore>,
 }
 
@@ -106,7 +109,8 @@ pub struct Server {
 const REDIS_VERSION: &str = "7.0.0";
 /// How long to wait before accepting again, when the system has no more connections to give.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const CONNECTIONS_MAX: usize = 10_000;
+/// A client that says nothing for so long is asked by the system whether it is still there, as in Redis.
+const KEEPALIVE: Duration = Duration::from_secs(300);
 /// What clients have sent and is not carried out yet.
 const QUEUED_BYTES_MAX: usize = 512 << 20;
 
@@ -114,6 +118,7 @@ impl Server {
     /// A server in front of a node, whose machine has these gauges.
     pub fn new(replica: &Replica<Machine>, gauges: Gauges, options: &Options) -> Server {
         let hash = |password: &String| blake3::hash(password.as_bytes());
+        let places_max = room::for_clients();
         Server {
             node: replica.handle(),
             status: replica.watch(),
@@ -126,7 +131,8 @@ impl Server {
             cursors: Cursors::default(),
             last_leader: Arc::default(),
             started: Instant::now(),
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            places_max,
+            places: Arc::new(Semaphore::new(places_max)),
         }
     }
 
@@ -147,28 +153,31 @@ impl Server {
                     continue;
                 }
             };
+            // At once: each that waits to be refused would have a file meanwhile.
+            let Ok(place) = self.places.clone().try_acquire_owned() else {
+                let _ = stream.try_write(b"-ERR max number of clients reached\r\n"); // If it is not heard, it is seen.
+                continue;
+            };
             id += 1;
             let server = self.clone();
             clients.spawn(async move {
                 if let Err(error) = server.serve(stream, id).await {
                     tracing::debug!(%client, %error, "lost a client");
                 }
+                drop(place);
             });
         }
     }
 
-    async fn serve(&self, mut stream: TcpStream, id: u64) -> std::io::Result<()> {
-        let Ok(_place) = self.places.try_acquire() else {
-            return stream
-                .write_all(b"-ERR max number of clients reached\r\n")
-                .await;
-        };
+    async fn serve(&self, stream: TcpStream, id: u64) -> std::io::Result<()> {
         stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        sockopt::set_tcp_keepidle(&stream, KEEPALIVE)?;
         Connection::new(self, stream, id).serve().await
     }
 
     fn connected(&self) -> usize {
-        CONNECTIONS_MAX - self.places.available_permits()
+        self.places_max - self.places.available_permits()
     }
 
     fn status(&self) -> Status {

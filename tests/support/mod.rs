@@ -412,8 +412,19 @@ impl Node {
 
     /// The same with more arguments.
     pub(crate) fn start_with(arguments: &[&str]) -> Node {
+        Node::start_by(Command::new(DURAMEN), arguments)
+    }
+
+    /// The same, and it may have only so many files open.
+    pub(crate) fn start_with_files(files: u32) -> Node {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {files} && exec \"$@\"");
+        command.args(["-c", &script, "sh", DURAMEN]);
+        Node::start_by(command, &[])
+    }
+
+    fn start_by(mut command: Command, arguments: &[&str]) -> Node {
         let (dir, base_port) = (tempfile::tempdir().unwrap(), free_base_port());
-        let mut command = Command::new(DURAMEN);
         command.args(["serve", "--id", "1", "--end-with-stdin", "--data"]);
         command.arg(dir.path().join("node-1"));
         let peers = format!("1=127.0.0.1:{}", base_port + 11);
