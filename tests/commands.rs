@@ -332,6 +332,14 @@ fn a_store_that_is_full_takes_no_more_and_serves_what_it_has() {
 }
 
 #[test]
+fn no_memory_at_all_is_no_limit_as_in_redis() {
+    let node = Node::start_with(&["--maxmemory", "0"]);
+    let mut client = connect(&node.address()).unwrap();
+    run::<()>(&mut client, "SET a 1");
+    run::<()>(&mut client, "SET b 1");
+}
+
+#[test]
 fn a_scan_gives_all_keys() {
     let node = Node::start();
     let mut client = connect(&node.address()).unwrap();

@@ -64,8 +64,14 @@ fn a_node_joins_a_cluster_with_a_password() {
         said.contains("cannot join") && said.contains("--password"),
         "{said}"
     );
-    for password in ["--password", "--requirepass"] {
-        let mut joining = join(&[password, "secret"]).spawn().unwrap();
+    for (flags, environment) in [
+        (&["--password", "secret"][..], ""),
+        (&["--requirepass", "secret"], ""),
+        (&[], "secret"),
+    ] {
+        let mut command = join(flags);
+        command.env("DURAMEN_REQUIREPASS", environment);
+        let mut joining = command.spawn().unwrap();
         let mut said = joining.stderr.take().unwrap();
         let mut first = [0; 64];
         said.read_exact(&mut first).unwrap();
@@ -99,6 +105,7 @@ fn addresses_that_are_none_and_flags_that_need_others_are_wrong_usage() {
             "HOST:PORT",
         ),
         (&["--resp", "h:1", "--join", "h:2"], "--peer <ADDR>"),
+        (&["--resp", "127.0.0.1:0", "--peers", "1=h:1"], "HOST:PORT"),
     ] {
         let serve = ["serve", "--id", "1", "--data", "/nowhere"];
         let (code, said) = outcome(duramen(&[&serve[..], flags].concat()));

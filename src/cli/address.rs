@@ -13,7 +13,8 @@ pub(super) fn parse_peer(text: &str) -> Result<(u64, String), String> {
 pub(super) fn parse_address(text: &str) -> Result<String, String> {
     let parts = text.rsplit_once(':');
     match parts.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?))) {
-        Some((host, _)) if !host.is_empty() => Ok(text.to_owned()),
+        // At port 0 the system would choose one, and nobody else would know it.
+        Some((host, 1..)) if !host.is_empty() => Ok(text.to_owned()),
         _ => Err("write it as HOST:PORT, for example 127.0.0.1:7401".to_owned()),
     }
 }
@@ -64,6 +65,7 @@ mod tests {
             "x=h:1",
             "0=h:1",
             "4=h:70000",
+            "4=h:0",
         ] {
             assert!(parse_peer(wrong).is_err(), "{wrong}");
         }

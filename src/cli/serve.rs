@@ -64,8 +64,13 @@ pub(super) struct Serve {
     #[arg(long, value_name = "NAME", value_parser = parse_name)]
     cluster_id: Option<String>,
 
-    /// What clients must say before anything else (AUTH) [default: nothing]
-    #[arg(long, value_name = "PASSWORD")]
+    /// What clients must say before anything else (AUTH) [default: nothing]. In the environment nobody else on the machine sees it
+    #[arg(
+        long,
+        value_name = "PASSWORD",
+        env = "DURAMEN_REQUIREPASS",
+        hide_env_values = true
+    )]
     requirepass: Option<String>,
 
     /// What the member that --join names wants to hear first [default: what --requirepass says]
@@ -77,7 +82,7 @@ pub(super) struct Serve {
     )]
     password: Option<String>,
 
-    /// Refuse commands that need memory when keys and values take more than this, in bytes [default: no limit]
+    /// Refuse commands that need memory when keys and values take more than this, in bytes; 0 is no limit [default: 0]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     maxmemory: Option<u64>,
 
@@ -163,8 +168,8 @@ impl Serve {
         let listener =
             listener.map_err(|error| format!("cannot listen on {}: {error}", self.resp))?;
         let mut options = server::Options::default();
-        options.password = self.requirepass.clone();
-        options.memory_bytes_max = self.maxmemory;
+        options.password = self.requirepass.clone().filter(|it| !it.is_empty());
+        options.memory_bytes_max = self.maxmemory.filter(|bytes| *bytes > 0); // As in Redis.
         Ok(Server::new(replica, gauges, &options).listen(listener))
     }
 
