@@ -80,6 +80,11 @@ pub enum Error {
     },
 }
 
+/// Whether that is what a node says of a password, and not of something else that keeps it from listening.
+fn is_refusal(text: &str) -> bool {
+    text.starts_with("WRONGPASS ") || text.starts_with("ERR AUTH ")
+}
+
 impl Error {
     /// As a person reads it.
     fn refused(text: &str) -> Error {
@@ -297,9 +302,9 @@ impl Client {
     fn ask_one(&mut self, words: &[impl AsRef<[u8]>]) -> Asked {
         let connection = match self.connected() {
             Ok(connection) => connection,
-            Err(error) => {
+            Err(asked) => {
                 self.try_next();
-                return Asked::NotDone(error.to_string());
+                return asked;
             }
         };
         let text = match connection.ask(words) {
@@ -332,12 +337,20 @@ impl Client {
         }
     }
 
-    fn connected(&mut self) -> io::Result<&mut Connection> {
+    /// A connection to the node that is asked; or what came of that.
+    fn connected(&mut self) -> Result<&mut Connection, Asked> {
         if self.connection.is_none() {
-            let mut connection = Connection::open(&self.at, ANSWER_TIMEOUT)?;
+            let not_done = |error: io::Error| Asked::NotDone(error.to_string());
+            let mut connection = Connection::open(&self.at, ANSWER_TIMEOUT).map_err(not_done)?;
             if let Some(password) = &self.password {
-                let said = connection.ask(&["AUTH", password])?;
-                said.map_err(|text| io::Error::new(io::ErrorKind::PermissionDenied, text))?;
+                let said = connection.ask(&["AUTH", password]).map_err(not_done)?;
+                let at = &self.at;
+                said.map_err(|text| match is_refusal(&text) {
+                    true => Asked::Refused(format!(
+                        "the node at {at} does not take the password: {text}"
+                    )),
+                    false => Asked::NotDone(text),
+                })?;
             }
             self.connection = Some(connection);
         }

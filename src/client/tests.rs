@@ -159,6 +159,25 @@ fn a_session_that_has_expired_is_replaced_unless_a_call_was_under_way() {
 }
 
 #[test]
+fn a_password_that_is_wrong_is_refused_at_once_and_a_node_that_is_full_is_asked_again() {
+    const FULL: &str = "-ERR max number of clients reached";
+    let (address, node) = node(vec![
+        ("AUTH secret".to_owned(), Does::Answer(FULL)),
+        (
+            "AUTH secret".to_owned(),
+            Does::Answer("-WRONGPASS invalid username-password pair"),
+        ),
+    ]);
+    let mut client = Client::new([address]).with_password("secret");
+    let refused = client.call(&["INCR", "a"]);
+    assert!(
+        matches!(&refused, Err(Error::Refused(text)) if text.contains("WRONGPASS")),
+        "{refused:?}"
+    );
+    node.join().unwrap();
+}
+
+#[test]
 fn patience_comes_to_an_end_and_says_what_may_have_been_done() {
     let none = Duration::ZERO;
     let (address, nobody) = node(vec![(
