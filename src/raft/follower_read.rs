@@ -165,9 +165,14 @@ impl Raft {
         self.decide_follower_reads(open, refused);
     }
 
-    /// What a failed disk did not take, this node will never apply.
+    /// What the disk does not take, this node will not apply: never if it has failed, and not soon if it is full.
     fn will_apply(&self, index: Index) -> bool {
-        self.durability.disk() != Disk::Failed || index <= self.durability.last()
+        let last = match self.durability.disk() {
+            Disk::Well => return true,
+            Disk::Full | Disk::Exhausted => self.log.last().index,
+            Disk::Failed => self.durability.last(),
+        };
+        index <= last
     }
 
     fn decide_follower_reads(&mut self, reads: Vec<ReadId>, index: Result<Index, NotLeader>) {

@@ -316,6 +316,33 @@ fn a_node_whose_disk_has_failed_serves_reads_of_what_was_durable() {
     }
 }
 
+/// What it lacks may come when there is space: until then others have it.
+#[test]
+fn a_node_whose_disk_is_full_serves_reads_of_what_it_has_and_sends_others_to_the_leader() {
+    let mut raft = node(&[]);
+    append(&mut raft, id(2, 5), vec![entry(3, 6, "f")], 6);
+    carry_out_when_full(&mut raft);
+    for (read, index, expected) in [
+        (1, 5, Ok(Index(5))),
+        (
+            2,
+            6,
+            Err(NotLeader {
+                leader: Some(NodeId(2)),
+            }),
+        ),
+    ] {
+        raft.read(ReadId(read)).unwrap();
+        let sent = messages(carry_out_when_full(&mut raft));
+        let [Message::AskReadIndex { ask }] = sent[..] else {
+            panic!("{sent:?}");
+        };
+        let index = Some(Index(index));
+        say(&mut raft, 2, 3, Message::ReadIndex { ask, index }).unwrap();
+        assert_eq!(carry_out(&mut raft).reads[0].index, expected);
+    }
+}
+
 #[test]
 fn the_only_voter_leads_on_without_its_disk_and_takes_nothing() {
     let mut raft = leader(1);
