@@ -14,6 +14,8 @@
 //! unless nobody else votes: what it has committed it can show. Nobody is voted for. The node goes on hearing its leader, and
 //! serves reads through it of what was durable before.
 
+use std::collections::BTreeSet;
+
 use duramen_wal::types::{Entry, NodeId};
 
 use super::durability::{Disk, Write};
@@ -26,6 +28,8 @@ use crate::canary::planted;
 pub(super) struct Handover {
     wait: u64,
     pause: u64,
+    /// To whom it has handed over. Their disks may be full too.
+    told: BTreeSet<NodeId>,
 }
 
 /// In election timeouts: with the defaults 10 s.
@@ -36,6 +40,7 @@ impl Handover {
         Handover {
             wait: 0,
             pause: HANDOVER_PAUSE,
+            told: BTreeSet::new(),
         }
     }
 
@@ -45,7 +50,8 @@ impl Handover {
         self.wait == 0
     }
 
-    fn begin(&mut self, election_ticks: u32) {
+    fn begin(&mut self, to: NodeId, election_ticks: u32) {
+        self.told.insert(to);
         self.wait = self.pause * u64::from(election_ticks);
         self.pause = self.pause.saturating_mul(2).min(u64::from(u32::MAX));
     }
@@ -108,7 +114,7 @@ impl Raft {
         if let Some(to) = self.successor() {
             let told = self.envelope(to, Message::TimeoutNow);
             self.send_now.push(told);
-            self.handover.begin(self.config.election_ticks);
+            self.handover.begin(to, self.config.election_ticks);
         }
         match self.role {
             Role::Follower => {}
@@ -121,8 +127,8 @@ impl Raft {
         if !self.handover.tick() || self.durability.disk() != Disk::Full {
             return;
         }
-        if let Some(to) = self.successor() {
-            self.handover.begin(self.config.election_ticks);
+        if let Some(to) = self.next_in_turn() {
+            self.handover.begin(to, self.config.election_ticks);
             let done = self.transfer_leadership(to);
             assert!(done.is_ok(), "a leader and a voter, and {done:?}");
         }
@@ -151,12 +157,26 @@ impl Raft {
         fit == new
     }
 
+    /// Whom a leader on a full disk hands over to: to one after the other, since it is not known who has space.
+    fn next_in_turn(&mut self) -> Option<NodeId> {
+        let next = self.successor_but(&self.handover.told);
+        next.or_else(|| {
+            self.handover.told.clear();
+            self.successor()
+        })
+    }
+
     /// Of the other voters that answer a leader, the one that has most of the log.
     pub(super) fn successor(&self) -> Option<NodeId> {
+        self.successor_but(&BTreeSet::new())
+    }
+
+    fn successor_but(&self, not: &BTreeSet<NodeId>) -> Option<NodeId> {
         let Role::Leader(leadership) = &self.role else {
             return None;
         };
-        let active = self.other_voters().into_iter().filter_map(|id| {
+        let others = self.other_voters().into_iter();
+        let active = others.filter(|id| !not.contains(id)).filter_map(|id| {
             let follower = leadership.followers.get(&id)?;
             let is_active = follower.is_active(self.config.election_ticks);
             is_active.then_some((follower.match_index, id))

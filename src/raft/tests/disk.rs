@@ -4,7 +4,7 @@ use bytes::Bytes;
 use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 
 use super::repair::{answer, carry_out, node, say};
-use super::{as_in_the_paper, entry, id};
+use super::{Cluster, as_in_the_paper, entry, id};
 use crate::raft::Badness::Damaged;
 use crate::raft::{
     Answer, AppendOutcome, ChangeRefused, Envelope, Membership, Message, NotLeader, Raft, ReadId,
@@ -341,6 +341,25 @@ fn a_node_whose_disk_is_full_serves_reads_of_what_it_has_and_sends_others_to_the
         say(&mut raft, 2, 3, Message::ReadIndex { ask, index }).unwrap();
         assert_eq!(carry_out(&mut raft).reads[0].index, expected);
     }
+}
+
+/// Logs that are alike do not say whose disk is full.
+#[test]
+fn leaders_on_full_disks_do_not_hand_over_to_each_other_for_ever() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(5);
+    cluster.heartbeat(5);
+    for full in [4, 5] {
+        cluster.raft(full).set_disk_full(true);
+    }
+    let has_space = |cluster: &mut Cluster| (1..=3).any(|node| cluster.raft(node).is_leader());
+    for _ in 0..4000 {
+        if has_space(&mut cluster) {
+            return;
+        }
+        cluster.tick();
+    }
+    panic!("only nodes without space have led");
 }
 
 #[test]
