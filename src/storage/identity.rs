@@ -149,7 +149,7 @@ impl Record {
             return false;
         };
         let before = self.memberships.len();
-        self.memberships.retain(|set| set.index < first.id.index.0);
+        self.truncated(first.id.index);
         let kept = self.memberships.len();
         for entry in entries.iter().filter(|entry| is_membership(entry)) {
             self.memberships.push(SetMembership {
@@ -159,6 +159,11 @@ impl Record {
             });
         }
         kept != before || self.memberships.len() != kept
+    }
+
+    /// The log was cut off before `from`.
+    pub(super) fn truncated(&mut self, from: Index) {
+        self.memberships.retain(|set| set.index < from.0);
     }
 
     /// A snapshot stands for the log up to `last`, and has this membership.

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use duramen_wal::{Batch, Entry, LogId, NodeId};
+use duramen_wal::{Batch, Entry, Index, LogId, NodeId};
 
 use super::identity::Record;
 use super::restore::last_of;
@@ -42,14 +42,17 @@ impl Storage {
     /// Term and vote go first, with the first entries: no entry is ever durable before the term it was received in.
     ///
     /// # Errors
-    /// If [`is_full`](Error::is_full), the write is to be taken for one that was never submitted: of several batches of entries the
-    /// first may be on the disk, and later ones will take their place.
-    /// Otherwise nothing is known of it.
+    /// If [`is_full`](Error::is_full), the write is to be taken for one that was never submitted, but that term and vote may be on
+    /// the disk, and what its entries were to replace may be gone. Otherwise nothing is known of it.
     pub fn submit(&mut self, write: &Write) -> Result<(), Error> {
         let record = self.record.clone();
         let submitted = self.submit_batches(write);
         if submitted.is_err() {
-            self.record = record;
+            let is_held = |id: LogId| self.wal.term(GROUP, id.index) == Some(id.term);
+            match write.entries.first().filter(|first| is_held(first.id)) {
+                None => self.record = record,
+                Some(first) => self.take_back(first.id.index)?, // The first of several batches was taken.
+            }
             let bytes = |entry: &Entry| entry.payload.len() + ENTRY_OVERHEAD_BYTES;
             let all: usize = write.entries.iter().map(bytes).sum();
             let largest = write.entries.iter().map(bytes).max().unwrap_or(0);
@@ -57,6 +60,18 @@ impl Storage {
             self.refused_bytes = batch as u64 + BATCH_OVERHEAD_BYTES;
         }
         submitted
+    }
+
+    /// The entries from this one on are not to be in the log, nor in the record. If there is no space for that either, those that are
+    /// written next take their place.
+    fn take_back(&mut self, from: Index) -> Result<(), Error> {
+        self.record.truncated(from);
+        let mut batch = Batch::new();
+        batch.truncate(GROUP, from.prev());
+        self.submit_record_with(batch).or_else(|error| match error {
+            error if error.is_full() => Ok(()),
+            error => Err(error),
+        })
     }
 
     fn submit_batches(&mut self, write: &Write) -> Result<(), Error> {
@@ -211,7 +226,10 @@ impl Storage {
 
     /// If there is no space, the record comes with the next write.
     fn submit_record(&mut self) -> Result<(), Error> {
-        let mut batch = Batch::new();
+        self.submit_record_with(Batch::new())
+    }
+
+    fn submit_record_with(&mut self, mut batch: Batch) -> Result<(), Error> {
         put_record(&mut batch, &self.record);
         self.is_record_new = true;
         self.submit_unwatched(batch)?;

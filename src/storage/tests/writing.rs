@@ -206,21 +206,29 @@ fn a_write_that_does_not_fit_has_never_been_and_a_vote_fits() {
     assert_eq!(storage.boot_of(NodeId(2)), 7);
 }
 
-/// Of a write in several batches the first may fit. What is written next takes its place.
+/// Of a write in several batches the first may fit: they are taken back, and so is what the record says of them.
 #[test]
-fn what_is_left_of_a_write_that_did_not_fit_whole_is_replaced_by_the_next_one() {
+fn of_a_write_that_did_not_fit_whole_nothing_is_left() {
     let (disk, mut storage) = begun();
+    persist(&mut storage, &append(entries(1, 3, 1), 1));
     disk.set_free_bytes(Some(0));
-    let entries: Vec<Entry> = (1..=30)
-        .map(|index| entry(index, 1, vec![b'x'; 30 << 10]))
+    let mut entries: Vec<Entry> = (3..=30)
+        .map(|index| entry(index, 2, vec![b'x'; 30 << 10]))
         .collect();
-    assert!(storage.submit(&append(entries, 1)).unwrap_err().is_full());
+    entries.push(voters(5).to_entry(id(31, 2)));
+    assert!(storage.submit(&append(entries, 2)).unwrap_err().is_full());
     storage.drive().unwrap();
     assert_eq!(storage.completed().unwrap(), None);
-    assert!(storage.durable() > LogId::default(), "some of it fits");
-    let other = vec![entry(1, 2, "another")];
+    assert_eq!(storage.hard_state(), hard_state(2), "some of it fits");
+    assert_eq!(storage.durable(), id(2, 1), "and entry 3 is gone");
+    // The log goes on, with another entry in the place of the membership.
     disk.set_free_bytes(None);
-    persist(&mut storage, &append(other.clone(), 2));
+    let blank = (3..=40).map(|index| entry(index, 3, "")).collect();
+    persist(&mut storage, &append(blank, 3));
+    storage.purge(id(35, 3)).unwrap();
+    storage.drive().unwrap();
     power_cut(&disk, storage, 3);
-    assert_eq!(restored(&disk).1.log, other);
+    let (_, restored) = restored(&disk);
+    assert_eq!(restored.base, id(35, 3));
+    assert_eq!(restored.membership, voters(3));
 }
