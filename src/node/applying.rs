@@ -122,13 +122,13 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                 self.applied = offer.last.index;
                 self.waiting.skipped(offer.last);
             }
-            Some(Restoring::Own(name)) => {
+            Some(Restoring::Own(name)) if self.raft.lacks_state() => {
                 self.applied = self.raft.base().index;
                 self.raft.state_restored(name);
             }
+            Some(Restoring::Own(_)) => {} // A newer one was installed meanwhile, and comes next.
             None => unreachable!("a state was restored that nobody asked for"),
         }
-        self.snapshots.mending = None;
         self.hand_out(Vec::new());
         Ok(())
     }
@@ -137,7 +137,8 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     pub(super) fn tick_state(&mut self) {
         let is_under_way =
             self.own_command.term == self.raft.term() && self.own_command.index > self.applied;
-        if self.raft.is_leader() && !is_under_way && !self.is_ticking {
+        let has_state = !self.raft.lacks_state();
+        if self.raft.is_leader() && has_state && !is_under_way && !self.is_ticking {
             self.is_ticking = true;
             self.put(Kind::Tick(self.clock.log_time()));
         }

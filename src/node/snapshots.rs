@@ -315,6 +315,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     pub(super) fn installed(&mut self, offer: &Offer, id: SnapshotId) -> Result<(), Error> {
         if self.raft.snapshot_installed(offer) == SnapshotFate::Newest {
             self.snapshots.installed += 1;
+            self.snapshots.mending = None; // The state is in this one.
             tracing::info!(last = %offer.last, "installed a snapshot");
             let file = SnapshotFile::of(&self.storage, id);
             let restoring = Restoring::Installed(offer.clone());

@@ -2,9 +2,12 @@
 
 use std::io::Write;
 
-use duramen_snapshot::{Manifest, Meta, Options as SnapshotOptions, SnapshotStore};
+use duramen_snapshot::{ChunkName, Manifest, Meta, Options as SnapshotOptions, SnapshotStore};
+use duramen_wal::HardState;
 
 use super::*;
+use crate::node::Job;
+use crate::raft::{Write as CoreWrite, WriteId};
 use crate::storage::SnapshotName;
 use crate::transport::Fetch;
 
@@ -75,4 +78,150 @@ fn a_chunk_that_the_offerer_does_not_have_is_asked_of_the_others_only() {
     assert_eq!(it.fetches(), [(NodeId(2), question.clone())]);
     it.hear(Fetch::Gone { hash: chunk });
     assert_eq!(it.fetches(), [(NodeId(3), question)]);
+}
+
+/// The state in node 1's own snapshot, up to entry 5.
+const OWN_STATE: [u8; 8] = 0x1122_3344_5566_7788_u64.to_le_bytes();
+
+/// Node 1 in term 1, whose own snapshot is damaged.
+fn with_a_damaged_snapshot() -> Fixture {
+    let disk = SimDisk::new();
+    drop(Fixture::open(disk.clone(), |storage| {
+        let voters = Membership::of_voters([1, 2, 3].map(NodeId));
+        storage.begin_with(&voters).unwrap();
+        let entry = |index| Entry {
+            id: LogId {
+                term: Term(1),
+                index: Index(index),
+            },
+            payload: Bytes::from_static(b"count"),
+            ..Entry::default()
+        };
+        let write = CoreWrite {
+            id: WriteId(1),
+            hard_state: Some(HardState {
+                term: Term(1),
+                ..HardState::default()
+            }),
+            reset: None,
+            purge: None,
+            repairs: Vec::new(),
+            entries: (1..=5).map(entry).collect(),
+        };
+        storage.submit(&write).unwrap();
+        storage.drive().unwrap();
+        let mut meta = Meta::new(1, 5);
+        meta.membership = voters.encode();
+        let mut writer = storage.snapshots().begin(meta).unwrap();
+        writer.write_all(&OWN_STATE).unwrap();
+        writer.publish().unwrap();
+        storage.purge(entry(5).id).unwrap();
+        storage.drive().unwrap();
+    }));
+    disk.kill();
+    let dir = Path::new("/node/snapshots");
+    for name in disk.list(dir).unwrap() {
+        let path = dir.join(name);
+        let file = disk.open(&path).unwrap();
+        let mut bytes = vec![0; file.len().unwrap() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        if let Some(at) = bytes.windows(8).position(|window| window == OWN_STATE) {
+            disk.flip_bit(&path, at as u64, 3).unwrap();
+        }
+    }
+    let it = Fixture::open(disk, |_| ());
+    assert!(it.node.raft().lacks_state());
+    it
+}
+
+/// Node 2 offers a snapshot up to entry 9, and gives all of it. What is left to do is to make it durable.
+fn fetch_all(it: &mut Fixture) -> Job {
+    let membership = it.node.raft().membership().clone();
+    let manifest = manifest(&membership);
+    let last = LogId {
+        term: Term(1),
+        index: Index(9),
+    };
+    it.say(Message::InstallSnapshot {
+        last,
+        membership,
+        manifest: SnapshotName::of(&manifest).encode(),
+    });
+    it.hear(Fetch::Manifest {
+        manifest: *manifest.name().as_bytes(),
+        offset: 0,
+        bytes: manifest.encode().into(),
+    });
+    it.hear(chunk(&9_u64.to_le_bytes()));
+    it.node.take_job().expect("all of it is here")
+}
+
+fn chunk(bytes: &[u8]) -> Fetch {
+    Fetch::Chunk {
+        chunk: *ChunkName::of(bytes).as_bytes(),
+        bytes: Bytes::copy_from_slice(bytes),
+    }
+}
+
+/// The node goes on, and what applies does not.
+fn give(it: &mut Fixture, input: Input<Counter>) {
+    it.node.handle(input);
+    it.node.turn().unwrap();
+}
+
+fn mended() -> Input<Counter> {
+    Input::Packet(Packet::Fetch {
+        from: NodeId(3),
+        to: NodeId(1),
+        fetch: chunk(&OWN_STATE),
+    })
+}
+
+/// Both are asked for at the same time, and to read a state takes long.
+#[test]
+fn a_state_that_is_mended_while_a_newer_one_is_read_is_not_needed_any_more() {
+    for mended_first in [true, false] {
+        let mut it = with_a_damaged_snapshot();
+        it.pass(10);
+        let installed = Input::Finished(fetch_all(&mut it).run());
+        let inputs = match mended_first {
+            true => [mended(), installed],
+            false => [installed, mended()],
+        };
+        inputs.into_iter().for_each(|input| give(&mut it, input));
+        it.turn();
+        it.write();
+        let status = it.node.status();
+        assert_eq!(
+            (it.node.state().0, status.applied),
+            (9, Index(9)),
+            "{mended_first}"
+        );
+        assert!(!it.node.raft().lacks_state());
+    }
+}
+
+#[test]
+fn a_state_that_is_mended_is_applied_to() {
+    let mut it = with_a_damaged_snapshot();
+    it.pass(10);
+    it.node.handle(mended());
+    it.turn();
+    it.write();
+    assert_eq!(it.node.status().applied, Index(5));
+    assert_eq!(it.node.state().0.to_le_bytes(), OWN_STATE);
+}
+
+/// What a snapshot that cannot be read has left of the state is not to be used.
+#[test]
+fn a_leader_without_its_state_asks_it_nothing() {
+    let mut it = with_a_damaged_snapshot();
+    while it.node.status().term == Term(1) {
+        it.pass(10);
+    }
+    it.say(Message::Vote { granted: true });
+    assert!(it.node.raft().is_leader() && it.node.raft().lacks_state());
+    it.world.millis.fetch_add(100, Ordering::Relaxed);
+    it.node.turn().unwrap();
+    assert!(it.node.take_work().is_none());
 }
