@@ -5,11 +5,11 @@
 use std::io;
 
 use bytes::Bytes;
-use duramen_wal::{Entry, Index};
+use duramen_wal::{Entry, Index, LogId};
 
 use super::applier::{Applier, Done, Effect, Kind, SnapshotFile, Work};
 use super::job::Lost;
-use super::{Clock, Error, Input, Node, StateMachine};
+use super::{Clock, Error, Input, Node, NotDone, StateMachine};
 use crate::raft::Offer;
 use crate::transport::Network;
 
@@ -55,6 +55,15 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// Something to do for the applier, if there is. What it gives is to be given to [`handle`](Node::handle).
     pub fn take_work(&mut self) -> Option<Work<S>> {
         self.work.pop_front()
+    }
+
+    /// Puts a command into the core's log, unless the disk's log would not take it: there and at the followers, which would end.
+    pub(super) fn propose(&mut self, command: Bytes) -> Result<LogId, NotDone> {
+        let bytes_max = self.storage.command_bytes_max();
+        match command.len() <= bytes_max {
+            true => Ok(self.raft.propose(command)?),
+            false => Err(NotDone::TooLarge { bytes_max }),
+        }
     }
 
     /// These entries are committed. While a state is being restored they wait.
@@ -153,7 +162,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             Effect::Restored(lost) => return self.restored(&lost?),
             Effect::Ticked(command) => {
                 self.is_ticking = false;
-                if let Some(Ok(id)) = command.map(|command| self.raft.propose(command)) {
+                if let Some(Ok(id)) = command.map(|command| self.propose(command)) {
                     self.own_command = id;
                 }
             }

@@ -27,6 +27,13 @@ pub enum NotDone {
     /// has failed.
     #[error("this node's disk has failed: repair it and start the node again")]
     Failed,
+    /// The command was not applied and never will be: the log takes none of its size. See
+    /// [`Storage::command_bytes_max`](super::Storage::command_bytes_max).
+    #[error("the command is too large for the log, the limit is {bytes_max} bytes")]
+    TooLarge {
+        /// The largest that it takes.
+        bytes_max: usize,
+    },
 }
 
 /// Takes the answer to a command. Called once; dropped without a call when the node ends, which means the same as

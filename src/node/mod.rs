@@ -337,9 +337,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             Input::Propose {
                 command,
                 on_applied,
-            } => match self.raft.propose(command) {
+            } => match self.propose(command) {
                 Ok(id) => self.waiting.command(id, on_applied, deadline),
-                Err(refused) => on_applied(Err(refused.into())),
+                Err(not_done) => on_applied(Err(not_done)),
             },
             Input::Read(query) => {
                 let id = self.waiting.next_read_id();

@@ -194,9 +194,13 @@ impl Fixture {
     }
 
     fn propose(&mut self) {
+        self.propose_of(5);
+    }
+
+    fn propose_of(&mut self, bytes: usize) {
         let answers = self.answers.clone();
         self.node.handle(Input::Propose {
-            command: Bytes::from_static(b"count"),
+            command: vec![b'x'; bytes].into(),
             on_applied: Box::new(move |answer| answers.lock().unwrap().push(answer)),
         });
     }
@@ -337,6 +341,23 @@ fn a_command_is_answered_when_it_is_applied() {
     assert_eq!(fixture.answers(), [Ok(1)]);
 }
 
+/// The log would take none of them, at no node: all would end.
+#[test]
+fn a_command_that_is_too_large_for_the_log_is_refused() {
+    let mut fixture = Fixture::leader();
+    fixture.matched(1, 0);
+    let most = fixture.node.storage().command_bytes_max();
+    for bytes in [1 << 20, most + 1, most] {
+        fixture.propose_of(bytes);
+        fixture.turn();
+        fixture.write();
+    }
+    let too_large = NotDone::TooLarge { bytes_max: most };
+    assert_eq!(fixture.answers(), [Err(too_large); 2]);
+    fixture.matched(2, 0);
+    assert_eq!(fixture.answers()[2..], [Ok(1)]);
+}
+
 #[test]
 fn while_a_command_is_applied_the_node_goes_on_and_a_read_waits_for_it() {
     let mut it = Fixture::leader();
@@ -435,7 +456,7 @@ fn a_pause_of_the_process_is_not_held_against_the_leader() {
     assert_eq!(fixture.node.status().term, Term(0));
 }
 
-/// What node 2 says of itself, at its third start.
+/// The core knows entries by their ids; what was written, the log's checksum says.
 #[test]
 fn a_false_entry_does_not_take_the_place_of_a_damaged_one() {
     let entry = |payload: &'static [u8]| Entry {

@@ -14,9 +14,6 @@ use crate::session::{Action, Given};
 
 /// How long a request waits for a leader to be elected.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
-/// What an entry of the log may have. A request and a transaction are smaller, but for many empty words, or watched keys. A log takes a
-/// third more, and ends the node, and those it was sent to, when it is given more than it takes.
-const ENTRY_BYTES_MAX: usize = 24 << 20;
 
 impl Server {
     /// Carries out commands, in order. With a write among them, through the log. Each has its output then.
@@ -57,12 +54,6 @@ impl Server {
         let (sender, answer) = oneshot::channel();
         let on_applied = move |output| drop(sender.send(output)); // The client may have left.
         let command = action.encode(LogTime::now());
-        if command.len() > ENTRY_BYTES_MAX {
-            return Err(Undone::CannotWrite(format!(
-                "with its watched keys the transaction has {} bytes, the limit is {ENTRY_BYTES_MAX}: nothing was done",
-                command.len()
-            )));
-        }
         self.node.propose(command, Box::new(on_applied));
         let answer = answer.await.unwrap_or(Err(NotDone::Unknown));
         answer.map_err(|not_done| self.undone(not_done))
@@ -97,6 +88,7 @@ impl Server {
                 }
             }
             NotDone::Full | NotDone::Failed => Undone::CannotWrite(not_done.to_string()),
+            NotDone::TooLarge { .. } => Undone::TooLarge(not_done.to_string()),
             NotDone::Unknown => Undone::Unknown,
         }
     }

@@ -142,7 +142,7 @@ impl Connection<'_> {
 
     /// Adds a command to those that are carried out together.
     async fn add(&mut self, command: Command, words: &Words) -> io::Result<()> {
-        let bytes: usize = words.iter().map(Bytes::len).sum();
+        let bytes = weight(words);
         let is_other = |before: &Command| before.is_write() != command.is_write();
         // A node that does not lead carries out the reads, and not the writes.
         let is_apart = self.client.is_readonly && self.burst.commands.last().is_some_and(is_other);
@@ -197,7 +197,7 @@ impl Connection<'_> {
 
     /// Keeps a command for EXEC.
     async fn queue(&mut self, plan: Plan, words: &Words) {
-        let bytes: usize = words.iter().map(Bytes::len).sum();
+        let bytes = weight(words);
         let slot = commands::slot(words);
         let queued = match plan {
             Plan::Store(command) => match self.server.wait_to_lead().await {
@@ -234,6 +234,12 @@ impl Connection<'_> {
         transaction.is_broken = true;
         self.reply(reply);
     }
+}
+
+/// About what a request takes in memory, and in the log.
+fn weight(words: &Words) -> usize {
+    let weight = |word: &Bytes| word.len() + size_of::<Bytes>();
+    words.iter().map(weight).sum()
 }
 
 /// Whether a command ends the transaction that is under way, or the connection.

@@ -120,7 +120,9 @@ impl Connection<'_> {
                 Reply::Array(replies.collect())
             }
             Ok(other) => Reply::of(other),
-            Err(undone @ (Undone::Unknown | Undone::CannotWrite(_))) => undone.reply(0),
+            Err(undone @ (Undone::Unknown | Undone::CannotWrite(_) | Undone::TooLarge(_))) => {
+                undone.reply(0)
+            }
             // A client that was sent elsewhere now would send the EXEC alone.
             Err(_) => Reply::error(
                 "EXECABORT Transaction discarded because the leader has changed: nothing was done.",

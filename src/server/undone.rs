@@ -16,6 +16,8 @@ pub(super) enum Undone {
     NoLeader,
     /// This node cannot write.
     CannotWrite(String),
+    /// The log does not take it.
+    TooLarge(String),
     /// It may have been applied, or may be later.
     Unknown,
 }
@@ -30,6 +32,7 @@ impl Undone {
                 Reply::error("CLUSTERDOWN no leader for 2 s: is a majority of the nodes up?")
             }
             Undone::CannotWrite(why) => Reply::error(format!("MISCONF {why}")),
+            Undone::TooLarge(why) => Reply::error(format!("ERR {why}")),
             Undone::Unknown => {
                 Reply::error("ERR outcome unknown: the command may have been applied or not")
             }

@@ -204,7 +204,7 @@ impl Clients {
                 client.leader = leader;
                 client.open.take_if(|open| open.number.is_none());
             }
-            Some(Err(NotDone::Full | NotDone::Failed)) => {
+            Some(Err(NotDone::Full | NotDone::Failed | NotDone::TooLarge { .. })) => {
                 client.leader = None;
                 client.open.take_if(|open| open.number.is_none());
             }

@@ -158,6 +158,7 @@ pub struct Storage {
     completions: Arc<Completions>,
     /// A long list of entries goes into several batches of about this size.
     batch_bytes: usize,
+    command_bytes_max: usize,
     /// Something was submitted since the log was driven.
     is_idle: bool,
     /// The record has changed since it was written last: there was no space for it.
@@ -236,7 +237,9 @@ impl Storage {
         wal: Wal,
         mut record: Record,
     ) -> Result<Storage, Error> {
-        let batch_bytes = BATCH_BYTES.min(options.log.batch_bytes_max / 4) as usize;
+        let batch_bytes_max = options.log.batch_bytes_max;
+        let batch_bytes = BATCH_BYTES.min(batch_bytes_max / 4) as usize;
+        let command_bytes_max = options.log.entry_bytes_max.min(batch_bytes_max / 4 * 3);
         record.boot += 1;
         let mut batch = Batch::new();
         put_record(&mut batch, &record);
@@ -251,6 +254,7 @@ impl Storage {
             record,
             completions: Arc::default(),
             batch_bytes,
+            command_bytes_max: usize::try_from(command_bytes_max).unwrap_or(usize::MAX),
             is_idle: true,
             is_record_new: false,
             refused_bytes: 0,
@@ -280,6 +284,11 @@ impl Storage {
     /// How often the node was started.
     pub fn boot(&self) -> u64 {
         self.record.boot
+    }
+
+    /// The size of the largest command that the log takes: what else may have to be in its batch has room then.
+    pub fn command_bytes_max(&self) -> usize {
+        self.command_bytes_max
     }
 
     /// The node's directory.

@@ -286,7 +286,7 @@ impl From<NotDone> for Told {
     fn from(why: NotDone) -> Told {
         match why {
             NotDone::NotLeader { leader } => Told::Elsewhere(leader),
-            NotDone::Full | NotDone::Failed => Told::Elsewhere(None),
+            NotDone::Full | NotDone::Failed | NotDone::TooLarge { .. } => Told::Elsewhere(None),
             NotDone::Unknown => Told::Unknown,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+/// What node 2 says of itself, at its third start.
 fn introduction(term: u64, last_term: u64, last_index: u64) -> Introduction {
     Introduction {
         cluster: "c".to_owned(),
@@ -125,7 +126,6 @@ fn a_blank_node_begins_when_it_has_met_all_others_and_they_are_blank() {
     assert!(!fixture.node.introduction().is_blank);
 }
 
-/// The core knows entries by their ids; what was written, the log's checksum says.
 #[test]
 fn the_network_is_told_of_the_members_at_the_start_and_at_each_change_before_anything_is_sent() {
     let mut fixture = Fixture::leader();
