@@ -110,6 +110,8 @@ struct Process<S: StateMachine> {
     written_at: Option<u64>,
     /// When each job is done.
     jobs: Vec<(u64, Job)>,
+    /// Until then nothing is applied.
+    applies_at: u64,
     /// The end of its log, as it was seen last.
     last: LogId,
     totals: Totals,
@@ -179,6 +181,7 @@ impl<S: StateMachine> Machine<S> {
             inbox: Vec::new(),
             written_at: None,
             jobs: Vec::new(),
+            applies_at: 0,
         });
         Ok(())
     }
@@ -288,13 +291,19 @@ impl<S: StateMachine> Machine<S> {
         process
             .inbox
             .extend(done.into_iter().map(|(_, job)| Input::Finished(job.run())));
-        process.node.work(); // What was left over.
+        if process.applies_at <= now {
+            process.node.work(); // What was left over.
+        }
         for input in process.inbox.drain(..) {
             process.node.handle(input);
         }
         process.node.turn()?;
-        if rng.u32(..3) > 0 {
-            process.node.work(); // Else later: what applies is not always as fast as the node.
+        // What applies is not always as fast as the node, and now and then much slower.
+        match rng.u32(..900) {
+            _ if process.applies_at > now => {}
+            0 => process.applies_at = now + rng.u64(..APPLIES_LATE_MICROS),
+            1..300 => {}
+            _ => process.node.work(),
         }
         process.look_at_log();
         while let Some(job) = process.node.take_job() {
@@ -309,6 +318,9 @@ impl<S: StateMachine> Machine<S> {
         Ok(self.outbox.take())
     }
 }
+
+/// How long what applies may be busy with something else, as with a large state that it reads from a snapshot.
+const APPLIES_LATE_MICROS: u64 = 300_000;
 
 impl<S: StateMachine> Process<S> {
     fn look_at_log(&mut self) {

@@ -182,9 +182,20 @@ impl Sim {
         self.seen.failures += 1;
     }
 
-    /// The disk does not take the write.
+    /// The disk does not take the write. Of several batches it may have taken the first, with term and vote, and they may still be
+    /// there: that counts for nothing.
     pub(super) fn refuse(&mut self, id: NodeId, write: &Write, held: Vec<Envelope>) {
+        let has_several = self.rng.bool() && !write.entries.is_empty();
+        let some = self.rng.usize(..=write.entries.len());
         let node = self.node(id);
+        if has_several {
+            let left = Write {
+                repairs: Vec::new(),
+                entries: write.entries[..some].to_vec(),
+                ..write.clone()
+            };
+            node.writes.push_back((Some(left), Vec::new()));
+        }
         let raft = node.raft.as_mut().unwrap();
         raft.write_refused(write, held);
         node.commit = raft.commit(); // It may know of less, as after a crash.
