@@ -169,6 +169,18 @@ fn what_cannot_be_changed_says_what_to_do() {
 }
 
 #[test]
+fn a_leader_that_has_just_gone_is_not_taken_for_a_wrong_address() {
+    let mut nodes = Nodes::start();
+    nodes.client().until_done::<()>(&["SET", "a", "1"]);
+    let (leader, follower) = (nodes.leader(), nodes.follower());
+    wait_for("the follower to know the leader", || {
+        (nodes.info(follower, "raft_leader")? == leader.to_string()).then_some(())
+    });
+    nodes.kill_9(leader);
+    assert_eq!(members(&nodes, "voter", follower), [1, 2, 3]);
+}
+
+#[test]
 fn a_rolling_restart_hands_over_and_loses_nothing() {
     let mut nodes = Nodes::start();
     let mut client = nodes.client();

@@ -45,6 +45,8 @@ pub(super) enum Error {
 
 /// A cluster, as seen from one of its nodes.
 pub(super) struct Client {
+    /// Where a person has said that a node is, and who is asked: that one, or the leader.
+    given: String,
     at: String,
     password: Option<String>,
 }
@@ -59,6 +61,7 @@ impl Client {
     /// Of a node's address for clients, and what it wants to hear first.
     pub(super) fn new(at: &str, password: Option<&str>) -> Client {
         Client {
+            given: at.to_owned(),
             at: at.to_owned(),
             password: password.map(str::to_owned),
         }
@@ -73,9 +76,18 @@ impl Client {
     pub(super) fn ask(&mut self, words: &[&str]) -> Result<Value, Error> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let text = match self.ask_once(words)? {
-                Ok(value) => return Ok(value),
-                Err(text) => text,
+            let text = match self.ask_once(words) {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(text)) => text,
+                // The leader may have gone, and who named it does not know that yet.
+                Err(Error::Unreachable { .. })
+                    if self.at != self.given && Instant::now() < until =>
+                {
+                    self.at.clone_from(&self.given);
+                    sleep(PAUSE);
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let (kind, rest) = text.split_once(' ').unwrap_or((&text, ""));
             match kind {
