@@ -128,7 +128,7 @@ pub(super) fn hello(server: &Server, client: &mut Client, words: &[Bytes]) -> Pl
         if !is_name(&name) {
             return error(BAD_NAME);
         }
-        client.name = Some(name);
+        client.name = Some(copy(&name));
     }
     client.protocol = protocol;
     Plan::Reply(greet(server, client))
@@ -159,13 +159,18 @@ fn is_name(name: &[u8]) -> bool {
 
 const NAME_BYTES_MAX: usize = 256;
 
+/// A name that is kept: as a part of what was read it would keep all of that.
+fn copy(name: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(name)
+}
+
 pub(super) fn client(_: &Server, client: &mut Client, words: &[Bytes]) -> Plan {
     match (words[1].to_ascii_lowercase().as_slice(), &words[2..]) {
         (b"id", []) => Plan::Reply(Reply::Integer(client.id as i64)),
         (b"getname", []) => Plan::Reply(client.name.clone().map_or(Reply::Nil, Reply::Bulk)),
         (b"setname", [name]) => match is_name(name) {
             true => {
-                client.name = Some(name.clone()).filter(|name| !name.is_empty());
+                client.name = Some(copy(name)).filter(|name| !name.is_empty());
                 Plan::Reply(Reply::OK)
             }
             false => error(BAD_NAME),

@@ -117,7 +117,9 @@ pub(super) fn discard(_: &Server, _: &mut Client, _: &[Bytes]) -> Plan {
 }
 
 pub(super) fn watch(_: &Server, _: &mut Client, words: &[Bytes]) -> Plan {
-    Plan::Steps(Steps::Watch(words[1..].to_vec()))
+    // Copies: what is kept would keep all that was read with it.
+    let keys = words[1..].iter().map(|key| Bytes::copy_from_slice(key));
+    Plan::Steps(Steps::Watch(keys.collect()))
 }
 
 pub(super) fn unwatch(_: &Server, client: &mut Client, _: &[Bytes]) -> Plan {
