@@ -9,6 +9,7 @@ mod connection;
 mod tests;
 mod value;
 
+use std::fmt;
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -27,7 +28,6 @@ pub use value::Value;
 /// println!("{:?}", counter.text());
 /// # Ok::<(), duramen::client::Error>(())
 /// ```
-#[derive(Debug)]
 pub struct Client {
     addresses: Vec<String>,
     /// Whom to ask: one of them, or somebody they have named.
@@ -45,6 +45,17 @@ struct Session {
     id: u64,
     /// Of its next call.
     sequence: u64,
+}
+
+/// Without the password.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Client");
+        shown.field("addresses", &self.addresses);
+        shown.field("at", &self.at);
+        shown.field("session", &self.session);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// Why there is no answer.

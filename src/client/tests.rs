@@ -169,6 +169,7 @@ fn a_password_that_is_wrong_is_refused_at_once_and_a_node_that_is_full_is_asked_
         ),
     ]);
     let mut client = Client::new([address]).with_password("secret");
+    assert!(!format!("{client:?}").contains("secret"));
     let refused = client.call(&["INCR", "a"]);
     assert!(
         matches!(&refused, Err(Error::Refused(text)) if text.contains("WRONGPASS")),

@@ -32,6 +32,7 @@ mod room;
 mod steps;
 mod undone;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -75,13 +76,22 @@ impl Gauges {
 }
 
 /// How a server is to be.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct Options {
     /// What clients must say first (`AUTH`). By default anybody is served.
     pub password: Option<String>,
     /// Commands that may make the store larger are refused while it has more bytes than this. Unlimited by default.
     pub memory_bytes_max: Option<u64>,
+}
+
+/// Without the password.
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Options");
+        shown.field("memory_bytes_max", &self.memory_bytes_max);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// Serves clients. Cheap to clone.
@@ -226,5 +236,19 @@ impl Server {
     fn is_full(&self) -> bool {
         self.memory_bytes_max
             .is_some_and(|bytes_max| self.gauges.usage.bytes() > bytes_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_not_shown() {
+        let options = Options {
+            password: Some("secret".to_owned()),
+            ..Options::default()
+        };
+        assert!(!format!("{options:?}").contains("secret"));
     }
 }
