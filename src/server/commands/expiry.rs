@@ -33,8 +33,8 @@ impl Unit {
     pub(super) fn expiry(self, number: &[u8], command: &str) -> Read<Expiry> {
         let millis = |each| positive_millis(number, each, command);
         Ok(match self {
-            Unit::Ex => Expiry::In(millis(1000)?),
-            Unit::Px => Expiry::In(millis(1)?),
+            Unit::Ex => from_now(millis(1000)?, command)?,
+            Unit::Px => from_now(millis(1)?, command)?,
             Unit::ExAt => Expiry::At(LogTime(millis(1000)?)),
             Unit::PxAt => Expiry::At(LogTime(millis(1)?)),
         })
@@ -47,6 +47,15 @@ fn positive_millis(number: &[u8], millis_each: i64, command: &str) -> Read<u64> 
     match positive {
         Some(millis) => Ok(millis as u64),
         None => Err(invalid(command)),
+    }
+}
+
+/// As in Redis, the moment then has to fit in 63 bits.
+fn from_now(millis: u64, command: &str) -> Read<Expiry> {
+    let at = millis.checked_add(LogTime::now().0);
+    match at.is_some_and(|at| i64::try_from(at).is_ok()) {
+        true => Ok(Expiry::In(millis)),
+        false => Err(invalid(command)),
     }
 }
 
@@ -66,7 +75,7 @@ fn set_for(words: &[Bytes], millis_each: i64, command: &str) -> Read<Plan> {
     Ok(Plan::Store(Command::Set {
         key: words[1].clone(),
         value: words[3].clone(),
-        expiry: Expiry::In(positive_millis(&words[2], millis_each, command)?),
+        expiry: from_now(positive_millis(&words[2], millis_each, command)?, command)?,
         condition: Condition::Always,
         gives: SetGives::Done,
     }))
@@ -143,7 +152,7 @@ fn expire_at(words: &[Bytes], millis_each: i64, is_absolute: bool, command: &str
     let millis = millis.ok_or_else(|| invalid(command))?.max(0) as u64;
     let expiry = match is_absolute {
         true => Expiry::At(LogTime(millis)),
-        false => Expiry::In(millis),
+        false => from_now(millis, command)?,
     };
     Ok(Plan::Store(Command::Expire {
         key: words[1].clone(),
@@ -176,4 +185,25 @@ pub(super) fn pexpiretime(_: &Server, _: &mut Client, words: &[Bytes]) -> Plan {
 fn show(words: &[Bytes], form: TtlForm) -> Plan {
     let key = words[1].clone();
     Plan::Store(Command::Ttl { key, form })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_ends_after_all_times_is_invalid() {
+        let words = |time: &'static str| ["COMMAND", "key", time, "value"].map(Bytes::from);
+        for time in ["9223372036854775807", "9223372036854775806"] {
+            let refused = invalid("it");
+            let words = words(time);
+            assert_eq!(Unit::Px.expiry(&words[2], "it").unwrap_err(), refused);
+            assert_eq!(set_for(&words, 1, "it").unwrap_err(), refused);
+            assert_eq!(expire_at(&words[..3], 1, false, "it").unwrap_err(), refused);
+            assert!(Unit::PxAt.expiry(&words[2], "it").is_ok());
+        }
+        let words = words("9223372036854775");
+        assert_eq!(Unit::Ex.expiry(&words[2], "it").unwrap_err(), invalid("it"));
+        assert!(Unit::Px.expiry(&words[2], "it").is_ok());
+    }
 }
