@@ -135,7 +135,7 @@ impl Kv {
             None => 0.0,
             Some(value) => parse_float(&value).ok_or(Failure::NotAFloat)?,
         };
-        let after = before + by;
+        let after = before + by + 0.0; // No zero is negative.
         if !after.is_finite() {
             return Err(Failure::NotFinite);
         }

@@ -118,6 +118,8 @@ fn numbers_with_fractions_are_added_and_written_without_noise() {
     assert_eq!(run(&mut kv, incr(10.5)), value("10.5"));
     assert_eq!(run(&mut kv, incr(0.1)), value("10.6"));
     assert_eq!(run(&mut kv, incr(-0.6)), value("10"));
+    run(&mut kv, Command::set("key", "-0"));
+    assert_eq!(run(&mut kv, incr(-0.0)), value("0"));
     run(&mut kv, Command::set("key", "1e308"));
     assert_eq!(
         run(&mut kv, incr(1e308)),
