@@ -69,8 +69,9 @@ pub(super) struct Durability {
     hard_state: HardState,
     last: Index,
     holes: BTreeSet<Index>,
-    /// Ticks so far.
+    /// Ticks so far, and when a write was completed last.
     now: u64,
+    completed: u64,
 }
 
 #[derive(Debug)]
@@ -100,6 +101,7 @@ impl Durability {
             last,
             holes: log.bad().map(|(id, _)| id.index).collect(),
             now: 0,
+            completed: 0,
         }
     }
 
@@ -108,11 +110,11 @@ impl Durability {
         self.now += 1;
     }
 
-    /// For how many ticks the disk has completed nothing of what it was given: the age of the oldest write under way.
+    /// For how many ticks the disk has completed nothing, though it was given something: one that has much to do, and does it, has
+    /// not stalled.
     pub(super) fn stalled(&self) -> u64 {
-        self.under_way
-            .front()
-            .map_or(0, |write| self.now - write.issued)
+        let oldest = self.under_way.front();
+        oldest.map_or(0, |write| self.now - write.issued.max(self.completed))
     }
 
     pub(super) fn hard_state(&self) -> HardState {
@@ -255,6 +257,7 @@ impl Durability {
                 self.holes.remove(index);
             });
             self.under_way.pop_front();
+            self.completed = self.now;
         }
     }
 }
@@ -301,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_has_stalled_for_as_long_as_its_oldest_write_is_under_way() {
+    fn a_disk_has_stalled_since_it_was_given_something_or_completed_something() {
         let mut log = Log::new(LogId::default(), Vec::new());
         let mut durability = Durability::new(HardState::default(), &log);
         log.push(entry(1, 0));
@@ -313,6 +316,8 @@ mod tests {
         durability.tick();
         assert_eq!(durability.stalled(), 3);
         durability.durable(first.id);
+        assert_eq!(durability.stalled(), 0, "it goes on");
+        durability.tick();
         assert_eq!(durability.stalled(), 1);
         durability.durable(second.id);
         assert_eq!(durability.stalled(), 0);

@@ -281,7 +281,7 @@ impl Raft {
 
     /// One unit of time has passed.
     ///
-    /// A leader one of whose writes has been under way for an election timeout hands the leadership over, to the voter that has
+    /// A leader whose disk has completed nothing of its writes for an election timeout hands the leadership over, to the voter that has
     /// most of the log; if that does not succeed within another one, it steps down. A node whose disk stalls does not campaign.
     pub fn tick(&mut self) {
         self.durability.tick();

@@ -74,7 +74,7 @@ impl Raft {
         Ok(())
     }
 
-    /// Whether a write has been under way for an election timeout, or none can be.
+    /// Whether the disk has completed none of the writes under way for an election timeout, or takes none.
     pub(super) fn is_stalled(&self) -> bool {
         let is_slow = self.durability.stalled() >= u64::from(self.config.election_ticks);
         is_slow || !self.durability.can_write()
