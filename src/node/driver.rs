@@ -275,17 +275,26 @@ fn take_inputs<S: StateMachine, N: Network, C: Clock>(
         Err(RecvTimeoutError::Timeout) => return true,
         Err(RecvTimeoutError::Disconnected) => return false,
     };
+    let mut bytes = 0;
     for input in std::iter::once(first)
         .chain(inbox.try_iter())
         .take(INPUTS_PER_TURN_MAX)
     {
-        if matches!(input, Input::Stop) {
-            return false;
-        }
+        bytes += match &input {
+            Input::Stop => return false,
+            Input::Propose { command, .. } => command.len(),
+            _ => 0,
+        };
         node.handle(input);
+        if bytes >= COMMAND_BYTES_PER_TURN_MAX {
+            break;
+        }
     }
     true
 }
 
 /// Bounds the size of a write, and how long a tick may be late.
 const INPUTS_PER_TURN_MAX: usize = 4096;
+/// The same for large commands: a write that is larger than what the log has under way makes the node wait for the disk, and no
+/// heartbeat leaves meanwhile.
+const COMMAND_BYTES_PER_TURN_MAX: usize = 4 << 20;
