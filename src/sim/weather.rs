@@ -145,7 +145,7 @@ impl Weather {
             return;
         };
         let ids = world.ids().into_iter();
-        let alive: Vec<NodeId> = ids.filter(|id| !operator.is_out(*id)).collect();
+        let mut alive: Vec<NodeId> = ids.filter(|id| !operator.is_out(*id)).collect();
         let (Some(one), Some(other)) = (world.rng.choice(&alive), world.rng.choice(&alive)) else {
             return;
         };
@@ -153,10 +153,14 @@ impl Weather {
         let millis = world.rng.u64(1..2000);
         let time = Duration::from_millis(millis);
         match fault {
+            Fault::Kill | Fault::CutPower | Fault::FailSync if self.has_lost_its_disk(one) => {}
             Fault::Start if !is_up || has_failed(world, one) => self.start(world, one),
             Fault::Kill if is_up => self.kill(world, one),
             Fault::CutPower if is_up => self.cut_power(world, one),
-            Fault::CutPowerOfMost => self.cut_power_of_most(world, &alive),
+            Fault::CutPowerOfMost => {
+                alive.retain(|id| !self.has_lost_its_disk(*id));
+                self.cut_power_of_most(world, &alive);
+            }
             Fault::Isolate => world.isolate(one),
             Fault::CutLink => world.cut(one, other),
             Fault::HealLinks => world.heal_links(),
@@ -186,6 +190,11 @@ impl Weather {
             Fault::BackUp => self.back_up(world, one),
             _ => {}
         }
+    }
+
+    /// It is known by how often it was started. Started again before it meets the others, it may have caught up with that.
+    fn has_lost_its_disk(&self, id: NodeId) -> bool {
+        self.unlucky == Some((id, Blow::Lost))
     }
 
     fn may_replace(&self, world: &World<Recorder>, operator: &Operator) -> bool {
