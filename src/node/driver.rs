@@ -55,9 +55,13 @@ impl<S: StateMachine> Handle<S> {
         (handle, Inbox { receiver, sender })
     }
 
-    /// Replicates a command, which must not be empty. `on_applied` is called on the node's thread, so it must be quick;
-    /// it is dropped without a call if the node has ended.
+    /// Replicates a command. `on_applied` is called on the thread that applies, or on the node's if the command was not applied, so
+    /// it must be quick; it is dropped without a call if the node has ended.
+    ///
+    /// # Panics
+    /// If the command is empty.
     pub fn propose(&self, command: Bytes, on_applied: OnApplied<S>) {
+        assert!(!command.is_empty(), "a command has at least one byte");
         self.put(Input::Propose {
             command,
             on_applied,
@@ -65,7 +69,7 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Runs a query on the state machine, linearizably: it sees every command that was answered before this call, by whatever
-    /// node. A node that does not lead asks its leader what that is. Runs on the node's thread, so it must be quick; it is dropped without a call if the node has ended.
+    /// node. A node that does not lead asks its leader what that is. The query runs on the thread that applies, or on the node's, so it must be quick; it is dropped without a call if the node has ended.
     pub fn read(&self, query: impl FnOnce(Result<&S, NotDone>) + Send + 'static) {
         self.put(Input::Read(Box::new(query)));
     }
