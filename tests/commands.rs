@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Connection, FromRedisValue, RedisError, Value};
 
-use support::{Node, connect, wait_for};
+use support::{Node, Nodes, connect, wait_for};
 
 fn try_run<T: FromRedisValue>(connection: &mut Connection, words: &str) -> Result<T, RedisError> {
     let mut cmd = redis::Cmd::new();
@@ -295,6 +295,36 @@ fn a_transaction_that_the_log_does_not_take_is_refused_and_the_node_goes_on() {
     assert!(refused.contains("at most"), "{refused}");
     assert!(error(&mut client, "EXEC").contains("discarded"));
     assert_eq!(run::<Option<String>>(&mut client, "GET a"), None);
+}
+
+/// More in all than the node keeps of what waits to be carried out: of these nothing waits.
+#[test]
+fn clients_that_are_idle_leave_room_for_the_others() {
+    let node = Node::start();
+    let value = "v".repeat(8 << 20);
+    let clients = (0..70).map(|_| {
+        let mut client = connect(&node.address()).unwrap();
+        run::<()>(&mut client, &format!("SET a {value}"));
+        client
+    });
+    assert_eq!(clients.collect::<Vec<_>>().len(), 70);
+}
+
+#[test]
+fn a_transaction_without_a_leader_waits_for_one_once() {
+    let mut nodes = Nodes::new();
+    nodes.start_one(1);
+    let address = nodes.address(1);
+    let mut client = wait_for("the node", || connect(&address).ok());
+    run::<()>(&mut client, "MULTI");
+    let started = Instant::now();
+    let refused = error(&mut client, "SET a 1");
+    assert!(refused.contains("no leader"), "{refused}");
+    for _ in 0..20 {
+        run::<()>(&mut client, "SET a 1");
+    }
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(error(&mut client, "EXEC").contains("discarded"));
 }
 
 #[test]

@@ -76,18 +76,31 @@ impl Connection<'_> {
             if !goes_on {
                 return self.stream.shutdown().await;
             }
-            let bytes = self.input.len().clamp(READ_BYTES, READ_BYTES_MAX);
-            self.input.reserve(bytes);
-            if self.stream.read_buf(&mut self.input).await? == 0 {
+            // What was carried out is given back before the client is waited for.
+            if !self.hold().await? || self.read().await? == 0 || !self.hold().await? {
                 return Ok(());
             }
-            if !self.share.hold(self.input.len()).await {
-                let reply = "TRYAGAIN too much is waiting at this node to be carried out";
-                self.send(Reply::error(reply), self.client.protocol).await?;
-                self.flush().await?;
-                return self.stream.shutdown().await;
-            }
         }
+    }
+
+    async fn read(&mut self) -> io::Result<usize> {
+        let bytes = self.input.len().clamp(READ_BYTES, READ_BYTES_MAX);
+        self.input.reserve(bytes);
+        self.stream.read_buf(&mut self.input).await
+    }
+
+    /// Holds as much of the budget as is kept of what the client has sent. If there is not so much, the client is sent away.
+    async fn hold(&mut self) -> io::Result<bool> {
+        let queued = self.client.transaction.as_ref().map_or(0, |it| it.bytes);
+        let bytes = self.input.len() + self.decoder.held_bytes() + queued;
+        if self.share.hold(bytes).await {
+            return Ok(true);
+        }
+        let reply = "TRYAGAIN too much is waiting at this node to be carried out";
+        self.send(Reply::error(reply), self.client.protocol).await?;
+        self.flush().await?;
+        self.stream.shutdown().await?;
+        Ok(false)
     }
 
     /// Takes all requests that have arrived whole. Says whether the connection goes on.
@@ -192,6 +205,9 @@ impl Connection<'_> {
     async fn flush(&mut self) -> io::Result<()> {
         self.stream.write_all(&self.output).await?;
         self.output.clear();
+        if self.output.capacity() > 2 * OUTPUT_BYTES {
+            self.output = BytesMut::new(); // There was something large in it, and is not always.
+        }
         Ok(())
     }
 
@@ -199,7 +215,11 @@ impl Connection<'_> {
     async fn queue(&mut self, plan: Plan, words: &Words) {
         let bytes = weight(words);
         let slot = commands::slot(words);
+        let is_broken =
+            |client: &Client| client.transaction.as_ref().is_some_and(|it| it.is_broken);
         let queued = match plan {
+            // Nothing will come of it, and to look for a leader each time takes long.
+            Plan::Store(command) if is_broken(&self.client) => Ok(Queued::Command(command)),
             Plan::Store(command) => match self.server.wait_to_lead().await {
                 Ok(()) => Ok(Queued::Command(command)),
                 Err(undone) => Err(undone.reply(slot)),

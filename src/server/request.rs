@@ -63,7 +63,9 @@ struct Array {
     /// The length of the bulk string that comes next, once its line has been read.
     bulk_bytes: Option<usize>,
     request: Words,
+    /// What its words are said to have; those that are there, in memory.
     request_bytes: usize,
+    held_bytes: usize,
 }
 
 impl RequestDecoder {
@@ -107,6 +109,13 @@ impl RequestDecoder {
     }
 }
 
+impl RequestDecoder {
+    /// What is kept of an unfinished request, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.array.as_ref().map_or(0, |array| array.held_bytes)
+    }
+}
+
 impl Array {
     fn new(missing: usize) -> Array {
         Array {
@@ -114,6 +123,7 @@ impl Array {
             bulk_bytes: None,
             request: Vec::new(),
             request_bytes: 0,
+            held_bytes: 0,
         }
     }
 
@@ -128,6 +138,7 @@ impl Array {
             }
             self.bulk_bytes = None;
             self.missing -= 1;
+            self.held_bytes += len + size_of::<Bytes>();
             self.request.push(buf.split_to(len).freeze());
             if &buf[..2] != b"\r\n" {
                 return Err(ProtocolError::NoEnd);

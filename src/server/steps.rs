@@ -130,13 +130,12 @@ impl Connection<'_> {
         }
     }
 
-    /// Looks at all keys, on another thread: the store goes on meanwhile.
+    /// Looks at all keys, beside the node: the store goes on meanwhile.
     async fn keys(&self, pattern: Bytes) -> Result<Reply, Undone> {
         let is_readonly = self.client.is_readonly;
         self.server.wait_to_read(is_readonly).await?;
         let view = self.server.read(|kv| kv.view().clone()).await?;
-        let keys = tokio::task::spawn_blocking(move || view.keys(&pattern)).await;
-        let keys = keys.map_err(|_| Undone::TryAgain("the node is about to stop"))?;
+        let keys = beside(move || view.keys(&pattern)).await?;
         Ok(Reply::bulks(keys))
     }
 
@@ -159,10 +158,8 @@ impl Connection<'_> {
         };
         let is_readonly = self.client.is_readonly;
         self.server.wait_to_read(is_readonly).await?;
-        let read = self
-            .server
-            .read(move |kv| kv.view().scan(after.as_deref(), &pattern, count));
-        let page = read.await?;
+        let view = self.server.read(|kv| kv.view().clone()).await?;
+        let page = beside(move || view.scan(after.as_deref(), &pattern, count)).await?;
         let next = page.next.map_or(0, |key| self.server.cursors.keep(key));
         let keys = if is_any { page.keys } else { Vec::new() };
         Ok(Reply::Array(vec![
@@ -189,3 +186,9 @@ impl Connection<'_> {
 }
 
 const WATCHED_MAX: usize = 1024;
+
+/// Does what may take long on a thread of its own.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Undone> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Undone::TryAgain("the node is about to stop"))
+}
