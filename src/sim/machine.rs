@@ -255,6 +255,12 @@ impl<S: StateMachine> Machine<S> {
         }
     }
 
+    pub(super) fn stall_applier(&mut self, until: u64) {
+        if let Some(process) = &mut self.process {
+            process.applies_at = until;
+        }
+    }
+
     /// Its clock jumps.
     pub(super) fn jump(&mut self, micros: u64) {
         self.ahead += micros;
@@ -291,19 +297,16 @@ impl<S: StateMachine> Machine<S> {
         process
             .inbox
             .extend(done.into_iter().map(|(_, job)| Input::Finished(job.run())));
-        if process.applies_at <= now {
+        let may_apply = process.applies_at <= now;
+        if may_apply {
             process.node.work(); // What was left over.
         }
         for input in process.inbox.drain(..) {
             process.node.handle(input);
         }
         process.node.turn()?;
-        // What applies is not always as fast as the node, and now and then much slower.
-        match rng.u32(..900) {
-            _ if process.applies_at > now => {}
-            0 => process.applies_at = now + rng.u64(..APPLIES_LATE_MICROS),
-            1..300 => {}
-            _ => process.node.work(),
+        if may_apply && rng.u32(..3) > 0 {
+            process.node.work(); // Else later: what applies is not always as fast as the node.
         }
         process.look_at_log();
         while let Some(job) = process.node.take_job() {
@@ -318,9 +321,6 @@ impl<S: StateMachine> Machine<S> {
         Ok(self.outbox.take())
     }
 }
-
-/// How long what applies may be busy with something else, as with a large state that it reads from a snapshot.
-const APPLIES_LATE_MICROS: u64 = 300_000;
 
 impl<S: StateMachine> Process<S> {
     fn look_at_log(&mut self) {

@@ -49,6 +49,7 @@ enum Fault {
     Pause,
     JumpClock,
     StallDisk,
+    StallApplier,
     SlowDisk,
     FailSync,
     FillDisk,
@@ -60,7 +61,7 @@ enum Fault {
 }
 
 /// How often each is drawn, in 30 s.
-const RATES: [(Fault, u32); 19] = [
+const RATES: [(Fault, u32); 20] = [
     (Fault::Start, 60),
     (Fault::Kill, 10),
     (Fault::CutPower, 15),
@@ -72,6 +73,7 @@ const RATES: [(Fault, u32); 19] = [
     (Fault::Pause, 8),
     (Fault::JumpClock, 4),
     (Fault::StallDisk, 6),
+    (Fault::StallApplier, 40),
     (Fault::SlowDisk, 2),
     (Fault::FailSync, 4),
     (Fault::FillDisk, 6),
@@ -168,6 +170,7 @@ impl Weather {
                 let faults = Weather::draw_network(&mut world.rng);
                 world.set_faults(faults);
             }
+            Fault::StallApplier => world.stall_applier(one, time / 6),
             Fault::Pause | Fault::JumpClock | Fault::StallDisk => {
                 self.struck.pauses += 1;
                 match fault {

@@ -240,6 +240,13 @@ impl<S: StateMachine> World<S> {
         self.machine(id).disk_time.stalled_until = until;
     }
 
+    /// What applies is busy with something else for a while, as with a large state that it reads from a snapshot.
+    pub fn stall_applier(&mut self, id: NodeId, time: Duration) {
+        self.note(Event::Said(format!("{id} applies nothing")));
+        let until = self.now + micros(time);
+        self.machine(id).stall_applier(until);
+    }
+
     /// The disk has only so much space left, or enough again.
     pub fn set_free_bytes(&mut self, id: NodeId, bytes: Option<u64>) {
         self.note(Event::Said(match bytes {
