@@ -294,6 +294,14 @@ mod tests {
         (Arc::new(outgoing), listener.accept().await.unwrap().0)
     }
 
+    /// As the task that sends does while there is nothing to send.
+    async fn wait_in_vain(queued: &mut Queued, idle: &Arc<OwnedWriteHalf>) {
+        let mut buf = BytesMut::new();
+        let mut next = pin!(queued.next(&mut buf, Some(idle)));
+        let polled = poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await;
+        assert!(polled.is_pending(), "nothing is there");
+    }
+
     /// Reads messages, and gives the lengths of their chunks.
     async fn lengths(stream: &mut TcpStream, buf: &mut BytesMut, count: usize) -> Vec<usize> {
         let mut lengths = Vec::new();
@@ -316,12 +324,8 @@ mod tests {
     async fn while_nothing_waits_a_short_message_needs_no_task() {
         let (queue, mut queued) = queue();
         let (outgoing, mut stream) = connection().await;
-        let (mut buf, mut received) = (BytesMut::new(), BytesMut::new());
-        {
-            let mut next = pin!(queued.next(&mut buf, Some(&outgoing)));
-            let polled = poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await;
-            assert!(polled.is_pending(), "nothing is there");
-        }
+        let mut received = BytesMut::new();
+        wait_in_vain(&mut queued, &outgoing).await;
         queue.put(chunk(5));
         assert_eq!(lengths(&mut stream, &mut received, 1).await, [5]);
         queue.put(chunk(SHORT_BYTES_MAX));
@@ -336,11 +340,7 @@ mod tests {
         let (queue, mut queued) = queue();
         let (outgoing, mut stream) = connection().await;
         let (mut buf, mut received) = (BytesMut::new(), BytesMut::new());
-        {
-            let mut next = pin!(queued.next(&mut buf, Some(&outgoing)));
-            let polled = poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await;
-            assert!(polled.is_pending(), "nothing is there");
-        }
+        wait_in_vain(&mut queued, &outgoing).await;
         let mut put = Vec::new();
         while queue.0.lock().waiting.len() < 10 {
             put.push(10_000 + put.len());
