@@ -11,10 +11,11 @@
 
 use std::io::{self, Read, Write};
 
+use byteorder::{LittleEndian as LE, ReadBytesExt, WriteBytesExt};
+
 use super::command::Version;
 use super::view::{Item, Key, View};
 use crate::node::LogTime;
-use byteorder::{LittleEndian as LE, ReadBytesExt, WriteBytesExt};
 
 const VERSION: u8 = 1;
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | there is no space for a write of the log | stays, takes no commands, and looks for space every second |
 //! | there is no space for a snapshot | goes on; the next one may have it |
-//! | a write or sync of the log has failed | stays, silent: it says nothing that a disk must remember; it leads no more, unless it is the only voter. It serves reads of what was durable. Only a start anew ends that, since nobody knows what reached the disk |
+//! | a write or sync of the log has failed | stays, silent: it says nothing that a disk must remember; it leads no more, unless it is the only voter. It serves reads of what was durable, until there is another term. Only a start anew ends that, since nobody knows what reached the disk |
 //! | the disk does not hold what it must: a lost term, another node's log, damage without a name; a snapshot cannot be written or read | ends, with the error |
 //!
 //! The first three cost no promise, and a node that ended would take its part of the reads with it, and its peers' addresses of the

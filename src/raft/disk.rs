@@ -12,7 +12,7 @@
 //!
 //! On a disk that has **failed** nothing becomes durable any more, and nothing is said that would have to be. A leader gives way,
 //! unless nobody else votes: what it has committed it can show. Nobody is voted for. The node goes on hearing its leader, and
-//! serves reads through it of what was durable before.
+//! serves reads through it of what was durable before; those of a later term, which it cannot tell of, are sent to that leader.
 
 use std::collections::BTreeSet;
 

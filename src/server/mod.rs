@@ -125,7 +125,7 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 const QUEUED_BYTES_MAX: usize = 512 << 20;
 
 impl Server {
-    /// A server in front of a node, whose machine has these gauges.
+    /// A server in front of a node, whose machine has these gauges. Lets this process open as many files as it may, for its clients.
     pub fn new(replica: &Replica<Machine>, gauges: Gauges, options: &Options) -> Server {
         let hash = |password: &String| blake3::hash(password.as_bytes());
         let places_max = room::for_clients();
