@@ -232,3 +232,27 @@ fn of_a_write_that_did_not_fit_whole_nothing_is_left() {
     assert_eq!(restored.base, id(35, 3));
     assert_eq!(restored.membership, voters(3));
 }
+
+/// With the log reset in the first of them, which stays: the snapshot stands for all that was there.
+#[test]
+fn a_reset_with_more_than_fits_is_tried_again() {
+    let (disk, mut storage) = begun();
+    persist(&mut storage, &append(entries(1, 3, 1), 1));
+    publish(&storage, id(8, 2), &voters(5)).unwrap();
+    disk.set_free_bytes(Some(0));
+    let large = |index| entry(index, 2, vec![b'x'; 30 << 10]);
+    let write = Write {
+        hard_state: Some(hard_state(2)),
+        ..reset(id(8, 2), (9..=40).map(large).collect())
+    };
+    assert!(storage.submit(&write).unwrap_err().is_full());
+    storage.drive().unwrap();
+    assert_eq!(storage.completed().unwrap(), None);
+    disk.set_free_bytes(None);
+    persist(&mut storage, &write);
+    power_cut(&disk, storage, 3);
+    let (_, restored) = restored(&disk);
+    assert_eq!(restored.base, id(8, 2));
+    assert_eq!(restored.membership, voters(5));
+    assert_eq!(restored.log, write.entries);
+}
