@@ -310,6 +310,34 @@ fn clients_that_are_idle_leave_room_for_the_others() {
     assert_eq!(clients.collect::<Vec<_>>().len(), 70);
 }
 
+/// It looks at keys that almost match a pattern, each of which takes long, and the node goes on meanwhile.
+#[test]
+fn a_scan_that_takes_long_holds_up_nobody() {
+    let node = Node::start();
+    let mut client = connect(&node.address()).unwrap();
+    for number in 0..20 {
+        let key = "a".repeat(60_000);
+        run::<()>(&mut client, &format!("SET {key}{number} 1"));
+    }
+    let mut scanning = connect(&node.address()).unwrap();
+    let pattern = format!("*{}b", "a".repeat(500));
+    let scan = std::thread::spawn(move || {
+        let started = Instant::now();
+        let page: (String, Vec<String>) =
+            run(&mut scanning, &format!("SCAN 0 MATCH {pattern} COUNT 100"));
+        assert!(page.1.is_empty());
+        started.elapsed()
+    });
+    let mut longest = Duration::ZERO;
+    while !scan.is_finished() {
+        let started = Instant::now();
+        run::<()>(&mut client, "SET b 1");
+        longest = longest.max(started.elapsed());
+    }
+    let scanned = scan.join().unwrap();
+    assert!(longest < scanned / 2, "{longest:?} of {scanned:?}");
+}
+
 #[test]
 fn a_transaction_without_a_leader_waits_for_one_once() {
     let mut nodes = Nodes::new();

@@ -69,7 +69,8 @@ impl<S: StateMachine> Handle<S> {
     }
 
     /// Runs a query on the state machine, linearizably: it sees every command that was answered before this call, by whatever
-    /// node. A node that does not lead asks its leader what that is. The query runs on the thread that applies, or on the node's, so it must be quick; it is dropped without a call if the node has ended.
+    /// node. A node that does not lead asks its leader what that is. The query runs on the thread that applies, or on the node's, so
+    /// it must be quick; it is dropped without a call if the node has ended.
     pub fn read(&self, query: impl FnOnce(Result<&S, NotDone>) + Send + 'static) {
         self.put(Input::Read(Box::new(query)));
     }
@@ -269,7 +270,7 @@ impl Drop for Jobs {
 }
 
 /// Waits for an input, then takes all that are there: they share a write. Says whether the node is to go on.
-fn take_inputs<S: StateMachine, N: Network, C: Clock>(
+pub(super) fn take_inputs<S: StateMachine, N: Network, C: Clock>(
     node: &mut Node<S, N, C>,
     inbox: &Receiver<Input<S>>,
     wait: Duration,
@@ -301,4 +302,4 @@ fn take_inputs<S: StateMachine, N: Network, C: Clock>(
 const INPUTS_PER_TURN_MAX: usize = 4096;
 /// The same for large commands: a write that is larger than what the log has under way makes the node wait for the disk, and no
 /// heartbeat leaves meanwhile.
-const COMMAND_BYTES_PER_TURN_MAX: usize = 4 << 20;
+pub(super) const COMMAND_BYTES_PER_TURN_MAX: usize = 4 << 20;

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
 use duramen_disk::{Disk, SimDisk};
 use duramen_wal::{Entry, Index, LogId, NodeId, Term};
 
-use super::{Clock, Error, Frozen, Input, Node, NotDone, Options, Standing, StateMachine, Trouble};
+use super::driver::{COMMAND_BYTES_PER_TURN_MAX, take_inputs};
+use super::{
+    Clock, Error, Frozen, Handle, Input, Node, NotDone, Options, Standing, StateMachine, Trouble,
+};
 use crate::raft::{
     self, Answer, AppendOutcome, Config, Envelope, Member, Membership, Message, Round,
 };
@@ -81,6 +84,18 @@ struct Fixture {
     disk: SimDisk,
     node: Node<Counter, World, World>,
     answers: Answers,
+}
+
+/// An entry of term 1, with a command.
+fn entry(index: u64) -> Entry {
+    Entry {
+        id: LogId {
+            term: Term(1),
+            index: Index(index),
+        },
+        payload: Bytes::from_static(b"count"),
+        ..Entry::default()
+    }
 }
 
 impl Fixture {
@@ -358,6 +373,33 @@ fn a_command_that_is_too_large_for_the_log_is_refused() {
     assert_eq!(fixture.answers()[2..], [Ok(1)]);
 }
 
+/// Together they would be one write, and no heartbeat would leave until the log takes it.
+#[test]
+fn of_large_commands_a_turn_takes_some() {
+    let mut fixture = Fixture::leader();
+    let (sender, inbox) = mpsc::channel();
+    for _ in 0..5 {
+        let answers = fixture.answers.clone();
+        let propose = Input::Propose {
+            command: vec![b'x'; COMMAND_BYTES_PER_TURN_MAX / 2].into(),
+            // The log of this node is so small that it takes none of them: each is answered when it is taken.
+            on_applied: Box::new(move |answer| answers.lock().unwrap().push(answer)),
+        };
+        assert!(sender.send(propose).is_ok());
+    }
+    for taken in [2, 4, 5] {
+        assert!(take_inputs(&mut fixture.node, &inbox, Duration::ZERO));
+        assert_eq!(fixture.answers().len(), taken);
+    }
+}
+
+#[test]
+#[should_panic(expected = "at least one byte")]
+fn an_empty_command_is_the_mistake_of_who_proposes_it() {
+    let (handle, _inbox) = Handle::<Counter>::channel();
+    handle.propose(Bytes::new(), Box::new(|_| ()));
+}
+
 #[test]
 fn while_a_command_is_applied_the_node_goes_on_and_a_read_waits_for_it() {
     let mut it = Fixture::leader();
@@ -404,14 +446,6 @@ fn a_node_that_does_not_lead_serves_a_read_when_it_has_applied_up_to_the_leaders
     fixture.read();
     let refused = Err(NotDone::NotLeader { leader: None });
     assert_eq!(fixture.answers(), [refused], "no leader is known");
-    let entry = |index| Entry {
-        id: LogId {
-            term: Term(1),
-            index: Index(index),
-        },
-        payload: Bytes::from_static(b"count"),
-        ..Entry::default()
-    };
     let append = |prev, entries: &[Entry], commit| Message::Append {
         prev,
         entries: entries.to_vec(),

@@ -292,6 +292,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_of_an_unfinished_request_is_counted_and_no_claim_is() {
+        let (mut decoder, mut buf) = (RequestDecoder::default(), BytesMut::new());
+        buf.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1000000\r\nbc");
+        assert_eq!(decoder.decode(&mut buf), Ok(None));
+        assert_eq!(decoder.held_bytes(), 4 + 2 * size_of::<Bytes>());
+        assert_eq!(buf.len(), 2);
+        buf.extend_from_slice(&[b'b'; 999_998]);
+        buf.extend_from_slice(b"\r\n");
+        assert!(decoder.decode(&mut buf).unwrap().is_some());
+        assert_eq!(decoder.held_bytes(), 0);
+    }
+
+    #[test]
     fn empty_arrays_are_passed_over() {
         assert_eq!(
             decode_all(b"*0\r\n*-1\r\n*1\r\n$4\r\nPING\r\n").unwrap(),

@@ -89,14 +89,6 @@ fn with_a_damaged_snapshot() -> Fixture {
     drop(Fixture::open(disk.clone(), |storage| {
         let voters = Membership::of_voters([1, 2, 3].map(NodeId));
         storage.begin_with(&voters).unwrap();
-        let entry = |index| Entry {
-            id: LogId {
-                term: Term(1),
-                index: Index(index),
-            },
-            payload: Bytes::from_static(b"count"),
-            ..Entry::default()
-        };
         let write = CoreWrite {
             id: WriteId(1),
             hard_state: Some(HardState {
