@@ -126,8 +126,8 @@ impl Wal {
         Ok(report)
     }
 
-    /// Puts the true entry, from a peer, in the place of one that is damaged or suspect. Durable on return. Does nothing if
-    /// the entry is whole.
+    /// Puts the true entry, from a peer, in the place of one that is damaged, suspect, or cannot be read. Durable on return.
+    /// Does nothing if the entry is whole.
     ///
     /// ```
     /// # use duramen_disk::SimDisk;
@@ -165,7 +165,8 @@ impl Wal {
         let Some((segment, found, suspect)) = core.locate(group, &entry)? else {
             return Ok(()); // In memory, whole.
         };
-        if !suspect && found.read(&segment)?.is_ok() {
+        // What cannot be read is no better than what is damaged: the copy that is written now can be.
+        if !suspect && matches!(found.read(&segment), Ok(Ok(_))) {
             return Ok(());
         }
         let entries = [(found, Some(entry.payload))];

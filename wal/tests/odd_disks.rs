@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use duramen_disk::{Disk, Failure, Op, SimDisk};
-use duramen_wal::{Error, Options, Wal};
+use duramen_wal::{Error, GroupId, Index, Options, Wal};
 use support::*;
 
 fn small() -> Options {
@@ -156,6 +156,30 @@ fn a_sector_that_goes_bad_under_an_open_log_is_an_error_of_its_entries_alone() {
     }
     println!("{unread} times an entry could not be read");
     assert!(unread > 10, "{unread}");
+}
+
+/// Row 9. The sector stays as it is, and the entry is read from where it is written anew.
+#[test]
+fn an_entry_in_a_sector_that_cannot_be_read_is_repaired() {
+    // The end of the log must be readable: so there is more of it.
+    let steps: Vec<Step> = (1..=6)
+        .map(|index| vec![append(1, index, index, 1, 3000)])
+        .collect();
+    let disk = disk_with(&small(), &steps);
+    let Change::Append(_, first) = &steps[0][0] else {
+        unreachable!();
+    };
+    let mut no_cache = small();
+    no_cache.recent_bytes_max = 0;
+    let read = |wal: &Wal| wal.entries(GroupId(1), Index(1)..Index(2), u64::MAX);
+    disk.make_bad(&segment(1), 1024..1536).unwrap(); // in the middle of its payload
+    let wal = open(&disk, &no_cache).unwrap();
+    assert!(is_eio(&error(read(&wal))));
+    wal.repair(GroupId(1), first[0].clone()).unwrap();
+    assert_eq!(read(&wal).unwrap(), *first);
+    drop(wal);
+    let wal = open(&disk, &no_cache).unwrap();
+    assert_eq!(read(&wal).unwrap(), *first);
 }
 
 /// Row 9. Also where nothing marks the last frame: what cannot be read is not torn.
