@@ -8,11 +8,9 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use bytes::Bytes;
 use duramen_disk::SimDisk;
-use duramen_wal::{
-    Context, Entry, Error, GroupId, HardState, LogId, NodeId, Options, Term, Ticket, Wal,
-};
+use duramen_wal::{Error, Ticket, Wal};
+use support::drawn::Draw;
 use support::*;
 
 /// What came up, to know that it did.
@@ -27,33 +25,6 @@ struct Counts {
     moved: u64,
 }
 
-struct Draw(u64);
-
-impl Draw {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit
-    }
-
-    /// Mostly small, and now and then up to the limit.
-    fn bytes(&mut self) -> Vec<u8> {
-        let limit = [20, 20, 20, 300, 300, 2500][self.below(6) as usize];
-        let (byte, len) = (self.below(256) as u8, self.below(limit));
-        vec![byte; len as usize]
-    }
-
-    fn context(&mut self) -> Context {
-        let context = [&[][..], b"a", &[7; 31]][self.below(3) as usize];
-        Context::new(context).unwrap()
-    }
-
-    fn options(&mut self) -> Options {
-        options([4096, 8192, 8201, 12288, 1 << 14, 1 << 15][self.below(6) as usize])
-    }
-}
-
 struct History {
     draw: Draw,
     disk: SimDisk,
@@ -63,72 +34,6 @@ struct History {
 }
 
 impl History {
-    fn change(&mut self, groups: &State) -> Change {
-        let group = self.draw.below(5) + 100 * (self.draw.below(8) / 7) * self.draw.below(40);
-        let content = groups.get(&GroupId(group)).cloned().unwrap_or_default();
-        let last = content
-            .entries
-            .last()
-            .map_or(content.purged, |entry| entry.id);
-        let count = last.index.0 - content.purged.index.0;
-        // A group that does not exist is neither truncated nor removed.
-        let exists = groups.contains_key(&GroupId(group));
-        match self.draw.below(if exists { 20 } else { 15 }) {
-            0..=9 => {
-                let back = self.draw.below(5) / 4 * self.draw.below(count + 1);
-                let first = last.index.0 + 1 - back;
-                let before = match (first - 1).checked_sub(content.purged.index.0 + 1) {
-                    Some(at) => content.entries[at as usize].id,
-                    None => content.purged,
-                };
-                let term = before.term.0 + self.draw.below(4) / 3;
-                let entries = (first..first + 1 + self.draw.below(4)).map(|index| Entry {
-                    context: self.draw.context(),
-                    ..entry(index, term, self.draw.bytes())
-                });
-                Change::Append(group, entries.collect())
-            }
-            10..=11 => {
-                let hard_state = HardState {
-                    term: Term(content.hard_state.term.0 + self.draw.below(2)),
-                    voted_for: (self.draw.below(2) == 0).then_some(NodeId(group)),
-                    context: self.draw.context(),
-                };
-                Change::Vote(group, hard_state)
-            }
-            12..=14 => Change::User(group, Bytes::from(self.draw.bytes())),
-            15 => Change::Truncate(group, last.index.0 - self.draw.below(count + 1)),
-            16..=18 => {
-                let at = self.draw.below(count + 2);
-                let last = match at
-                    .checked_sub(1)
-                    .and_then(|at| content.entries.get(at as usize))
-                {
-                    Some(entry) => entry.id,
-                    None if at == 0 => content.purged,
-                    None => LogId {
-                        term: last.term,
-                        index: last.index.next(),
-                    },
-                };
-                Change::Purge(group, last)
-            }
-            _ => Change::Remove(group),
-        }
-    }
-
-    /// Changes that are possible one after the other.
-    fn step(&mut self) -> Step {
-        let mut step = Step::new();
-        let mut state = self.states.last().unwrap().clone();
-        for _ in 0..1 + self.draw.below(4) {
-            let change = self.change(&state);
-            apply(&mut state, &change);
-            step.push(change);
-        }
-        step
-    }
-
     /// Runs a log for a while. What was submitted and is not known to be durable stays in `states`.
     fn run(&mut self, wal: &Wal, faults: bool) {
         let mut tickets = Vec::new();
@@ -137,7 +42,7 @@ impl History {
                 let kind = [ErrorKind::Other, ErrorKind::StorageFull][self.draw.below(2) as usize];
                 self.disk.fail_after(self.draw.below(12), kind);
             }
-            let step = self.step();
+            let step = self.draw.step(self.states.last().unwrap());
             match wal.submit(batch(&step)) {
                 Ok(ticket) => tickets.push(ticket),
                 Err(Error::Full { .. } | Error::Io { .. }) => {
@@ -193,7 +98,7 @@ impl History {
         self.counts.moved += wal.stats().entries_moved;
         if faults && self.draw.below(3) == 0 {
             self.disk.crash_after(self.draw.below(6));
-            let step = self.step();
+            let step = self.draw.step(self.states.last().unwrap());
             if let Ok(ticket) = wal.submit(batch(&step)) {
                 let mut state = self.states.last().unwrap().clone();
                 step.iter().for_each(|change| apply(&mut state, change));

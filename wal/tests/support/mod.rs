@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a helper of tests: it fails as a test does
 #![allow(dead_code)] // each test file is a crate of its own and uses a part
 
+pub(crate) mod drawn;
 pub(crate) mod golden;
 
 use std::collections::BTreeMap;
