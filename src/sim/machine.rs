@@ -118,9 +118,7 @@ struct Process<S: StateMachine> {
 }
 
 impl<S: StateMachine> Machine<S> {
-    pub(super) fn new(id: NodeId, voters: Vec<NodeId>, seed: u64) -> Machine<S> {
-        let disk = SimDisk::new();
-        disk.seed_random(seed);
+    pub(super) fn new(id: NodeId, disk: SimDisk, voters: Vec<NodeId>) -> Machine<S> {
         Machine {
             id,
             disk,

@@ -65,6 +65,18 @@ impl<S: StateMachine> World<S> {
         settings: Settings,
         make_state: impl Fn(NodeId) -> S + 'static,
     ) -> World<S> {
+        let disks = (1..=nodes).map(|_| SimDisk::new()).collect();
+        World::on_disks(seed, disks, settings, make_state)
+    }
+
+    /// Nodes 1 to n that find these on their disks, all started. Those that cannot start are among those that
+    /// [ended](World::take_ended).
+    pub fn on_disks(
+        seed: u64,
+        disks: Vec<SimDisk>,
+        settings: Settings,
+        make_state: impl Fn(NodeId) -> S + 'static,
+    ) -> World<S> {
         let mut world = World {
             rng: fastrand::Rng::with_seed(seed),
             now: 0,
@@ -79,23 +91,23 @@ impl<S: StateMachine> World<S> {
             trace: Trace::default(),
             make_state: Box::new(make_state),
         };
-        let voters: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
-        for id in voters.clone() {
-            world.add_machine(id, voters.clone());
+        let voters: Vec<NodeId> = (1..=disks.len() as u64).map(NodeId).collect();
+        for (id, disk) in voters.iter().zip(disks) {
+            world.add_machine(*id, disk, voters.clone());
         }
         voters.into_iter().for_each(|id| world.start(id));
         world
     }
 
-    fn add_machine(&mut self, id: NodeId, voters: Vec<NodeId>) {
-        let seed = self.rng.u64(..);
-        let before = self.machines.insert(id, Machine::new(id, voters, seed));
+    fn add_machine(&mut self, id: NodeId, disk: SimDisk, voters: Vec<NodeId>) {
+        disk.seed_random(self.rng.u64(..));
+        let before = self.machines.insert(id, Machine::new(id, disk, voters));
         assert!(before.is_none(), "there is a node {id} already");
     }
 
     /// Adds a machine with an empty disk, for a node that is to join the cluster, and starts it.
     pub fn join(&mut self, id: NodeId) {
-        self.add_machine(id, Vec::new());
+        self.add_machine(id, SimDisk::new(), Vec::new());
         self.start(id);
     }
 
