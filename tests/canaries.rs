@@ -53,6 +53,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "raft::tests::figure8::figure_8_d_an_entry_on_a_majority_is_not_committed_and_may_be_overwritten",
     ),
     (
+        "damaged_counts_as_lacked",
+        "recovery",
+        "targeted::every_combination_of_damaged_copies_of_four_entries",
+    ),
+    (
         "half_an_install",
         "lib",
         "storage::tests::restoring::a_log_that_an_installed_snapshot_is_not_of_is_reset",

@@ -42,6 +42,7 @@ use duramen_wal::types::{Context, Index, LogId, NodeId, Term};
 use super::progress::Progress;
 use super::repair::Badness;
 use super::{Raft, Role};
+use crate::canary::planted;
 
 /// What a new leader has heard of its bad entries.
 #[derive(Debug, Default)]
@@ -148,7 +149,10 @@ impl Raft {
             false => copies?.get(&voter).copied(),
         };
         let mut memberships = self.memberships.since(index).iter().map(|(_, set)| set);
-        let may_have = |voter| copy(voter) != Some(Copy::Lack);
+        let may_have = |voter| match copy(voter) {
+            Some(Copy::Bad(_)) => !planted("damaged_counts_as_lacked"),
+            copy => copy != Some(Copy::Lack),
+        };
         if memberships
             .clone()
             .all(|set| !set.has_any_majority(may_have))
