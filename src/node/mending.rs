@@ -23,6 +23,11 @@ pub(super) struct Mending {
 }
 
 impl Mending {
+    /// How many chunks nobody has given yet.
+    pub(super) fn missing(&self) -> u64 {
+        self.wanted.len() as u64
+    }
+
     /// The offer that is being installed by it.
     pub(super) fn offer(&self) -> Option<&Offer> {
         self.offer.as_ref()
@@ -101,8 +106,41 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     }
 }
 
+/// A node that waits for what nobody has says so each time it has waited for so many ticks more.
+const TELL_TICKS: u32 = 500;
+
 /// The log.
 impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
+    /// One unit of time has passed. A node that cannot go on, since nobody has what is damaged here, says so: only who looks after the
+    /// machines can help.
+    pub(super) fn tick_waiting(&mut self) {
+        let waits_for = self.waits_for();
+        let is_stateless = self.raft.lacks_state();
+        if waits_for.is_empty() && !is_stateless {
+            self.waited_ticks = 0;
+            return;
+        }
+        self.waited_ticks += 1;
+        if !self.waited_ticks.is_multiple_of(TELL_TICKS) {
+            return;
+        }
+        if is_stateless {
+            let missing = self.missing_chunks();
+            tracing::error!(
+                "this node's snapshot cannot be read ({missing} chunks are damaged), and no node that answers has given it: bring back the nodes that are missing"
+            );
+        }
+        if !waits_for.is_empty() {
+            let names = waits_for
+                .iter()
+                .map(|(id, badness)| format!("{id} ({badness})"));
+            let names = names.collect::<Vec<_>>().join(", ");
+            tracing::error!(
+                "no node that answers has these entries whole, and they may have been acknowledged: {names}. Bring back the nodes that are missing, or a disk that has them: until then nothing is written or read"
+            );
+        }
+    }
+
     /// Takes out of a message what claims to be an entry that is bad here, and is not what was written. The core knows entries by
     /// their ids, and the log their checksums.
     ///

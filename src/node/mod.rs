@@ -49,8 +49,8 @@ pub use crate::storage;
 #[cfg(feature = "sim")]
 pub use crate::raft::invariants;
 pub use crate::raft::{
-    AppendOutcome, BadMembership, ChangeRefused, Config, Envelope, Follower, Member, Membership,
-    Message, RoleName, TransferRefused,
+    AppendOutcome, BadMembership, Badness, ChangeRefused, Config, Envelope, Follower, Member,
+    Membership, Message, RoleName, TransferRefused,
 };
 pub use crate::storage::{
     Claim, Error as StorageError, Identity, Options as StorageOptions, Storage,
@@ -73,7 +73,7 @@ pub use input::{
 };
 pub use job::{Finished, Job};
 pub use machine::{Frozen, LogTime, StateMachine};
-pub use report::{OnReport, Report, SnapshotsReport};
+pub use report::{OnReport, Report, SnapshotsReport, WAITED_FOR_MAX};
 use snapshots::Snapshots;
 use waiting::Waiting;
 
@@ -174,6 +174,8 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     backlog: VecDeque<Entry>,
     /// It was asked whether the state machine has something to say.
     is_ticking: bool,
+    /// For so many ticks this node has waited for what nobody has.
+    waited_ticks: u32,
     waiting: Waiting<S>,
     snapshots: Snapshots,
     jobs: VecDeque<Job>,
@@ -260,6 +262,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             restoring: VecDeque::new(),
             backlog: VecDeque::new(),
             is_ticking: false,
+            waited_ticks: 0,
             waiting: Waiting::default(),
             snapshots: Snapshots::default(),
             jobs: VecDeque::new(),
@@ -423,6 +426,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             }
             self.tick_state();
             self.tick_snapshots();
+            self.tick_waiting();
             if self.trouble.is_none() {
                 self.compact()?;
             }

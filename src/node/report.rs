@@ -1,9 +1,11 @@
 //! How a node is, for whoever looks after it.
 
-use duramen_wal::{Index, NodeId, Stats, Term};
+use duramen_wal::{Index, LogId, NodeId, Stats, Term};
 
+use super::mending::Mending;
 use super::{
-    Clock, Counts, Follower, Membership, Network, Node, RoleName, Standing, StateMachine, Trouble,
+    Badness, Clock, Counts, Follower, Membership, Network, Node, RoleName, Standing, StateMachine,
+    Trouble,
 };
 
 /// Takes a node's report.
@@ -41,6 +43,9 @@ pub struct Report {
     pub entry_bytes: u64,
     /// Entries of the log that are damaged here, and not found elsewhere yet.
     pub bad_entries: u64,
+    /// What a new leader waits for before it takes commands, if it does: entries that may have been committed, and of which nobody who
+    /// answers has a whole copy. The first [`WAITED_FOR_MAX`] of them.
+    pub waits_for: Vec<(LogId, Badness)>,
     /// Who belongs to the cluster, as of the last entry of the log.
     pub membership: Membership,
     /// The entry that says so; 0 if that is how the log began.
@@ -71,7 +76,16 @@ pub struct SnapshotsReport {
     pub newest: Index,
     /// How many bytes the state in the newest one has.
     pub bytes: u64,
+    /// Whether the state that the log goes on from cannot be read, and has not been found elsewhere yet.
+    pub is_state_lost: bool,
+    /// How many of its chunks are damaged here, as far as is known.
+    pub missing_chunks: u64,
+    /// See [`Node::diverged_at`].
+    pub diverged_at: Option<Index>,
 }
+
+/// A report names so many of the entries that a leader waits for.
+pub const WAITED_FOR_MAX: usize = 64;
 
 impl Report {
     /// Whether the node is the leader, as far as it knows.
@@ -116,6 +130,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             entries: last.0 - base.0,
             entry_bytes: raft.log_bytes(),
             bad_entries: raft.bad_entries().count() as u64,
+            waits_for: self.waits_for(),
             membership: raft.membership().clone(),
             membership_index: raft.membership_index(),
             is_changing_membership: raft.is_changing_membership(),
@@ -128,6 +143,16 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
     }
 
+    pub(super) fn waits_for(&self) -> Vec<(LogId, Badness)> {
+        let mut unsettled = self.raft.unsettled();
+        unsettled.truncate(WAITED_FOR_MAX);
+        unsettled
+    }
+
+    pub(super) fn missing_chunks(&self) -> u64 {
+        self.snapshots.mending.as_ref().map_or(0, Mending::missing)
+    }
+
     fn report_of_snapshots(&self) -> SnapshotsReport {
         let list = self.storage.snapshots().list();
         let newest = list.last().map(|snapshot| &snapshot.manifest);
@@ -135,6 +160,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             count: list.len() as u64,
             newest: newest.map_or(Index(0), |manifest| Index(manifest.meta().last_index)),
             bytes: newest.map_or(0, |manifest| manifest.bytes()),
+            is_state_lost: self.raft.lacks_state(),
+            missing_chunks: self.missing_chunks(),
+            diverged_at: self.diverged_at(),
         }
     }
 }

@@ -25,6 +25,7 @@
 //! answer that says otherwise is not taken.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use bytes::Bytes;
 use duramen_wal::types::{Entry, Index, LogId, NodeId, Term};
@@ -43,6 +44,15 @@ pub enum Badness {
     Damaged,
     /// It may be damaged; or it was never written whole, and so never acknowledged.
     Suspect,
+}
+
+impl fmt::Display for Badness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Badness::Damaged => "damaged",
+            Badness::Suspect => "suspect",
+        })
+    }
 }
 
 /// Asks for the content of entries.

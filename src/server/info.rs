@@ -104,6 +104,12 @@ fn about_node(server: &Server, report: &Report) -> Vec<Section> {
             .map(|id| id.to_string())
             .collect(),
     );
+    let waits_for = report.waits_for.iter();
+    let waits_for = list(
+        waits_for
+            .map(|(id, badness)| format!("{id}={badness}"))
+            .collect(),
+    );
     vec![
         replication(server, report),
         section(
@@ -119,6 +125,7 @@ fn about_node(server: &Server, report: &Report) -> Vec<Section> {
                 ("raft_applied", &report.applied),
                 ("raft_voters", &voters),
                 ("raft_learners", &learners),
+                ("raft_waits_for", &waits_for),
             ],
         ),
     ]
@@ -126,6 +133,8 @@ fn about_node(server: &Server, report: &Report) -> Vec<Section> {
 
 fn about_storage(report: &Report) -> Vec<Section> {
     let (log, snapshots, counts) = (&report.log, &report.snapshots, &report.counts);
+    let diverged_at = snapshots.diverged_at;
+    let diverged_at = diverged_at.map_or("none".to_owned(), |index| index.to_string());
     let writing_ms = log.writing_for.map_or(0, |time| time.as_millis());
     vec![
         section(
@@ -166,6 +175,9 @@ fn about_storage(report: &Report) -> Vec<Section> {
                 ("snapshot_bytes", &snapshots.bytes),
                 ("snapshots_taken", &counts.snapshots_taken),
                 ("snapshots_installed", &counts.snapshots_installed),
+                ("snapshot_state_lost", &u8::from(snapshots.is_state_lost)),
+                ("snapshot_missing_chunks", &snapshots.missing_chunks),
+                ("snapshot_diverged_at", &diverged_at),
             ],
         ),
     ]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use duramen::disk::SimDisk;
 use duramen::kv::{Command, Kv};
-use duramen::node::{Error, Input};
+use duramen::node::{Error, Input, Report};
 use duramen::sim::{Settings, World};
 use duramen::wal::{Index, LogId, NodeId, Term, Wal};
 
@@ -223,10 +223,16 @@ impl Base {
                     !trial.is_served(WATCHED),
                     "committed, and nobody has it: {nowhere:?}"
                 );
-                trial.names(&nowhere);
+                trial.says_why(&nowhere);
                 false
             }
-            Fate::Open => trial.is_served(WATCHED),
+            Fate::Open => {
+                let is_served = trial.is_served(WATCHED);
+                if !is_served {
+                    trial.says_why(&BTreeSet::new());
+                }
+                is_served
+            }
         };
         match is_served {
             true => trial.agrees(),
@@ -303,19 +309,20 @@ impl Trial {
         write(&mut self.world, "after".into(), "x".into(), time)
     }
 
-    /// A cluster that waits says for what.
-    fn names(&self, nowhere: &BTreeSet<LogId>) {
-        let is_majority = 2 * self.world.nodes().count() as u64 > NODES;
-        let Some(leader) = self.world.leader() else {
-            assert!(!is_majority, "nobody leads, and nobody says why");
+    /// A cluster that waits says for what: too few nodes are up, or somebody's state is lost, or the leader names entries, all that
+    /// nobody has among them.
+    fn says_why(&self, nowhere: &BTreeSet<LogId>) {
+        let reports: Vec<Report> = self.world.nodes().map(|node| node.report()).collect();
+        if 2 * reports.len() as u64 <= NODES || reports.iter().any(|it| it.snapshots.is_state_lost)
+        {
             return;
-        };
-        let raft = self.world.node(leader).unwrap().raft();
-        let named: BTreeSet<LogId> = raft.unsettled().into_iter().map(|(id, _)| id).collect();
-        assert!(
-            named.is_superset(nowhere),
-            "{named:?} are named, and {nowhere:?} are nowhere"
-        );
+        }
+        let mut waiting = reports.iter().filter(|report| report.is_leader());
+        let named = waiting.find_map(|leader| {
+            let named: BTreeSet<LogId> = leader.waits_for.iter().map(|(id, _)| *id).collect();
+            (!named.is_empty() && named.is_superset(nowhere)).then_some(named)
+        });
+        assert!(named.is_some(), "{nowhere:?} are nowhere: {reports:?}");
     }
 
     /// Nobody has given up anything that is committed.
