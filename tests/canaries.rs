@@ -1,7 +1,7 @@
 //! Planted bugs of core, storage, node and sessions, each caught by the layer that is meant for it: a proof that the tests and the
 //! simulator can see.
 //!
-//! `RUSTFLAGS="--cfg canary" CARGO_TARGET_DIR=target/canary cargo test --release -p duramen --test canaries -- --nocapture`
+//! `RUSTFLAGS="--cfg canary" CARGO_TARGET_DIR=target/canary cargo test --profile proof -p duramen --test canaries -- --nocapture`
 
 #![cfg(canary)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -151,6 +151,7 @@ fn the_simulator_sees_each_planted_bug() {
         .filter(|bug| !is_seen(bug))
         .collect();
     assert!(missed.is_empty(), "not caught: {missed:?}");
+    println!("proof: planted_bugs/simulator {}", IN_THE_SIMULATOR.len());
 }
 
 /// Runs the simulator with a bug planted.

@@ -1,6 +1,6 @@
 //! Planted bugs, each caught by the layer that is meant for it: a proof that the tests can see.
 //!
-//! `RUSTFLAGS="--cfg canary" CARGO_TARGET_DIR=target/canary cargo test --release -p duramen-snapshot --test canaries -- --nocapture`
+//! `RUSTFLAGS="--cfg canary" CARGO_TARGET_DIR=target/canary cargo test --profile proof -p duramen-snapshot --test canaries -- --nocapture`
 
 #![cfg(canary)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

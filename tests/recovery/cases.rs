@@ -69,8 +69,11 @@ pub(crate) fn try_all(
         "{name}: case {failed} failed, see above; DURAMEN_CASE={failed} tries it first"
     );
     let sum = sum.into_inner().unwrap();
-    println!("{name}: {sum:?}");
-    println!("proof: {} {}", name.replace(' ', "_"), sum.cases);
+    println!(
+        "{name}: {sum:?}\nproof: {} {}",
+        name.replace(' ', "_"),
+        sum.cases
+    );
     sum
 }
 

@@ -118,7 +118,7 @@ fn an_entry() {
     let base = long();
     let first_kept = base.committed[0].index;
     try_place(
-        "damaged entries",
+        "places/entries",
         &base,
         Some(false),
         Some(true),
@@ -146,7 +146,7 @@ fn a_seal() {
     let base = Cluster::new(5, kept).stop();
     let is_seal = |place: &Place| place.part == Part::Seal;
     let outcomes = try_place(
-        "damaged seals",
+        "places/seals",
         &base,
         Some(true),
         Some(true),
@@ -163,7 +163,7 @@ fn a_seal() {
 #[test]
 fn a_slot_of_control() {
     let outcomes = try_place(
-        "damaged CONTROL",
+        "places/CONTROL",
         &long(),
         Some(true),
         Some(true),
@@ -176,7 +176,7 @@ fn a_slot_of_control() {
 /// known to be lost, and then the node does not start.
 #[test]
 fn a_frame() {
-    try_place("damaged frames", &long(), None, None, |base, id, rng| {
+    try_place("places/frames", &long(), None, None, |base, id, rng| {
         draw(base, id, rng, |place| place.part == Part::Frame)
     });
 }
@@ -184,7 +184,7 @@ fn a_frame() {
 #[test]
 fn the_header_of_a_segment() {
     try_place(
-        "damaged segment headers",
+        "places/segment headers",
         &long(),
         None,
         None,
@@ -205,27 +205,21 @@ fn the_header_of_a_segment() {
 /// Chunks are the same on all nodes: any other has it.
 #[test]
 fn a_chunk_of_the_snapshot() {
-    try_place(
-        "damaged chunks",
-        &long(),
-        None,
-        Some(true),
-        |base, id, _| {
-            let file = newest(base, id, ".snap");
-            Place {
-                offset: 100,
-                bytes: file.bytes / 2,
-                ..file
-            }
-        },
-    );
+    try_place("places/chunks", &long(), None, Some(true), |base, id, _| {
+        let file = newest(base, id, ".snap");
+        Place {
+            offset: 100,
+            bytes: file.bytes / 2,
+            ..file
+        }
+    });
 }
 
 /// The node takes an older snapshot if the log goes on from there, or takes in one of a peer.
 #[test]
 fn the_manifest_of_the_snapshot() {
     try_place(
-        "damaged manifests",
+        "places/manifests",
         &long(),
         None,
         Some(true),
@@ -247,7 +241,7 @@ fn the_last_entry_before_it_is_marked() {
     let last = *killed.committed.last().expect("they were written");
     let per_set = if is_proof() { 200 } else { 8 };
     let sum = try_all(
-        "suspect tails",
+        "places/suspect tails",
         0..STRUCK.len() as u64 * per_set,
         |number| {
             let struck = STRUCK[(number / per_set) as usize];

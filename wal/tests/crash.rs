@@ -152,7 +152,11 @@ fn explore(workload: Workload) {
         explorer.every_operation(fault);
     }
     let counts = explorer.counts;
-    println!("{name}: {counts:?}");
+    println!(
+        "{name}: {counts:?}\nproof: crash_states/{} {}",
+        name.replace(' ', "_"),
+        counts.states
+    );
     assert!(counts.states > 25_000, "{counts:?}");
     assert!(
         counts.cut > 100 && counts.kept > 100 && counts.lost > 100,

@@ -178,7 +178,7 @@ fn fail_each_call(name: &str, failure: impl Into<Failure>, is_fine: fn(&Life) ->
         }
     }
     println!("{name}: {errors} calls failed, {told} times told, {refused} times refused");
-    println!("proof: countdown_errors_{name} {errors}");
+    println!("proof: countdown_errors/{name} {errors}");
 }
 
 fn names_its_place(life: &Life) -> bool {

@@ -163,7 +163,10 @@ fn every_bit(name: &str) -> Counts {
         spoil(&spoiled, path, byte, |bytes| bytes[0] ^= 1 << (n % 8), 1);
         golden.try_it(&spoiled, path, n, counts);
     });
-    println!("proof: golden bits {} of {name}: {counts:?}", counts.tried);
+    println!(
+        "{name}: {counts:?}\nproof: golden_bits/{name} {}",
+        counts.tried
+    );
     counts
 }
 
@@ -179,7 +182,7 @@ fn every_length(name: &str) -> Counts {
         golden.try_it(&spoiled, path, n, counts);
     });
     println!(
-        "proof: golden lengths {} of {name}: {counts:?}",
+        "{name}: {counts:?}\nproof: golden_lengths/{name} {}",
         counts.tried
     );
     counts
