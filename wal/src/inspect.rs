@@ -32,7 +32,8 @@ pub struct Verification {
     /// All entries, and the seals.
     pub scrub: ScrubReport,
     /// Directories and frame headers that are bad and have a copy that is not: the segment, and where the frame begins, in
-    /// bytes. Nothing is lost by them.
+    /// bytes. Nothing is lost by them. Those past the mark are not among them: the write may have been killed between its
+    /// copies, and `open` writes them again.
     pub bad_copies: Vec<(PathBuf, u64)>,
     /// Frames of which no directory can be read, in sealed segments: reading their entries gives this error.
     pub missing: Vec<Error>,
@@ -248,7 +249,8 @@ impl Wal {
                 true => found.tail.end,
                 false => segment.header.file_bytes,
             };
-            if !verification.segment(segment, frames_end, &found.groups, &mut progress)? {
+            let unsealed = (frames_end, found.tail.mark());
+            if !verification.segment(segment, unsealed, &found.groups, &mut progress)? {
                 break;
             }
             verification.scrub.segments += 1;
@@ -338,12 +340,12 @@ pub(crate) fn must_be_a_log(disk: &dyn Disk, dir: &Path) -> Result<Names> {
 }
 
 impl Verification {
-    /// Checks what is needed of a segment, and its directories: up to `frames_end` if it has no seal. Says whether to go
-    /// on.
+    /// Checks what is needed of a segment, and its directories: up to `frames_end`, and to the frame `mark`, if it has no seal.
+    /// Says whether to go on.
     fn segment(
         &mut self,
         segment: &Arc<Segment>,
-        frames_end: u64,
+        (frames_end, mark): (u64, u64),
         groups: &Groups,
         progress: &mut dyn FnMut(&ScrubReport) -> bool,
     ) -> Result<bool> {
@@ -367,7 +369,8 @@ impl Verification {
             }
             None => Scan::new(segment)?.directories(frames_end)?.0,
         };
-        for directory in &directories {
+        let is_marked = |directory: &&Directory| table.is_some() || directory.head.sequence <= mark;
+        for directory in directories.iter().filter(is_marked) {
             if !is_whole(segment, directory)? {
                 let frame = (segment.path.clone(), directory.frame_offset);
                 self.bad_copies.push(frame);

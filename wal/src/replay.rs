@@ -443,6 +443,11 @@ impl<'a> Frames<'a> {
 }
 
 impl Tail {
+    /// All frames up to this one were known to be durable.
+    pub(crate) fn mark(&self) -> u64 {
+        self.mark
+    }
+
     /// All frames up to this one were durable.
     fn saw_mark(&mut self, mark: u64) {
         if mark > self.mark {

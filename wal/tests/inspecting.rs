@@ -110,6 +110,37 @@ fn a_torn_end_whose_entries_have_names_is_no_damage() {
     );
 }
 
+/// Killed in the middle of a write that changes a vote, at any byte: one copy of its directory may be whole, and the other not.
+#[test]
+fn a_write_that_is_killed_between_its_copies_is_no_damage() {
+    let steps = [vec![append(1, 1, 2, 1, 100)], vec![vote(1, 2, 1)]];
+    let disk = killed_disk_with(&small(), &steps);
+    let frame = frames(&read_file(&disk, &segment(1))).pop().unwrap();
+    let (mut torn, mut kept) = (0, 0);
+    for cut in frame.header..frame.end {
+        let _replay = Replay(|| format!("cut at byte {cut}"));
+        let killed = disk.fork();
+        spoil(
+            &killed,
+            &segment(1),
+            cut,
+            |rest| rest.fill(0),
+            frame.end - cut,
+        );
+        let verification = verify(&killed).unwrap();
+        assert!(!verification.is_damaged(), "{verification:?}");
+        match verification.is_torn() {
+            true => torn += 1,
+            false => kept += 1,
+        }
+        open(&killed, &small()).unwrap().close().unwrap();
+        let verification = verify(&killed).unwrap();
+        let is_clean = !verification.is_damaged() && !verification.is_torn();
+        assert!(is_clean, "{verification:?}");
+    }
+    assert!(torn > 30 && kept > 30, "{torn} torn, {kept} kept");
+}
+
 /// Each byte that counts: a flipped bit is an error, or damage that is named; nothing is changed by finding it.
 #[test]
 fn no_flipped_bit_is_overlooked() {
