@@ -8,6 +8,7 @@ mod cluster;
 mod member;
 mod serve;
 mod sim;
+mod torture;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ enum Command {
     Member(member::MemberCommand),
     Transfer(member::Transfer),
     Sim(sim::Sim),
+    Torture(torture::Torture),
 }
 
 /// Runs the program with the arguments of the process.
@@ -39,6 +41,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Member(member) => member.run(),
         Command::Transfer(transfer) => transfer.run(),
         Command::Sim(sim) => sim.run(), // Its nodes are too many to listen to.
+        Command::Torture(torture) => torture.run(), // And so are its processes.
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,6 +58,10 @@ type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
     trace_to_stderr();
+    block_on_quietly(command)
+}
+
+fn block_on_quietly(command: impl Future<Output = Outcome>) -> Outcome {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime = builder.worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(command);

@@ -1,0 +1,338 @@
+//! Torture of the log and the snapshots: a child writes, is killed, and what it left is compared with what it should have left.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use duramen::disk::{Disk, OsDisk};
+use duramen::snapshot::SnapshotStore;
+use duramen::wal::Wal;
+
+use super::child::{log_options, snapshot_options};
+use super::compare::{FoundLog, FoundSnapshots, History, Verdict};
+use super::content::{Purpose, rng};
+use super::deaths::Death;
+use super::failpoint::Place;
+use super::marker::Marker;
+use super::model::{Log, Operation, Snapshots};
+use super::plan;
+use super::said::{Life, Line, lines_of};
+use super::summary::Summary;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// No child lives longer, so that what it has written can be known though its parent was killed.
+const OPERATIONS_MAX: u64 = 600;
+/// A child that says nothing for so long will not end.
+const HANGS_AFTER: Duration = Duration::from_secs(60);
+
+/// A log and snapshots that are tortured.
+pub(super) struct Engine<'a> {
+    dir: &'a Path,
+    program: PathBuf,
+    seed: u64,
+    marker: Marker,
+    log: History<Log>,
+    snapshots: History<Snapshots>,
+    pub(super) summary: Summary,
+}
+
+/// What a child did before it ended.
+struct Ended {
+    lines: Vec<Line>,
+    status: ExitStatus,
+}
+
+impl<'a> Engine<'a> {
+    /// Goes on in a directory where the marker was read.
+    pub(super) fn new(dir: &'a Path, marker: Marker) -> Result<Engine<'a>> {
+        let Marker { seed, next, .. } = marker;
+        let summary = Summary {
+            seed,
+            ..Summary::default()
+        };
+        let mut engine = Engine {
+            dir,
+            program: std::env::current_exe()?,
+            seed,
+            log: History::new(next - 1, marker.model.log.clone()),
+            snapshots: History::new(next - 1, marker.model.snapshots.clone()),
+            marker,
+            summary,
+        };
+        if engine.marker.round > 0 {
+            // The last round may have ended with its parent: nobody knows how far it came.
+            engine.submit_up_to(next + OPERATIONS_MAX - 1);
+            engine.look()?;
+            (engine.summary.seen, engine.summary.recovered) = Default::default();
+        }
+        Ok(engine)
+    }
+
+    /// Runs rounds until something is wrong, or somebody wants it to stop. `progress` is told after each.
+    pub(super) fn run(
+        &mut self,
+        rounds: u64,
+        stop: &AtomicBool,
+        progress: impl Fn(&Summary),
+    ) -> Result<()> {
+        for _ in 0..rounds {
+            if self.summary.is_bad() || stop.load(Ordering::Relaxed) {
+                break;
+            }
+            self.round()?;
+            progress(&self.summary);
+        }
+        Ok(())
+    }
+
+    fn round(&mut self) -> Result<()> {
+        self.marker.round += 1;
+        let mut rng = rng(self.seed, Purpose::Round, [self.marker.round, 0, 0]);
+        let life = Life {
+            seed: self.seed,
+            model: self.marker.model.clone(),
+            first: self.marker.next,
+            operations: rng.u64(1..=OPERATIONS_MAX),
+            window: rng.usize(0..12),
+            failpoint: None,
+        };
+        self.marker.save(self.dir)?;
+        let ended = self.live(&life, Death::while_writing(&mut rng))?;
+        self.account(&ended);
+        let mut is_torn = false;
+        while rng.u8(0..4) == 0 && !self.summary.is_bad() {
+            let opening = Life {
+                operations: 0,
+                ..life.clone()
+            };
+            let ended = self.live(&opening, Death::while_opening(&mut rng))?;
+            is_torn |= ended.lines.contains(&Line::Opened { is_torn: true });
+            self.account(&ended);
+        }
+        if !self.summary.is_bad() {
+            is_torn |= self.look()?;
+            self.summary.torn += u64::from(is_torn);
+        }
+        self.summary.rounds += 1;
+        Ok(())
+    }
+
+    /// Starts a child, and waits until it has died.
+    fn live(&self, life: &Life, death: Death) -> Result<Ended> {
+        let life = Life {
+            failpoint: death.failpoint(),
+            ..life.clone()
+        };
+        let mut command = Command::new(&self.program);
+        command.args(["torture", "--child", "--dir"]).arg(self.dir);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let (mut input, mut output) = (input.expect("it is piped"), output.expect("it is piped"));
+        let (sender, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = output.read_to_end(&mut text);
+            let _ = sender.send(String::from_utf8_lossy(&text).into_owned());
+        });
+        // It may be dead by now.
+        let _ = input.write_all(format!("{}\n", serde_json::to_string(&life)?).as_bytes());
+        let text = wait_or_kill(&mut child, &said, death)?;
+        Ok(Ended {
+            lines: lines_of(&text),
+            status: child.wait()?,
+        })
+    }
+
+    /// Takes down what a child has said, and how it ended.
+    fn account(&mut self, ended: &Ended) {
+        use std::os::unix::process::ExitStatusExt;
+        let submitted = ended.lines.iter().filter_map(|line| match line {
+            Line::Submitted(op) => Some(*op),
+            _ => None,
+        });
+        if let Some(last) = submitted.max() {
+            self.submit_up_to(last);
+        }
+        let is_open = |line: &Line| matches!(line, Line::Opened { .. });
+        let was_open = ended.lines.iter().any(is_open);
+        let summary = &mut self.summary;
+        match ended.status.signal() {
+            Some(_) if was_open => summary.seen.killed += 1,
+            Some(_) => summary.seen.killed_while_opening += 1,
+            None => {}
+        }
+        for line in &ended.lines {
+            match line {
+                Line::Acknowledged(op) => {
+                    self.log.acknowledge(*op);
+                    self.snapshots.acknowledge(*op);
+                    summary.acknowledged += 1;
+                }
+                Line::Moved(_) => summary.seen.moves += 1,
+                Line::Failed(error) => summary.blame(format!("the child failed: {error}")),
+                Line::DiedInWrite { place, bytes, of } if (1..*of).contains(bytes) => match place {
+                    Place::Segment => summary.seen.cut_segment_writes += 1,
+                    Place::Control => summary.seen.cut_control_writes += 1,
+                    Place::Snapshot => summary.seen.cut_snapshot_writes += 1,
+                },
+                Line::DiedAtCall(_) => summary.seen.killed_at_calls += 1,
+                Line::Opened { .. } | Line::Submitted(_) | Line::DiedInWrite { .. } => {}
+            }
+        }
+        let status = ended.status;
+        if !status.success() && status.signal().is_none() {
+            self.summary.blame(format!("the child ended with {status}"));
+        }
+    }
+
+    /// The states that these operations leave, one after the other.
+    fn submit_up_to(&mut self, last: u64) {
+        let mut model = self.marker.model.clone();
+        for op in self.marker.next..=last {
+            let operation = plan::draw(self.seed, op, &model);
+            model.apply(op, &operation);
+            match &operation {
+                Operation::Log(changes) => {
+                    self.summary.seen.count(changes);
+                    self.log.push(op, model.log.clone());
+                }
+                Operation::Snapshot(snapshot) => {
+                    match snapshot.is_installed {
+                        true => self.summary.seen.installs += 1,
+                        false => self.summary.seen.snapshots += 1,
+                    }
+                    self.snapshots.push(op, model.snapshots.clone());
+                }
+            }
+        }
+        self.marker.next = last + 1;
+    }
+
+    /// Opens what is there, and compares. Says whether the end of the log was torn.
+    fn look(&mut self) -> Result<bool> {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+        let is_torn = match self.look_at_log(&disk) {
+            Ok(is_torn) => is_torn,
+            Err(error) => {
+                self.summary
+                    .blame(format!("the log cannot be read: {error}"));
+                false
+            }
+        };
+        if let Err(error) = self.look_at_snapshots(disk) {
+            self.summary
+                .blame(format!("the snapshots cannot be read: {error}"));
+        }
+        self.marker.save(self.dir)?;
+        Ok(is_torn)
+    }
+
+    fn look_at_log(&mut self, disk: &Arc<dyn Disk>) -> Result<bool> {
+        let dir = self.dir.join("log");
+        let (found, is_torn) = match Wal::verify_on(disk.clone(), &dir, |_| true) {
+            // Its maker was killed before it was made.
+            Err(duramen::wal::Error::NotALog { .. }) => (FoundLog::default(), false),
+            Err(error) => return Err(error.into()),
+            Ok(verified) if verified.is_damaged() => {
+                return Err(format!("it is damaged: {verified:?}").into());
+            }
+            Ok(verified) => {
+                let mut options = log_options();
+                options.manual_drive = true;
+                let wal = Wal::open_on(disk.clone(), &dir, options)?;
+                let is_torn = wal.recovery().cut.is_some();
+                if verified.is_torn() != is_torn {
+                    return Err("verify and open do not agree on its end".into());
+                }
+                (FoundLog::read(&wal)?, is_torn)
+            }
+        };
+        let seed = self.seed;
+        let acknowledged = self.log.acknowledged().clone();
+        let verdict = self
+            .log
+            .settle(|state| found.difference(seed, state).is_none());
+        match verdict {
+            Verdict::Kept { operations, state } => {
+                self.summary.recovered += operations;
+                self.marker.model.log = state;
+            }
+            Verdict::Lost { operations } => self.summary.lost += operations,
+            Verdict::Wrong => {
+                let difference = found.difference(seed, &acknowledged).unwrap_or_default();
+                self.summary.blame(format!(
+                    "the log is in a state that it never had. Beside the last one that was acknowledged: {difference}"
+                ));
+            }
+        }
+        let segments = disk
+            .list(&dir)?
+            .into_iter()
+            .filter_map(|name| u64::from_str_radix(name.strip_suffix(".wal")?, 16).ok());
+        self.summary.segments = segments.max().unwrap_or(0);
+        Ok(is_torn)
+    }
+
+    fn look_at_snapshots(&mut self, disk: Arc<dyn Disk>) -> Result<()> {
+        let store = SnapshotStore::open_on(disk, self.dir.join("snapshots"), snapshot_options())?;
+        let report = store.report();
+        if !(report.damaged.is_empty() && report.incomplete.is_empty()) {
+            return Err(format!("they are damaged: {report:?}").into());
+        }
+        let verified = store.verify(|_| ())?;
+        if !verified.is_clean() {
+            return Err(format!("they are damaged: {verified:?}").into());
+        }
+        let found = FoundSnapshots::read(&store)?;
+        let seed = self.seed;
+        let acknowledged = self.snapshots.acknowledged().clone();
+        let verdict = self
+            .snapshots
+            .settle(|state| found.difference(seed, state).is_none());
+        match verdict {
+            Verdict::Kept {
+                operations,
+                mut state,
+            } => {
+                self.summary.recovered += operations;
+                self.marker.model.snapshots = state.split_off(state.len() - found.0.len());
+            }
+            Verdict::Lost { operations } => self.summary.lost += operations,
+            Verdict::Wrong => {
+                let difference = found.difference(seed, &acknowledged).unwrap_or_default();
+                self.summary.blame(format!(
+                    "the snapshots are in a state that they never had. Beside the last one that was acknowledged: {difference}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the last words of a child, and kills it when its time has come.
+fn wait_or_kill(child: &mut Child, said: &mpsc::Receiver<String>, death: Death) -> Result<String> {
+    let time = match death {
+        Death::After(time) => time,
+        Death::At(_) | Death::None => HANGS_AFTER,
+    };
+    match said.recv_timeout(time) {
+        Ok(text) => Ok(text),
+        Err(RecvTimeoutError::Timeout) => {
+            child.kill()?;
+            let text = said.recv()?;
+            match death {
+                Death::After(_) => Ok(text),
+                _ => Err(format!("a child hangs. It said:\n{text}").into()),
+            }
+        }
+        Err(RecvTimeoutError::Disconnected) => Err("cannot read what the child says".into()),
+    }
+}
