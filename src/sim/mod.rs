@@ -10,6 +10,7 @@
 //! clients were told must be linearizable ([`linearizable`]).
 
 mod clients;
+pub mod history;
 pub mod linearizable;
 mod machine;
 mod network;

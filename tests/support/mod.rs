@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+pub(crate) use duramen::sim::history::Outcome;
 use redis::{FromRedisValue, RedisError, ServerErrorKind, Value};
 
 /// The program under test.
@@ -306,27 +307,6 @@ pub(crate) struct Client {
     addresses: Vec<String>,
     connections: BTreeMap<String, redis::Connection>,
     next: usize,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-pub(crate) enum Outcome<T> {
-    /// It was applied.
-    Acknowledged(T),
-    /// It was certainly not applied.
-    Refused,
-    /// Nobody can tell.
-    Unknown,
-}
-
-impl<T> Outcome<T> {
-    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Outcome<U> {
-        match self {
-            Outcome::Acknowledged(reply) => Outcome::Acknowledged(change(reply)),
-            Outcome::Refused => Outcome::Refused,
-            Outcome::Unknown => Outcome::Unknown,
-        }
-    }
 }
 
 impl Client {
