@@ -10,6 +10,11 @@ mod planted;
 
 /// The bug, and the test that must fail: its file and its name.
 const CANARIES: &[(&str, &str, &str)] = &[
+    (
+        "acknowledged_unwritten",
+        "processes",
+        "what_was_acknowledged_is_there_after_kill_9",
+    ),
     ("no_sync", "crash", "every_crash_while_appending"),
     ("no_dir_sync", "crash", "every_crash_while_rotating"),
     (
