@@ -139,6 +139,13 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// Bugs of the log that `duramen torture` must see: those that a killed process leaves something of.
+const IN_TORTURE: &[&str] = &[
+    "acknowledged_unwritten",
+    "move_replayed_as_append",
+    "removed_before_control",
+];
+
 #[test]
 fn tests_see_each_planted_bug() {
     planted::each_is_caught("duramen", IN_TESTS);
@@ -152,6 +159,33 @@ fn the_simulator_sees_each_planted_bug() {
         .collect();
     assert!(missed.is_empty(), "not caught: {missed:?}");
     println!("proof: planted_bugs/simulator {}", IN_THE_SIMULATOR.len());
+}
+
+#[test]
+fn torture_sees_each_planted_bug() {
+    let missed: Vec<&&str> = IN_TORTURE.iter().filter(|bug| !is_felt(bug)).collect();
+    assert!(missed.is_empty(), "not caught: {missed:?}");
+}
+
+/// Tortures a log with a bug planted.
+fn is_felt(bug: &str) -> bool {
+    let (start, dir) = (Instant::now(), tempfile::tempdir().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duramen"));
+    command
+        .args(["torture", "--rounds", "100000", "--seed", "1", "--dir"])
+        .arg(dir.path().join("torture"))
+        .env("DURAMEN_CANARY", bug)
+        .stderr(Stdio::null());
+    let said = planted::ends_in_time(command, planted::Output::Stdout);
+    let seconds = start.elapsed().as_secs_f64();
+    let Some(said) = said else {
+        println!("{bug:32} NOT CAUGHT by torture");
+        return false;
+    };
+    assert!(!said.contains(" 0 lost, 0 wrong"), "{bug}: {said}");
+    let rounds = said.split(' ').next().unwrap_or_default();
+    println!("{bug:32} caught by torture, in round {rounds}, after {seconds:.1} s");
+    true
 }
 
 /// Runs the simulator with a bug planted.

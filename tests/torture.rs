@@ -1,18 +1,27 @@
 //! `duramen torture`, for a few seconds.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-fn torture(arguments: &[&str], dir: Option<&Path>) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_duramen"));
+use support::{DURAMEN, wait_for};
+
+fn command(arguments: &[&str], dir: Option<&Path>) -> Command {
+    let mut command = Command::new(DURAMEN);
     command.arg("torture").args(arguments);
     if let Some(dir) = dir {
         command.arg("--dir").arg(dir);
     }
-    command.output().unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn torture(arguments: &[&str], dir: Option<&Path>) -> Output {
+    command(arguments, dir).output().unwrap()
 }
 
 fn error_of(output: &Output) -> String {
@@ -47,6 +56,22 @@ fn a_log_and_snapshots_bear_torture() {
 }
 
 #[test]
+fn a_cluster_bears_torture() {
+    let summary = summary(&["--cluster", "--rounds", "4", "--seed", "2"], None);
+    println!("{summary}");
+    assert_eq!(count(&summary, "rounds"), 4);
+    assert_eq!(count(&summary, "lost"), 0);
+    assert_eq!(count(&summary, "wrong"), 0);
+    assert!(count(&summary, "torn") <= count(&summary, "killed"));
+    assert!(count(&summary, "killed") >= 4);
+    assert!(count(&summary, "acknowledged") > 400, "{summary}");
+    assert_eq!(
+        count(&summary, "recovered"),
+        count(&summary, "acknowledged")
+    );
+}
+
+#[test]
 fn torture_goes_on_in_a_directory_of_its_own_and_leaves_others_alone() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("torture");
@@ -58,6 +83,10 @@ fn torture_goes_on_in_a_directory_of_its_own_and_leaves_others_alone() {
     let refused = torture(&["--rounds", "3", "--seed", "6"], Some(&dir));
     assert_eq!(refused.status.code(), Some(1));
     assert!(error_of(&refused).contains("--seed 5"), "{refused:?}");
+
+    let refused = torture(&["--rounds", "3", "--cluster"], Some(&dir));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(error_of(&refused).contains("another mode"), "{refused:?}");
 
     let foreign = parent.path().join("foreign");
     std::fs::create_dir(&foreign).unwrap();
@@ -106,6 +135,26 @@ fn copy(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+#[test]
+fn ctrl_c_ends_it_after_the_round_with_the_summary_so_far() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("torture");
+    let child = command(&["--rounds", "100000", "--json"], Some(&dir))
+        .spawn()
+        .unwrap();
+    let log = dir.join("log");
+    wait_for("a round", || log.exists().then_some(()));
+    let pid = child.id().to_string();
+    Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", error_of(&output));
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        (1..100_000).contains(&count(&summary, "rounds")),
+        "{summary}"
+    );
 }
 
 #[test]

@@ -36,6 +36,15 @@ const PORTS_TAKEN: &str = "If this cluster is running already, end that first; i
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Cluster {
+    /// Three nodes, for others who start and kill them by themselves.
+    pub(super) fn of_three(data: PathBuf, base_port: u16) -> Cluster {
+        Cluster {
+            data,
+            base_port,
+            nodes: 3,
+        }
+    }
+
     pub(super) async fn run(self) -> Outcome {
         self.check_directory()?;
         self.check_ports()?;
@@ -72,7 +81,7 @@ impl Cluster {
     }
 
     /// A cluster that runs already is to be known before this one says that it runs.
-    fn check_ports(&self) -> Outcome {
+    pub(super) fn check_ports(&self) -> Outcome {
         let ids = 1..=self.nodes;
         for address in ids.flat_map(|id| [self.client_address(id), self.peer_address(id)]) {
             TcpListener::bind(&address)
@@ -105,7 +114,7 @@ impl Cluster {
         made.map_err(|error| format!("cannot create {}: {error}", last.display()).into())
     }
 
-    fn directory(&self, id: u16) -> PathBuf {
+    pub(super) fn directory(&self, id: u16) -> PathBuf {
         self.data.join(format!("node-{id}"))
     }
 
@@ -119,7 +128,7 @@ impl Cluster {
         command
     }
 
-    fn arguments(&self, id: u16) -> Vec<String> {
+    pub(super) fn arguments(&self, id: u16) -> Vec<String> {
         let peers: Vec<String> = (1..=self.nodes)
             .map(|id| format!("{id}={}", self.peer_address(id)))
             .collect();
@@ -146,7 +155,7 @@ impl Cluster {
         format!("{} {}", program.display(), self.arguments(id).join(" "))
     }
 
-    fn client_address(&self, id: u16) -> String {
+    pub(super) fn client_address(&self, id: u16) -> String {
         format!("127.0.0.1:{}", self.base_port + id)
     }
 

@@ -11,13 +11,12 @@ use duramen::snapshot::{self, SnapshotStore};
 use duramen::wal::{Batch, GroupId, Index, Ticket, Wal};
 
 use super::super::Outcome;
+use super::Result;
 use super::content;
 use super::failpoint::FailingDisk;
 use super::model::{Change, Id, Operation, SNAPSHOTS_KEPT, Snapshot};
 use super::plan;
 use super::said::{Life, Line, say};
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Small segments, so that they are filled, freed and used again all the time.
 pub(super) fn log_options() -> duramen::wal::Options {

@@ -8,10 +8,9 @@ use bytes::Bytes;
 use duramen::snapshot::{Meta, SnapshotStore};
 use duramen::wal::{Entry, GroupId, HardState, Index, LogId, Wal};
 
+use super::Result;
 use super::content;
 use super::model::{Group, Id, Log, SNAPSHOTS_KEPT, Snapshots};
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What the log holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -303,9 +302,8 @@ mod tests {
     #[test]
     fn what_was_acknowledged_and_is_gone_is_lost() {
         let (_, states) = history();
-        for count in 0..80 {
-            let operations = 80 - count as u64;
-            let lost = verdict(&found(&states[count]));
+        for (operations, state) in (1..=80).rev().zip(&states) {
+            let lost = verdict(&found(state));
             assert_eq!(lost, Verdict::Lost { operations });
         }
     }

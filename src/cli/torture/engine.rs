@@ -1,6 +1,7 @@
 //! Torture of the log and the snapshots: a child writes, is killed, and what it left is compared with what it should have left.
 
 use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use duramen::disk::{Disk, OsDisk};
 use duramen::snapshot::SnapshotStore;
 use duramen::wal::Wal;
 
+use super::Result;
 use super::child::{log_options, snapshot_options};
 use super::compare::{FoundLog, FoundSnapshots, History, Verdict};
 use super::content::{Purpose, rng};
@@ -21,9 +23,7 @@ use super::marker::Marker;
 use super::model::{Log, Operation, Snapshots};
 use super::plan;
 use super::said::{Life, Line, lines_of};
-use super::summary::Summary;
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+use super::summary::{Seen, Summary};
 
 /// No child lives longer, so that what it has written can be known though its parent was killed.
 const OPERATIONS_MAX: u64 = 600;
@@ -38,6 +38,7 @@ pub(super) struct Engine<'a> {
     marker: Marker,
     log: History<Log>,
     snapshots: History<Snapshots>,
+    seen: Seen,
     pub(super) summary: Summary,
 }
 
@@ -62,13 +63,14 @@ impl<'a> Engine<'a> {
             log: History::new(next - 1, marker.model.log.clone()),
             snapshots: History::new(next - 1, marker.model.snapshots.clone()),
             marker,
+            seen: Seen::default(),
             summary,
         };
         if engine.marker.round > 0 {
             // The last round may have ended with its parent: nobody knows how far it came.
             engine.submit_up_to(next + OPERATIONS_MAX - 1);
             engine.look()?;
-            (engine.summary.seen, engine.summary.recovered) = Default::default();
+            (engine.seen, engine.summary.recovered) = Default::default();
         }
         Ok(engine)
     }
@@ -87,6 +89,7 @@ impl<'a> Engine<'a> {
             self.round()?;
             progress(&self.summary);
         }
+        self.summary.seen = Some(self.seen);
         Ok(())
     }
 
@@ -133,6 +136,7 @@ impl<'a> Engine<'a> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .process_group(0) // Ctrl-C is for the parent alone.
             .spawn()?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let (mut input, mut output) = (input.expect("it is piped"), output.expect("it is piped"));
@@ -144,16 +148,13 @@ impl<'a> Engine<'a> {
         });
         // It may be dead by now.
         let _ = input.write_all(format!("{}\n", serde_json::to_string(&life)?).as_bytes());
-        let text = wait_or_kill(&mut child, &said, death)?;
-        Ok(Ended {
-            lines: lines_of(&text),
-            status: child.wait()?,
-        })
+        let lines = wait_or_kill(&mut child, &said, death)?;
+        let status = child.wait()?;
+        Ok(Ended { lines, status })
     }
 
     /// Takes down what a child has said, and how it ended.
     fn account(&mut self, ended: &Ended) {
-        use std::os::unix::process::ExitStatusExt;
         let submitted = ended.lines.iter().filter_map(|line| match line {
             Line::Submitted(op) => Some(*op),
             _ => None,
@@ -163,10 +164,10 @@ impl<'a> Engine<'a> {
         }
         let is_open = |line: &Line| matches!(line, Line::Opened { .. });
         let was_open = ended.lines.iter().any(is_open);
-        let summary = &mut self.summary;
+        let (summary, seen) = (&mut self.summary, &mut self.seen);
         match ended.status.signal() {
-            Some(_) if was_open => summary.seen.killed += 1,
-            Some(_) => summary.seen.killed_while_opening += 1,
+            Some(_) if was_open => seen.killed += 1,
+            Some(_) => seen.killed_while_opening += 1,
             None => {}
         }
         for line in &ended.lines {
@@ -176,14 +177,14 @@ impl<'a> Engine<'a> {
                     self.snapshots.acknowledge(*op);
                     summary.acknowledged += 1;
                 }
-                Line::Moved(_) => summary.seen.moves += 1,
+                Line::Moved(_) => seen.moves += 1,
                 Line::Failed(error) => summary.blame(format!("the child failed: {error}")),
                 Line::DiedInWrite { place, bytes, of } if (1..*of).contains(bytes) => match place {
-                    Place::Segment => summary.seen.cut_segment_writes += 1,
-                    Place::Control => summary.seen.cut_control_writes += 1,
-                    Place::Snapshot => summary.seen.cut_snapshot_writes += 1,
+                    Place::Segment => seen.cut_segment_writes += 1,
+                    Place::Control => seen.cut_control_writes += 1,
+                    Place::Snapshot => seen.cut_snapshot_writes += 1,
                 },
-                Line::DiedAtCall(_) => summary.seen.killed_at_calls += 1,
+                Line::DiedAtCall(_) => seen.killed_at_calls += 1,
                 Line::Opened { .. } | Line::Submitted(_) | Line::DiedInWrite { .. } => {}
             }
         }
@@ -201,13 +202,13 @@ impl<'a> Engine<'a> {
             model.apply(op, &operation);
             match &operation {
                 Operation::Log(changes) => {
-                    self.summary.seen.count(changes);
+                    self.seen.count(changes);
                     self.log.push(op, model.log.clone());
                 }
                 Operation::Snapshot(snapshot) => {
                     match snapshot.is_installed {
-                        true => self.summary.seen.installs += 1,
-                        false => self.summary.seen.snapshots += 1,
+                        true => self.seen.installs += 1,
+                        false => self.seen.snapshots += 1,
                     }
                     self.snapshots.push(op, model.snapshots.clone());
                 }
@@ -252,7 +253,13 @@ impl<'a> Engine<'a> {
                 if verified.is_torn() != is_torn {
                     return Err("verify and open do not agree on its end".into());
                 }
-                (FoundLog::read(&wal)?, is_torn)
+                let found = FoundLog::read(&wal)?;
+                wal.close()?;
+                let verified = Wal::verify_on(disk.clone(), &dir, |_| true)?;
+                if verified.is_damaged() || verified.is_torn() {
+                    return Err(format!("open has not mended it: {verified:?}").into());
+                }
+                (found, is_torn)
             }
         };
         let seed = self.seed;
@@ -265,7 +272,10 @@ impl<'a> Engine<'a> {
                 self.summary.recovered += operations;
                 self.marker.model.log = state;
             }
-            Verdict::Lost { operations } => self.summary.lost += operations,
+            Verdict::Lost { operations } => {
+                let what = format!("{operations} batches of the log are gone");
+                self.summary.lose(operations, what);
+            }
             Verdict::Wrong => {
                 let difference = found.difference(seed, &acknowledged).unwrap_or_default();
                 self.summary.blame(format!(
@@ -277,7 +287,7 @@ impl<'a> Engine<'a> {
             .list(&dir)?
             .into_iter()
             .filter_map(|name| u64::from_str_radix(name.strip_suffix(".wal")?, 16).ok());
-        self.summary.segments = segments.max().unwrap_or(0);
+        self.seen.segments = segments.max().unwrap_or(0);
         Ok(is_torn)
     }
 
@@ -305,7 +315,10 @@ impl<'a> Engine<'a> {
                 self.summary.recovered += operations;
                 self.marker.model.snapshots = state.split_off(state.len() - found.0.len());
             }
-            Verdict::Lost { operations } => self.summary.lost += operations,
+            Verdict::Lost { operations } => {
+                let what = format!("{operations} snapshots are gone");
+                self.summary.lose(operations, what);
+            }
             Verdict::Wrong => {
                 let difference = found.difference(seed, &acknowledged).unwrap_or_default();
                 self.summary.blame(format!(
@@ -318,21 +331,29 @@ impl<'a> Engine<'a> {
 }
 
 /// Waits for the last words of a child, and kills it when its time has come.
-fn wait_or_kill(child: &mut Child, said: &mpsc::Receiver<String>, death: Death) -> Result<String> {
+fn wait_or_kill(
+    child: &mut Child,
+    said: &mpsc::Receiver<String>,
+    death: Death,
+) -> Result<Vec<Line>> {
     let time = match death {
         Death::After(time) => time,
         Death::At(_) | Death::None => HANGS_AFTER,
     };
-    match said.recv_timeout(time) {
-        Ok(text) => Ok(text),
+    let mut hangs = None;
+    let text = match said.recv_timeout(time) {
         Err(RecvTimeoutError::Timeout) => {
             child.kill()?;
-            let text = said.recv()?;
-            match death {
-                Death::After(_) => Ok(text),
-                _ => Err(format!("a child hangs. It said:\n{text}").into()),
+            if !matches!(death, Death::After(_)) {
+                hangs = Some(Line::Failed(format!(
+                    "nothing more came of it for {time:?}"
+                )));
             }
+            said.recv()
         }
-        Err(RecvTimeoutError::Disconnected) => Err("cannot read what the child says".into()),
-    }
+        text => text.map_err(|_| mpsc::RecvError),
+    };
+    let mut lines = lines_of(&text?);
+    lines.extend(hangs);
+    Ok(lines)
 }

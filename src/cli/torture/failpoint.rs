@@ -106,7 +106,7 @@ impl Fuse {
             return None;
         };
         let is_here = at == place && self.count() == nth;
-        is_here.then(|| bytes * usize::from(part) >> 16)
+        is_here.then(|| (bytes * usize::from(part)) >> 16)
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) enum Mode {
 pub(super) struct Marker {
     pub(super) mode: Mode,
     pub(super) seed: u64,
+    /// Where the nodes of a cluster listen.
+    pub(super) base_port: Option<u16>,
     /// The last round that was begun.
     pub(super) round: u64,
     /// The number of the next operation.
@@ -38,6 +40,7 @@ impl Marker {
         Marker {
             mode,
             seed,
+            base_port: None,
             round: 0,
             next: 1,
             model: Model::default(),

@@ -8,11 +8,13 @@
 //! disk's.
 
 mod child;
+mod cluster;
 mod compare;
 mod content;
 mod deaths;
 mod engine;
 mod failpoint;
+mod load;
 mod marker;
 mod model;
 mod plan;
@@ -20,6 +22,7 @@ mod said;
 mod summary;
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -30,9 +33,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::spawn_blocking;
 
 use super::{Outcome, asked_to_stop, block_on_quietly};
+use cluster::Tortured;
 use engine::Engine;
 use marker::{Marker, Mode};
 use summary::{Summary, check_floors};
+
+/// Why torture cannot go on. What it finds wrong is no error of this kind: that is counted.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Kill processes that write to real files, again and again, and check that they lose nothing
 ///
@@ -41,12 +48,19 @@ use summary::{Summary, check_floors};
 /// was told to be durable must be there, byte by byte. The first round in which something is not ends it all; the directory is kept
 /// and named, with the command that does the same again.
 ///
+/// With --cluster there are three nodes, and clients that write to them and read from them; each round kills one, two or all nodes, and
+/// starts them again. What the clients were told must be linearizable, and what was acknowledged must be there.
+///
 /// Ctrl-C ends it after the round, with the summary so far.
 #[derive(Debug, Args)]
 pub(super) struct Torture {
-    /// How many rounds
-    #[arg(long, value_name = "NUMBER", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
-    rounds: u64,
+    /// How many rounds [default: 200; 20 with --cluster, where each takes some seconds]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: Option<u64>,
+
+    /// Kill nodes of a cluster
+    #[arg(long)]
+    cluster: bool,
 
     /// What is written and how it ends is drawn from this number [default: any, or that of --dir]
     #[arg(long, value_name = "NUMBER")]
@@ -62,7 +76,7 @@ pub(super) struct Torture {
     json: bool,
 
     /// Be the process that is killed.
-    #[arg(long, hide = true, requires = "dir")]
+    #[arg(long, hide = true, requires = "dir", conflicts_with = "cluster")]
     child: bool,
 }
 
@@ -77,88 +91,120 @@ impl Torture {
     async fn run_until_stopped(self) -> Outcome {
         let stop = Arc::<AtomicBool>::default();
         let to_stop = stop.clone();
-        tokio::spawn(async move {
-            if asked_to_stop().await.is_ok() {
-                to_stop.store(true, Ordering::Relaxed);
-            }
-        });
-        spawn_blocking(move || self.run_in_a_directory(&stop)).await?
+        let work = async move { spawn_blocking(move || self.run_in_a_directory(&to_stop)).await? };
+        let mut work = pin!(work);
+        tokio::select! {
+            biased; // Ctrl-C is heard before anything begins.
+            asked = asked_to_stop() => asked?,
+            outcome = &mut work => return outcome,
+        }
+        stop.store(true, Ordering::Relaxed);
+        work.await
     }
 
     fn run_in_a_directory(&self, stop: &AtomicBool) -> Outcome {
-        let temporary = match self.dir {
-            Some(_) => None,
-            None => Some(
-                tempfile::Builder::new()
+        let summary = match &self.dir {
+            Some(dir) => self.torture(dir, stop)?,
+            None => {
+                let builder = tempfile::Builder::new()
                     .prefix("duramen-torture-")
-                    .tempdir()?,
-            ),
+                    .tempdir();
+                let temporary = builder?;
+                let outcome = self.torture(temporary.path(), stop);
+                if outcome.is_err() {
+                    let _ = temporary.keep(); // What went wrong is to be looked at.
+                }
+                outcome?
+            }
         };
-        let dir = match (&self.dir, &temporary) {
-            (Some(dir), _) => dir.as_path(),
-            (None, Some(temporary)) => temporary.path(),
-            (None, None) => unreachable!("one of them is there"),
-        };
-        let outcome = self.torture(dir, stop);
-        if let (Err(_), Some(temporary)) = (&outcome, temporary) {
-            let _ = temporary.keep(); // What went wrong is to be looked at.
-        }
-        outcome
-    }
-
-    fn torture(&self, dir: &Path, stop: &AtomicBool) -> Outcome {
-        let marker = self.marker(dir)?;
-        let (seed, rounds_before) = (marker.seed, marker.round);
-        let again = |rounds: u64| format!("duramen torture --seed {seed} --rounds {rounds}");
-        let start = Instant::now();
-        let progress = progress(self.rounds);
-        let run = || -> Result<Summary, Box<dyn std::error::Error + Send + Sync>> {
-            let mut engine = Engine::new(dir, marker)?;
-            engine.run(self.rounds, stop, |summary| show(&progress, summary))?;
-            Ok(engine.summary)
-        };
-        let run = run();
-        progress.finish_and_clear();
-        let mut summary =
-            run.map_err(|error| format!("{error}\nThe directory is {}", dir.display()))?;
-        summary.seconds = start.elapsed().as_secs_f64();
-        self.print(&summary)?;
-        if summary.is_bad() {
-            let rounds = rounds_before + summary.rounds;
-            return Err(format!(
-                "{} operations that were acknowledged are gone, and {} things are wrong:\n  {}\nThe directory is kept: {}\nThe same again: {}",
-                summary.lost, summary.wrong, summary.blamed.join("\n  "), dir.display(), again(rounds)
-            )
-            .into());
-        }
         match stop.load(Ordering::Relaxed) {
             true => Ok(()), // It was cut short.
             false => Ok(check_floors(&summary)?),
         }
     }
 
-    /// How far the directory has come; it is made, if it is not there.
-    fn marker(&self, dir: &Path) -> Result<Marker, String> {
-        let mode = Mode::Engine;
-        match (Marker::read(dir)?, self.seed) {
-            (Some(marker), _) if marker.mode != mode => Err(format!(
-                "{} was used with another mode of torture: name another directory",
+    fn torture(&self, dir: &Path, stop: &AtomicBool) -> Result<Summary> {
+        let marker = self.marker(dir)?;
+        let (seed, rounds_before) = (marker.seed, marker.round);
+        let start = Instant::now();
+        let progress = progress(self.rounds());
+        let run = self.run_rounds(dir, marker, stop, &progress);
+        progress.finish_and_clear();
+        let mode = if self.cluster { " --cluster" } else { "" };
+        let again = |rounds: u64| {
+            let rounds = rounds_before + rounds;
+            let command = format!("duramen torture{mode} --seed {seed} --rounds {rounds}");
+            format!(
+                "The directory is kept: {}\nThe same again: {command}",
                 dir.display()
-            )),
-            (Some(marker), Some(seed)) if marker.seed != seed => Err(format!(
-                "{} was begun with --seed {}: say that, or nothing, or name another directory",
-                dir.display(),
-                marker.seed
-            )),
+            )
+        };
+        let mut summary = run.map_err(|error| format!("{error}\n{}", again(self.rounds())))?;
+        summary.seconds = start.elapsed().as_secs_f64();
+        self.print(&summary)?;
+        if summary.is_bad() {
+            let (lost, wrong, blamed) = (summary.lost, summary.wrong, summary.blamed.join("\n  "));
+            let what = format!(
+                "{lost} operations that were acknowledged are gone, and {wrong} things are wrong"
+            );
+            return Err(format!("{what}:\n  {blamed}\n{}", again(summary.rounds)).into());
+        }
+        Ok(summary)
+    }
+
+    fn run_rounds(
+        &self,
+        dir: &Path,
+        marker: Marker,
+        stop: &AtomicBool,
+        bar: &ProgressBar,
+    ) -> Result<Summary> {
+        let rounds = self.rounds();
+        let progress = |summary: &Summary| show(bar, summary);
+        match marker.mode {
+            Mode::Engine => {
+                let mut engine = Engine::new(dir, marker)?;
+                engine.run(rounds, stop, progress)?;
+                Ok(engine.summary)
+            }
+            Mode::Cluster => {
+                let mut tortured = Tortured::new(dir, marker)?;
+                tortured.run(rounds, stop, progress)?;
+                Ok(std::mem::take(&mut tortured.summary))
+            }
+        }
+    }
+
+    fn rounds(&self) -> u64 {
+        let default = if self.cluster { 20 } else { 200 };
+        self.rounds.unwrap_or(default)
+    }
+
+    /// How far the directory has come; it is made, if it is not there.
+    fn marker(&self, dir: &Path) -> Result<Marker> {
+        let mode = match self.cluster {
+            true => Mode::Cluster,
+            false => Mode::Engine,
+        };
+        let path = dir.display();
+        match (Marker::read(dir)?, self.seed) {
+            (Some(marker), _) if marker.mode != mode => {
+                let what = "was used with another mode of torture: name another directory";
+                Err(format!("{path} {what}").into())
+            }
+            (Some(marker), Some(seed)) if marker.seed != seed => {
+                let what = format!("was begun with --seed {}", marker.seed);
+                Err(
+                    format!("{path} {what}: say that, or nothing, or name another directory")
+                        .into(),
+                )
+            }
             (Some(marker), _) => Ok(marker),
             (None, seed) => {
-                OsDisk::new()
-                    .create_dir_all(dir)
-                    .map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
                 let marker = Marker::new(mode, seed.unwrap_or_else(|| fastrand::u64(..)));
-                marker
-                    .save(dir)
-                    .map_err(|error| format!("cannot write to {}: {error}", dir.display()))?;
+                let made = OsDisk::new().create_dir_all(dir);
+                made.and_then(|()| marker.save(dir))
+                    .map_err(|error| format!("cannot use {path}: {error}"))?;
                 Ok(marker)
             }
         }
