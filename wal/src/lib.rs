@@ -94,6 +94,7 @@ mod batch;
 mod canary;
 mod check;
 mod control;
+mod dump;
 mod error;
 mod format;
 mod frame;
@@ -132,8 +133,9 @@ use std::time::Duration;
 use duramen_disk::{Caution, DirLock, Disk, LockMode, OsDisk};
 
 pub use batch::Batch;
+pub use dump::{DumpItem, DumpRecord};
 pub use error::{Damage, Error, Misuse, Result};
-pub use inspect::{DumpItem, DumpRecord, Verification};
+pub use inspect::Verification;
 pub use recovery::{Cut, DamagedEntry, RecoveryReport};
 pub use repair::{Scrub, ScrubReport};
 pub use scan::BadEntry;
