@@ -72,15 +72,26 @@ pub enum DumpItem {
         bytes: u32,
         /// The checksum that was written.
         checksum: u32,
-        /// The payload; `None` if it is lost, or is not what was written.
+        /// What stands where the payload was written; `None` if it is lost, or the disk does not give it.
         payload: Option<Bytes>,
+        /// Whether that is what was written.
+        is_whole: bool,
     },
-    /// Nothing that can be read follows in this segment.
+    /// Here are no frames that can be read, and later in the segment there are.
+    Gap {
+        /// Where the first one should begin, in bytes.
+        offset: u64,
+        /// How many bytes are passed over.
+        bytes: u64,
+    },
+    /// No frame that can be read follows in this segment.
     End {
         /// From here on, in bytes.
         offset: u64,
+        /// How many bytes there are up to the last that was written, the seal not counted. 0 where the segment simply ends.
+        bytes: u64,
     },
-    /// A segment cannot be read at all.
+    /// CONTROL, or a segment, or what follows in it, cannot be read.
     Bad {
         /// The file.
         path: PathBuf,
@@ -166,7 +177,8 @@ pub enum DumpRecord {
 
 impl Wal {
     /// Shows all that stands in a log, segment by segment, as far as it can be read; `visit` says whether to go on. Changes
-    /// nothing, and needs no sound log: a segment that cannot be read is [`DumpItem::Bad`].
+    /// nothing, and needs no sound log: a segment that cannot be read is [`DumpItem::Bad`], and frames that cannot are a
+    /// [`DumpItem::Gap`] or the [`DumpItem::End`]. Whether the log is sound is what [`verify`](Wal::verify) says.
     ///
     /// ```
     /// use duramen_wal::{DumpItem, Options, Wal};
@@ -222,7 +234,7 @@ impl Wal {
                 break;
             }
             goes_on = match Segment::open(&*disk, dir, number, Access::Look) {
-                Ok(segment) => dump_segment(&Arc::new(segment), &mut visit)?,
+                Ok(segment) => dump_segment(&Arc::new(segment), &mut visit),
                 Err(error) => visit(DumpItem::Bad {
                     path: segment_path(dir, number),
                     error,
@@ -233,37 +245,71 @@ impl Wal {
     }
 }
 
-fn dump_segment(segment: &Arc<Segment>, visit: &mut dyn FnMut(DumpItem) -> bool) -> Result<bool> {
-    let is_sealed = segment.trailer()?.is_some();
+/// Says whether to go on.
+fn dump_segment(segment: &Arc<Segment>, visit: &mut dyn FnMut(DumpItem) -> bool) -> bool {
+    let trailer = segment.trailer();
     let item = DumpItem::Segment {
         path: segment.path.clone(),
         number: segment.header.number,
         file_bytes: segment.header.file_bytes,
         is_recycled: segment.header.is_recycled,
-        is_sealed,
+        is_sealed: matches!(trailer, Ok(Some(_))),
     };
-    if !visit(item) {
-        return Ok(false);
-    }
-    let mut scan = Scan::new(segment)?;
-    let mut offset = SEGMENT_HEADER_BYTES as u64;
-    if let Some(mut link) = scan.first_link()? {
-        while let Ok(frame) = scan.frame(offset, link, u64::MAX)? {
-            offset = frame.directory.frame_end();
-            link = frame.directory.link_after();
-            if !dump_frame(segment, &frame, visit)? {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(visit(DumpItem::End { offset }))
+    let dumped = match visit(item) {
+        false => return false,
+        true => trailer.and_then(|trailer| {
+            let limit = trailer.map_or(u64::MAX, |trailer| trailer.frames_end);
+            dump_frames(segment, limit, visit)
+        }),
+    };
+    dumped.unwrap_or_else(|error| {
+        let path = segment.path.clone();
+        visit(DumpItem::Bad { path, error })
+    })
 }
 
-fn dump_frame(
-    segment: &Segment,
-    frame: &Frame,
+/// The frames up to `limit`, where they end if the segment is sealed.
+fn dump_frames(
+    segment: &Arc<Segment>,
+    limit: u64,
     visit: &mut dyn FnMut(DumpItem) -> bool,
 ) -> Result<bool> {
+    let mut scan = Scan::new(segment)?;
+    let mut offset = SEGMENT_HEADER_BYTES as u64;
+    let mut link = scan.link_at(offset)?;
+    while offset < limit {
+        let found = match link {
+            Some(link) => scan.frame(offset, link, limit)?,
+            None => Err(scan.rest(offset, limit)?),
+        };
+        match found {
+            Ok(frame) => {
+                offset = frame.directory.frame_end();
+                link = Some(frame.directory.link_after());
+                if !dump_frame(segment, &frame, visit) {
+                    return Ok(false);
+                }
+            }
+            Err(rest) => match rest.next {
+                Some(next) => {
+                    let bytes = next - offset;
+                    if !visit(DumpItem::Gap { offset, bytes }) {
+                        return Ok(false);
+                    }
+                    offset = next;
+                    link = scan.link_at(next)?;
+                }
+                None => {
+                    let bytes = rest.written_end.min(limit).saturating_sub(offset);
+                    return Ok(visit(DumpItem::End { offset, bytes }));
+                }
+            },
+        }
+    }
+    Ok(visit(DumpItem::End { offset, bytes: 0 }))
+}
+
+fn dump_frame(segment: &Segment, frame: &Frame, visit: &mut dyn FnMut(DumpItem) -> bool) -> bool {
     let head = frame.directory.head;
     let item = DumpItem::Frame {
         offset: frame.directory.frame_offset,
@@ -285,31 +331,32 @@ fn dump_frame(
         };
         for (meta, index) in metas.iter().zip(run.first.index.0..) {
             if !goes_on {
-                return Ok(false);
+                return false;
             }
             let term = run.first.term;
             let index = Index(index);
             let id = LogId { term, index };
             let offset = run.has_payloads().then_some(at);
-            let mut payload = None;
-            if let Some(offset) = offset {
+            let payload = offset.and_then(|offset| {
                 let mut bytes = vec![0; meta.payload_bytes as usize]; // The frame was read: its length is real.
                 let read = segment.file.read_exact_at(&mut bytes, offset);
-                read.map_err(Error::io("read", &segment.path))?;
                 at += u64::from(meta.payload_bytes);
-                let is_right = entry_checksum(run.group, id, &bytes) == meta.checksum;
-                payload = is_right.then(|| Bytes::from(bytes));
-            }
+                read.is_ok().then(|| Bytes::from(bytes))
+            });
+            let is_right =
+                |payload: &Bytes| entry_checksum(run.group, id, payload) == meta.checksum;
+            let is_whole = payload.as_ref().is_some_and(is_right);
             goes_on = visit(DumpItem::Entry {
                 id,
                 offset,
                 bytes: meta.payload_bytes,
                 checksum: meta.checksum,
                 payload,
+                is_whole,
             });
         }
     }
-    Ok(goes_on)
+    goes_on
 }
 
 impl DumpRecord {

@@ -45,7 +45,7 @@ pub(crate) struct Rest {
     /// recycled segment, headers and directories of this log. 0 if there is none.
     pub(crate) written_end: u64,
     /// Where the first frame stands whose header is whole.
-    next: Option<u64>,
+    pub(crate) next: Option<u64>,
     /// How many directories that might be the right one were read.
     tries: u32,
 }
@@ -107,10 +107,12 @@ impl<'a> Scan<'a> {
 
     /// What the segment's first frame follows, whatever that is; `None` if it has none that can be read.
     pub(crate) fn first_link(&mut self) -> Result<Option<Link>> {
-        let wanted = Wanted {
-            offset: SEGMENT_HEADER_BYTES as u64,
-            link: None,
-        };
+        self.link_at(SEGMENT_HEADER_BYTES as u64)
+    }
+
+    /// The same for the frame at `offset`.
+    pub(crate) fn link_at(&mut self, offset: u64) -> Result<Option<Link>> {
+        let wanted = Wanted { offset, link: None };
         let directory = match self.by_header(&wanted)? {
             Some(directory) => Some(directory),
             None => self.look_on(&wanted, u64::MAX)?.directory,
@@ -120,6 +122,11 @@ impl<'a> Scan<'a> {
             predecessor: directory.predecessor,
             epoch: Link::ANY_EPOCH,
         }))
+    }
+
+    /// What else there is from `offset` on, up to `limit`, where no frame can be read.
+    pub(crate) fn rest(&mut self, offset: u64, limit: u64) -> Result<Rest> {
+        self.look_on(&Wanted { offset, link: None }, limit)
     }
 
     /// The directories of the frames of a segment up to `end`, and the first one that cannot be read, if there is one.

@@ -296,3 +296,67 @@ fn looking_is_shared_with_those_who_look_and_not_with_a_writer() {
     let nothing = Wal::verify_on(shared, "/elsewhere", |_| true);
     assert!(matches!(nothing, Err(Error::NotALog { .. })));
 }
+
+/// The sequence of each frame, and the gaps.
+fn outline(items: &[DumpItem]) -> Vec<String> {
+    let line = |item: &DumpItem| match item {
+        DumpItem::Frame { sequence, .. } => Some(format!("{sequence}")),
+        DumpItem::Gap { offset, bytes } => Some(format!("gap {offset}+{bytes}")),
+        DumpItem::End { offset, bytes } => Some(format!("end {offset}+{bytes}")),
+        DumpItem::Bad { .. } => Some("bad".to_owned()),
+        _ => None,
+    };
+    items.iter().filter_map(line).collect()
+}
+
+#[test]
+fn a_dump_shows_where_a_frame_cannot_be_read_and_goes_on_behind_it() {
+    let steps = [1, 2, 3].map(|index| vec![append(1, index, index, 1, 100)]);
+    let disk = disk_with(&small(), &steps);
+    let frames = frames(&read_file(&disk, &segment(1)));
+    assert_eq!(frames.len(), 4);
+    let lost = &frames[2];
+    flip(&disk, &segment(1), lost.directory.start);
+    let gap = format!("gap {}+{}", lost.header, lost.end - lost.header);
+    let end = format!("end {}+0", frames[3].end);
+    assert_eq!(outline(&dump(&disk)), ["1", "2", &gap, "4", &end]);
+    // The header too: it is looked for the next one.
+    flip(&disk, &segment(1), lost.header);
+    assert_eq!(outline(&dump(&disk)), ["1", "2", &gap, "4", &end]);
+    // And the last one: nothing follows, but something was there.
+    flip(&disk, &segment(1), frames[3].header);
+    flip(&disk, &segment(1), frames[3].directory.start);
+    let end = format!("end {}+{}", lost.header, frames[3].end - lost.header);
+    assert_eq!(outline(&dump(&disk)), ["1", "2", &end]);
+}
+
+#[test]
+fn a_dump_shows_what_stands_in_the_place_of_a_damaged_payload() {
+    let disk = disk_with(&small(), &[vec![append(1, 1, 2, 1, 100)]]);
+    let payload = frames(&read_file(&disk, &segment(1)))[1].payload.clone();
+    flip(&disk, &segment(1), payload.start);
+    let entries = dump(&disk).into_iter().filter_map(|item| match item {
+        DumpItem::Entry {
+            payload, is_whole, ..
+        } => Some((payload.unwrap(), is_whole)),
+        _ => None,
+    });
+    let entries: Vec<(bytes::Bytes, bool)> = entries.collect();
+    assert!(entries[0].0.starts_with(b"0/1.1 ") && !entries[0].1);
+    assert!(entries[1].0.starts_with(b"1/1.2 ") && entries[1].1);
+}
+
+#[test]
+fn a_dump_goes_on_in_the_next_segment_where_the_disk_does_not_give_one() {
+    let disk = disk_with(&small(), &steps());
+    let whole = outline(&dump(&disk));
+    let mut numbers = dump(&disk).into_iter().filter_map(|item| match item {
+        DumpItem::Segment { number, .. } => Some(number),
+        _ => None,
+    });
+    let first = numbers.next().unwrap();
+    disk.make_bad(&segment(first), 600..601).unwrap();
+    let spoiled = outline(&dump(&disk));
+    assert_eq!(spoiled.iter().filter(|line| *line == "bad").count(), 1);
+    assert_eq!(spoiled.last(), whole.last());
+}

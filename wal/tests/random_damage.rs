@@ -390,7 +390,7 @@ impl History {
                     id,
                     offset: Some(offset),
                     bytes,
-                    payload: Some(_),
+                    is_whole: true,
                     ..
                 } if bytes > 0 => {
                     all.push((path.clone(), group, id, offset));

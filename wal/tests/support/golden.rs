@@ -200,14 +200,16 @@ fn line(item: &DumpItem) -> String {
             bytes,
             checksum,
             payload,
+            is_whole,
         } => {
             let start = payload
                 .as_ref()
+                .filter(|_| *is_whole)
                 .map(|payload| &payload[..payload.len().min(12)]);
             let start = start.map_or("none".to_owned(), |start| start.escape_ascii().to_string());
             format!("   {id} at {offset:?} {bytes} {checksum:08x} {start}")
         }
-        DumpItem::End { offset } => format!(" end {offset}"),
+        DumpItem::End { offset, .. } => format!(" end {offset}"),
         DumpItem::Bad { path, error } => format!("bad {} {error}", name(path)),
         other => format!("{other:?}"),
     }
