@@ -93,6 +93,14 @@ pub trait Disk: Send + Sync + 'static {
     /// whole. Durable only after [`sync_dir`](Disk::sync_dir). A new name may take space: `StorageFull`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Exchanges two directories that stand in one parent, with all that is in them: after a crash both have changed places
+    /// or neither. Durable on return; after an error either may be. `Unsupported` where the file system cannot do it: then
+    /// nothing happened.
+    fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
+        let _ = (a, b);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Removes a file's name. Durable only after [`sync_dir`](Disk::sync_dir).
     fn remove(&self, path: &Path) -> io::Result<()>;
 

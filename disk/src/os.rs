@@ -44,11 +44,8 @@ impl OsDisk {
 
 impl Disk for OsDisk {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        let parent = match dir.parent() {
-            // The parent of the relative path `a` is "", which means the current directory.
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => return Ok(()), // the root
+        let Some(parent) = parent_of(dir) else {
+            return Ok(()); // the root
         };
         match fs::metadata(dir) {
             Ok(it) if it.is_dir() => {}
@@ -101,6 +98,18 @@ impl Disk for OsDisk {
         fs::rename(from, to)
     }
 
+    fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
+        for dir in [a, b] {
+            if !fs::metadata(dir)?.is_dir() {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+        }
+        let parent = parent_of(a).filter(|parent| a != b && parent_of(b) == Some(parent));
+        let parent = parent.ok_or(io::ErrorKind::InvalidInput)?;
+        exchange(a, b)?;
+        self.sync_dir(parent)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -133,6 +142,15 @@ impl Disk for OsDisk {
     fn cautions(&self, dir: &Path) -> io::Result<Vec<Caution>> {
         caution::cautions(dir)
     }
+}
+
+/// The directory that has the name `path`.
+fn parent_of(path: &Path) -> Option<&Path> {
+    path.parent().map(|parent| match parent.as_os_str() {
+        // The parent of the relative path `a` is "", which means the current directory.
+        empty if empty.is_empty() => Path::new("."),
+        _ => parent,
+    })
 }
 
 fn open_or_create(path: &Path) -> io::Result<File> {
@@ -276,6 +294,23 @@ fn punch_hole(_: &File, _: u64, _: u64) -> io::Result<()> {
 }
 
 /// The kernel releases the lock when the file is closed, by us or by the end of the process.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    let exchanged = renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE);
+    exchanged.map_err(|errno| match errno {
+        // An old kernel; a file system that knows no such flag.
+        Errno::NOSYS | Errno::INVAL | Errno::NOTSUP => io::ErrorKind::Unsupported.into(),
+        errno => errno.into(),
+    })
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn exchange(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 struct OsLock {
     /// `None`: a directory that nobody can have locked, see [`LockMode::Shared`].
     _file: Option<File>,
@@ -312,6 +347,27 @@ mod tests {
         OsDisk.create(&path).unwrap();
         let error = OsDisk.create(&path).map(|_| ()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn two_directories_change_places_with_all_that_is_in_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for (dir, name) in [(&a, "of a"), (&b, "of b")] {
+            OsDisk.create_dir_all(dir).unwrap();
+            OsDisk.create(&dir.join(name)).unwrap();
+        }
+        OsDisk.exchange(&a, &b).unwrap();
+        assert_eq!(OsDisk.list(&a).unwrap(), ["of b"]);
+        assert_eq!(OsDisk.list(&b).unwrap(), ["of a"]);
+        let kind = |a: &Path, b: &Path| OsDisk.exchange(a, b).unwrap_err().kind();
+        assert_eq!(kind(&a, &dir.path().join("c")), io::ErrorKind::NotFound);
+        assert_eq!(kind(&a, &b.join("of a")), io::ErrorKind::NotADirectory);
+        let deep = b.join("deep");
+        OsDisk.create_dir_all(&deep).unwrap();
+        assert_eq!(kind(&a, &deep), io::ErrorKind::InvalidInput);
+        assert_eq!(kind(&a, &a), io::ErrorKind::InvalidInput);
+        assert_eq!(OsDisk.list(&a).unwrap(), ["of b"]);
     }
 
     #[test]

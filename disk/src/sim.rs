@@ -85,7 +85,7 @@ use state::State;
 ///   nothing until it is released.
 /// * An unsynced change of names, of a length or of a sector waits for its own sync alone. On real file systems one sync
 ///   often brings others along; a program that relies on that fails here.
-/// * No permissions, no links, no times; directories are neither renamed nor removed. Sectors are the only block size.
+/// * No permissions, no links, no times; directories are neither renamed nor removed, only exchanged. Sectors are the only block size.
 ///   A file has at most 16 GiB.
 #[derive(Debug, Clone)]
 pub struct SimDisk {

@@ -32,6 +32,8 @@ pub enum Op {
     PunchHole,
     /// [`Disk::rename`](crate::Disk::rename).
     Rename,
+    /// [`Disk::exchange`](crate::Disk::exchange), durable at once: its sync is a part of it.
+    Exchange,
     /// [`Disk::remove`](crate::Disk::remove).
     Remove,
     /// [`DiskFile::sync_data`](crate::DiskFile::sync_data).

@@ -128,6 +128,20 @@ impl Disk for SimDisk {
         state.names_mut(dir)?.rename(from, to)
     }
 
+    fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin(Op::Exchange, a)?;
+        for dir in [a, b] {
+            state.names(dir)?;
+        }
+        if a == b || a.parent() != b.parent() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        state.writable()?;
+        state.exchange(a, b);
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.begin(Op::Remove, path)?;

@@ -17,7 +17,7 @@ pub(super) struct FileId(pub(super) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Node {
     File(FileId),
-    /// Known by its path: directories are neither renamed nor removed.
+    /// Known by its path: directories are neither renamed nor removed, only exchanged.
     Dir,
 }
 

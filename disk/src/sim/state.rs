@@ -206,6 +206,21 @@ impl State {
         Ok(())
     }
 
+    /// What is in two directories changes places, with the names below that are not synced: the directories are what they
+    /// were, under other names. Locks stay with the names.
+    pub(super) fn exchange(&mut self, a: &Path, b: &Path) {
+        let dirs = Arc::make_mut(&mut self.dirs);
+        let exchanged = std::mem::take(dirs).into_iter().map(|(dir, names)| {
+            let moved = match (dir.strip_prefix(a), dir.strip_prefix(b)) {
+                (Ok(below), _) => Some(join(b, below)),
+                (_, Ok(below)) => Some(join(a, below)),
+                _ => None,
+            };
+            (moved.unwrap_or(dir), names)
+        });
+        *dirs = exchanged.collect();
+    }
+
     /// Ends a sync of `dir` that began when there had been so many changes of its names.
     pub(super) fn sync_dir(&mut self, dir: &Path, changes: u64) -> io::Result<()> {
         if self.names(dir)?.units() > 0 {
@@ -520,6 +535,11 @@ fn file_size(bytes: u64) -> io::Result<usize> {
         Ok(size) if bytes <= FILE_BYTES_MAX => Ok(size),
         _ => Err(io::ErrorKind::FileTooLarge.into()),
     }
+}
+
+/// `below` may be empty, for `dir` itself.
+fn join(dir: &Path, below: &Path) -> PathBuf {
+    dir.components().chain(below.components()).collect()
 }
 
 /// The directory and the name in it.

@@ -159,6 +159,34 @@ fn a_name_is_lost_until_its_directory_is_synced() {
     );
 }
 
+/// Also what is not synced in them: the directories are what they were.
+#[test]
+fn two_directories_change_places_at_once() {
+    let disk = SimDisk::new();
+    let (a, b) = (Path::new("/a"), Path::new("/b"));
+    for dir in [a, b] {
+        disk.create_dir_all(&dir.join("deep")).unwrap();
+    }
+    disk.create(&a.join("durable")).unwrap();
+    disk.sync_dir(a).unwrap();
+    disk.create(&b.join("deep/lost")).unwrap();
+    let file = disk.create(&a.join("lost")).unwrap();
+    disk.fail_op(Op::Exchange, 0, Failure::EIO);
+    disk.exchange(a, b).unwrap_err();
+    assert_eq!(disk.list(a).unwrap(), ["deep", "durable", "lost"]);
+    disk.exchange(a, b).unwrap();
+    assert_eq!(disk.list(a).unwrap(), ["deep"]);
+    assert_eq!(disk.list(&a.join("deep")).unwrap(), ["lost"]);
+    assert_eq!(disk.list(b).unwrap(), ["deep", "durable", "lost"]);
+    file.write_all_at(b"the handle follows the file", 0)
+        .unwrap();
+    assert_eq!(disk.open(&b.join("lost")).unwrap().len().unwrap(), 27);
+    disk.power_cut(0);
+    assert_eq!(disk.list(a).unwrap(), ["deep"]);
+    assert!(disk.list(&a.join("deep")).unwrap().is_empty());
+    assert_eq!(disk.list(b).unwrap(), ["deep", "durable"]);
+}
+
 #[test]
 fn a_rename_is_the_old_file_or_the_new_one_whole() {
     let (disk, _) = disk_with(b'o', 4);
@@ -325,7 +353,7 @@ fn it_answers_as_the_real_disk_does() {
 }
 
 /// A file where a directory is meant, and a directory where a file is.
-fn answers_to_mistakes(disk: &dyn Disk, dir: &Path) -> [Result<(), ErrorKind>; 14] {
+fn answers_to_mistakes(disk: &dyn Disk, dir: &Path) -> [Result<(), ErrorKind>; 17] {
     let (a, x) = (dir.join("a"), dir.join("a/x"));
     let none = |result: io::Result<Box<dyn DiskFile>>| result.map(|_| ());
     disk.create_dir_all(dir).unwrap();
@@ -338,6 +366,9 @@ fn answers_to_mistakes(disk: &dyn Disk, dir: &Path) -> [Result<(), ErrorKind>; 1
         none(disk.create(&x)),
         disk.remove(&x),
         disk.rename(&x, &a.join("y")),
+        disk.exchange(dir, &a),
+        disk.exchange(dir, &dir.join("none")),
+        disk.exchange(dir, dir),
         disk.sync_dir(&a),
         disk.lock(&a, LockMode::Shared).map(|_| ()),
         none(disk.open_read(dir)),
