@@ -335,6 +335,17 @@ impl fmt::Display for Misuse {
 }
 
 impl Error {
+    /// The file in which something is damaged, missing, or cannot be read.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match self {
+            Error::Io { path, .. }
+            | Error::Damaged { path, .. }
+            | Error::DamagedDirectory { path, .. }
+            | Error::MissingSegment { path } => Some(path),
+            _ => None,
+        }
+    }
+
     /// An error of the operating system, with what was tried on which path.
     pub(crate) fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::Io {

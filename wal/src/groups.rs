@@ -66,6 +66,16 @@ impl Source {
     }
 }
 
+impl IntoIterator for Groups {
+    type Item = (GroupId, Group);
+    type IntoIter = std::collections::hash_map::IntoIter<GroupId, Group>;
+
+    /// In no order.
+    fn into_iter(self) -> Self::IntoIter {
+        self.groups.into_iter()
+    }
+}
+
 impl Groups {
     /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> + '_ {

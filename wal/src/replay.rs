@@ -26,6 +26,8 @@ pub(crate) struct Replay {
     log_id: u128,
     control_mark: u64,
     keep_suspects: bool,
+    /// What cannot be named ends the log, and is noted here; `None` if it is an error.
+    pub(crate) lost: Option<Vec<Error>>,
 }
 
 /// The end of the log: where the next frame goes.
@@ -72,7 +74,25 @@ impl Replay {
             log_id: control.log_id,
             control_mark: control.mark,
             keep_suspects,
+            lost: None,
         }
+    }
+
+    /// The same for a log of which something is lost: it is taken in up to there.
+    pub(crate) fn up_to_a_loss(control: &Control) -> Replay {
+        Replay {
+            lost: Some(Vec::new()),
+            ..Replay::new(control, false)
+        }
+    }
+
+    /// Goes on without what is lost, or gives the error.
+    fn lose(&mut self, error: Error) -> Result<()> {
+        let Some(lost) = &mut self.lost else {
+            return Err(error);
+        };
+        lost.push(error);
+        Ok(())
     }
 
     /// Takes in all segments of a log.
@@ -85,14 +105,15 @@ impl Replay {
             trailers.push(segment.trailer()?);
         }
         let tail = trailers.iter().rposition(Option::is_some);
-        let tail = tail.map_or(0, |sealed| sealed + 1);
+        let mut tail = tail.map_or(0, |sealed| sealed + 1);
         if tail == segments.len() {
             // A segment is sealed only when the next one has a frame.
             let last = &segments[tail - 1];
             let path = last
                 .path
                 .with_file_name(crate::segment::segment_name(last.header.number + 1));
-            return Err(Error::MissingSegment { path });
+            self.lose(Error::MissingSegment { path })?;
+            tail -= 1; // Its frames say the states of the groups, the seal does not.
         }
         self.begin(&segments[0], trailers[0].as_ref())?;
         for (at, segment) in segments[..tail].iter().enumerate() {
@@ -203,9 +224,13 @@ impl Replay {
         let mut frames = Frames::new(segments, self.link);
         let mut held: Vec<Frame> = Vec::new();
         let rest = loop {
-            let frame = match frames.next()? {
-                Ok(frame) => frame,
-                Err(rest) => break rest,
+            let frame = match frames.next() {
+                Ok(Ok(frame)) => frame,
+                Ok(Err(rest)) => break rest,
+                Err(error) => {
+                    self.lose(error)?;
+                    break EndOfLog::unknown(segments);
+                }
             };
             tail.saw_mark(frame.directory.head.mark);
             held.push(frame);
@@ -214,7 +239,7 @@ impl Replay {
         tail.saw_mark(rest.mark);
         if tail.mark >= frames.link.sequence && !planted("damage_cut") {
             let segment = &segments[frames.at];
-            return Err(no_directory(segment, frames.end, frames.link.sequence));
+            self.lose(no_directory(segment, frames.end, frames.link.sequence))?;
         }
         let is_new_log = oldest == 1 && begin == 1;
         if frames.link.sequence == begin && !is_new_log {
@@ -382,6 +407,16 @@ struct EndOfLog {
     mark: u64,
     /// Where the last thing ends that was written, by segment. 0 if there is none.
     written_ends: Vec<u64>,
+}
+
+impl EndOfLog {
+    /// Where the disk does not give it.
+    fn unknown(segments: &[Arc<Segment>]) -> EndOfLog {
+        EndOfLog {
+            mark: 0,
+            written_ends: vec![0; segments.len()],
+        }
+    }
 }
 
 impl<'a> Frames<'a> {

@@ -98,6 +98,17 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "moving",
         "a_damaged_entry_is_found_by_a_scrub_moved_by_its_id_and_repaired",
     ),
+    ("cut_before_durable", "cut", "every_crash_while_cutting"),
+    (
+        "cut_joins_anything",
+        "cut",
+        "entries_that_may_have_been_replaced_are_not_joined_with_later_ones",
+    ),
+    (
+        "cut_with_old_votes",
+        "cut",
+        "votes_that_can_be_read_behind_what_is_lost_are_kept",
+    ),
 ];
 
 #[test]
