@@ -39,6 +39,13 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The directory holds no store, and one is made only by opening it for writing.
+    #[error("{} holds no snapshots", path.display())]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+    },
+
     /// The store was opened for reading.
     #[error("{} was opened for reading", path.display())]
     ReadOnly {

@@ -213,10 +213,10 @@ impl SnapshotStore {
         SnapshotStore::open_as(disk, dir.as_ref(), options, LockMode::Exclusive)
     }
 
-    /// Opens a store to look at it: nothing is changed, and whatever would change it is [`Error::ReadOnly`].
+    /// Opens a store to look at it: nothing is changed, and whatever would change it is [`Error::ReadOnly`]. Makes none.
     ///
     /// # Errors
-    /// See [`open`](SnapshotStore::open).
+    /// [`Error::NotAStore`], and those of [`open`](SnapshotStore::open).
     pub fn open_read(
         disk: Arc<dyn Disk>,
         dir: impl AsRef<Path>,

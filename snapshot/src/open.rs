@@ -83,8 +83,9 @@ pub(crate) fn open(
     mode: LockMode,
 ) -> Result<(Store, OpenReport)> {
     let may_change = mode == LockMode::Exclusive;
-    if may_change {
-        disk.create_dir_all(dir).map_err(Error::io("create", dir))?;
+    match may_change {
+        true => disk.create_dir_all(dir).map_err(Error::io("create", dir))?,
+        false => must_be_a_store(&*disk, dir)?,
     }
     let lock = disk.lock(dir, mode).map_err(|error| match error.kind() {
         ErrorKind::WouldBlock => Error::Locked {
@@ -133,6 +134,21 @@ pub(crate) fn open(
     }
     let store = Store::new(disk, dir, options, may_change, state, lock);
     Ok((store, report))
+}
+
+/// Before it is locked, which could leave a file in a directory that is no store. An empty store has its lock alone.
+fn must_be_a_store(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let names = match disk.list(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        names => names.map_err(Error::io("list", dir))?,
+    };
+    let is_store = names == [LOCK_FILE] || names.iter().any(|name| Role::parse(name).is_some());
+    match is_store {
+        true => Ok(()),
+        false => Err(Error::NotAStore {
+            path: dir.to_owned(),
+        }),
+    }
 }
 
 #[derive(Default)]

@@ -1,13 +1,18 @@
 //! The command line.
 //!
-//! Exit codes: 0 after a clean end, 1 after an error, 2 for wrong usage.
+//! Exit codes of every command: 0 after a clean end, 1 after an error, 2 for wrong usage. `log` and `snapshot` look for
+//! damage, and say 3 if there is nothing but an unfinished write at the end, and 4 if something is damaged; 1 if that
+//! cannot be told, or the directory is not what was meant.
 
 mod address;
 mod client;
 mod cluster;
+mod log;
+mod looking;
 mod member;
 mod serve;
 mod sim;
+mod snapshot;
 mod torture;
 
 use std::error::Error;
@@ -29,6 +34,8 @@ enum Command {
     Serve(serve::Serve),
     Member(member::MemberCommand),
     Transfer(member::Transfer),
+    Log(log::LogCommand),
+    Snapshot(snapshot::SnapshotCommand),
     Sim(sim::Sim),
     Torture(torture::Torture),
 }
@@ -36,15 +43,19 @@ enum Command {
 /// Runs the program with the arguments of the process.
 pub(crate) fn run() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Cluster(cluster) => block_on(cluster.run()),
-        Command::Serve(serve) => block_on(serve.run()),
-        Command::Member(member) => member.run(),
-        Command::Transfer(transfer) => transfer.run(),
-        Command::Sim(sim) => sim.run(), // Its nodes are too many to listen to.
-        Command::Torture(torture) => torture.run(), // And so are its processes.
+        Command::Cluster(cluster) => block_on(cluster.run()).map(Ended::from),
+        Command::Serve(serve) => block_on(serve.run()).map(Ended::from),
+        Command::Member(member) => member.run().map(Ended::from),
+        Command::Transfer(transfer) => transfer.run().map(Ended::from),
+        Command::Log(log) => log.run(),
+        Command::Snapshot(snapshot) => snapshot.run(),
+        Command::Sim(sim) => sim.run().map(Ended::from), // Its nodes are too many to listen to.
+        Command::Torture(torture) => torture.run().map(Ended::from), // And so are its processes.
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(ended) => ExitCode::from(ended.code()),
+        // Whoever read has gone, and wants to hear no more.
+        Err(error) if is_closed_pipe(&*error) => ExitCode::FAILURE,
         Err(error) => {
             // In one write: several nodes may share a terminal.
             let line = format!("error: {error}\n");
@@ -54,7 +65,47 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// How a command came to its end that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// All is well.
+    Clean,
+    /// An unfinished write is at the end, and all else is well.
+    Torn,
+    /// Something is damaged.
+    Damaged,
+}
+
+impl From<()> for Ended {
+    fn from((): ()) -> Ended {
+        Ended::Clean
+    }
+}
+
+impl Ended {
+    fn code(self) -> u8 {
+        match self {
+            Ended::Clean => 0,
+            Ended::Torn => 3,
+            Ended::Damaged => 4,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Ended::Clean => "clean",
+            Ended::Torn => "torn",
+            Ended::Damaged => "damaged",
+        }
+    }
+}
+
+fn is_closed_pipe(error: &(dyn Error + 'static)) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
 
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
     trace_to_stderr();

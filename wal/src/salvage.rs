@@ -61,9 +61,10 @@ impl Salvage {
         let (control, segments, mut lost) = open_all(disk, dir)?;
         let is_newest = |segment: &Arc<Segment>| segment.header.number == control.newest;
         let run = &segments[..run_from(&segments, control.oldest)];
-        let before = before(run, &control, &mut lost);
-        let is_whole = before.loss.is_none() && run.len() == segments.len();
         let ends = segments.last().is_some_and(is_newest);
+        let is_all = run.len() == segments.len() && ends;
+        let before = before(run, is_all, &control, &mut lost);
+        let is_whole = before.loss.is_none() && run.len() == segments.len();
         let from = before.loss.map_or(run.len(), |loss| loss + 1);
         let after = match is_whole || !ends {
             true => None,
@@ -235,12 +236,17 @@ struct Before {
     loss: Option<usize>,
 }
 
-/// Reads segments from the oldest on as far as it goes.
-fn before(run: &[Arc<Segment>], control: &Control, lost: &mut Vec<Error>) -> Before {
+/// Reads segments from the oldest on as far as it goes. `is_all`: none is missing behind them.
+fn before(run: &[Arc<Segment>], is_all: bool, control: &Control, lost: &mut Vec<Error>) -> Before {
     let mut len = run.len();
     let mut loss = None;
     while len > 0 {
-        let mut replay = Replay::up_to_a_loss(control);
+        // What CONTROL knows to be durable is not looked for in front of what is missing.
+        let mark = match is_all && len == run.len() {
+            true => control.mark,
+            false => 0,
+        };
+        let mut replay = Replay::up_to_a_loss(&Control { mark, ..*control });
         let outcome = replay.log(&run[..len]);
         if outcome.is_ok() {
             for error in replay.lost.take().unwrap_or_default() {
