@@ -2,11 +2,13 @@
 //! ends.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use duramen::snapshot::{Meta, Options as StoreOptions, SnapshotStore};
 use duramen::wal::{
@@ -15,7 +17,7 @@ use duramen::wal::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-const DURAMEN: &str = env!("CARGO_BIN_EXE_duramen");
+use support::{DURAMEN, ask, free_base_port, wait_for};
 
 /// What a command said.
 struct Said {
@@ -649,6 +651,73 @@ fn a_reader_that_goes_away_ends_it_quietly() {
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
         assert_eq!(output.status.code(), Some(1));
     }
+}
+
+/// A cluster of one node. It is killed when it goes out of scope.
+struct Alone(Child);
+
+impl Alone {
+    fn start(dir: &Path, port: u16) -> Alone {
+        let mut command = Command::new(DURAMEN);
+        command.args(["serve", "--id", "1", "--data"]).arg(dir);
+        command.args(["--resp", &format!("127.0.0.1:{}", port + 1)]);
+        command.args(["--peers", &format!("1=127.0.0.1:{}", port + 11)]);
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        Alone(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What it is for: a node that has no peers waits for ever for an entry that is damaged. Cut off, it serves what was before it.
+#[test]
+fn a_node_without_peers_serves_again_when_the_damage_is_cut_off() {
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_base_port());
+    let address = format!("127.0.0.1:{}", port + 1);
+    let data = dir.path().join("node-1");
+    let node = Alone::start(&data, port);
+    let set = |key: &str| ask::<String>(&address, &["SET", key, &key.repeat(100)]).ok();
+    wait_for("the node to lead", || set("before"));
+    for key in ["damaged", "behind"] {
+        set(key).unwrap();
+    }
+    drop(node);
+    let log = data.join("log");
+    let mut damaged = None;
+    let mut file = PathBuf::new();
+    Wal::dump(&log, |item| {
+        match item {
+            DumpItem::Segment { path, .. } => file = path,
+            DumpItem::Entry {
+                offset: Some(offset),
+                payload: Some(payload),
+                ..
+            } if payload.windows(14).any(|bytes| bytes == b"damageddamaged") => {
+                damaged = Some((file.clone(), offset + payload.len() as u64 / 2));
+            }
+            _ => {}
+        }
+        true
+    })
+    .unwrap();
+    let (file, at) = damaged.unwrap();
+    flip(&file, at);
+    verify(&data).expect(4, &["damaged: group 1, entry "]);
+    cut(&data).expect(0, &["LOST: group 1, entries "]);
+    verify(&data).expect(0, &[]);
+    let node = Alone::start(&data, port);
+    let get = |key: &str| ask::<Option<String>>(&address, &["GET", key]);
+    let before = wait_for("the node to lead again", || get("before").ok());
+    assert_eq!(before, Some("before".repeat(100)));
+    assert_eq!(get("damaged").unwrap(), None);
+    assert_eq!(get("behind").unwrap(), None);
+    set("after").unwrap();
+    drop(node);
 }
 
 /// A node's directory with two snapshots of some owner.
