@@ -503,7 +503,7 @@ fn a_newer_version_is_refused_with_both_numbers() {
 }
 
 #[test]
-fn json_is_one_object_with_these_keys() {
+fn verify_as_json_is_one_object_with_these_keys() {
     let (_node, log) = node_with_log();
     let (file, at, _) = map(&log).entries[20].clone();
     flip(&file, at);
@@ -539,7 +539,13 @@ fn json_is_one_object_with_these_keys() {
     let name = file.file_name().unwrap().to_str().unwrap();
     let damaged = format!(r#"[{{"file":"{name}","group":1,"index":21,"offset":{at},"term":3}}]"#);
     assert_eq!(json["damaged"].to_string(), damaged);
+}
 
+#[test]
+fn a_dump_as_json_is_the_same_tree() {
+    let (_node, log) = node_with_log();
+    let (file, at, _) = map(&log).entries[20].clone();
+    flip(&file, at);
     let said = duramen(&["log", "dump", "--json", "--raw"], &log);
     assert_eq!(said.code, 4);
     let json = said.json();
@@ -589,11 +595,8 @@ fn json_is_whole_whatever_cannot_be_read() {
             for (path, bytes) in files(&golden.join(name)) {
                 fs::write(dir.path().join(path.file_name().unwrap()), bytes).unwrap();
             }
-            let segments = files(dir.path()).into_iter().map(|(path, _)| path);
-            let last = segments
-                .filter(|path| path.extension().is_some())
-                .next_back()
-                .unwrap();
+            let mut segments = files(dir.path()).into_iter().map(|(path, _)| path);
+            let last = segments.rfind(|path| path.extension().is_some()).unwrap();
             match spoiled {
                 None => {}
                 Some("CONTROL") => fs::remove_file(dir.path().join("CONTROL")).unwrap(),

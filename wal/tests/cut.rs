@@ -344,7 +344,8 @@ fn an_unfinished_write_is_left_out_and_is_no_loss() {
 #[test]
 fn what_cannot_be_cut_is_refused_and_left_as_it_is() {
     type Spoil = fn(&SimDisk);
-    let refused: [(Spoil, fn(&Error) -> bool); 5] = [
+    type IsIt = fn(&Error) -> bool;
+    let refused: [(Spoil, IsIt); 5] = [
         (
             |disk| (1..9).for_each(|number| drop(disk.remove(&segment(number)))),
             |error| matches!(error, Error::MissingSegment { .. }),

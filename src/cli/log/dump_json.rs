@@ -58,50 +58,20 @@ const INNER: [&str; 3] = ["frames", "records", "entries"];
 impl<W: Write> Tree<W> {
     fn item(&mut self, item: &DumpItem, raw: bool) -> io::Result<()> {
         match item {
-            DumpItem::Control { log_id, oldest, newest, mark } => {
-                let id = format!("{log_id:032x}");
-                let control = json!({ "log": id, "oldest": oldest, "newest": newest, "mark": mark });
-                self.control(&control)
-            }
-            DumpItem::Segment { path, number, file_bytes, is_recycled, is_sealed } => self.element(
-                1,
-                &json!({ "file": name(path), "number": number, "bytes": file_bytes, "sealed": is_sealed, "recycled": is_recycled }),
-                true,
-            ),
-            DumpItem::Frame { offset, bytes, sequence, epoch, mark, is_doubled } => {
-                let epoch = format!("{epoch:016x}");
-                self.element(
-                    2,
-                    &json!({ "offset": offset, "bytes": bytes, "sequence": sequence, "epoch": epoch, "mark": mark, "doubled": is_doubled }),
-                    true,
-                )
-            }
-            DumpItem::Gap { offset, bytes } => {
-                self.element(2, &json!({ "gap": { "offset": offset, "bytes": bytes } }), false)
-            }
+            DumpItem::Control { .. } => self.control(&head_json(item)),
+            DumpItem::Segment { .. } => self.element(1, &head_json(item), true),
+            DumpItem::Frame { .. } => self.element(2, &head_json(item), true),
+            DumpItem::Gap { .. } => self.element(2, &head_json(item), false),
             DumpItem::Record(record) => {
                 let has_entries = matches!(record, DumpRecord::Entries { .. });
                 self.element(3, &record_json(record, raw), has_entries)
             }
-            DumpItem::Entry { id, offset, bytes, checksum, payload, is_whole } => {
-                let mut entry = id_json(*id);
-                let text = payload.as_ref().map(|payload| text(payload));
-                entry["offset"] = json!(offset);
-                entry["bytes"] = json!(bytes);
-                entry["checksum"] = json!(format!("{checksum:08x}"));
-                entry["whole"] = json!(is_whole);
-                entry["text"] = json!(text);
-                if raw {
-                    entry["hex"] = json!(payload.as_ref().map(|payload| hex(payload)));
-                }
-                self.element(4, &entry, false)
-            }
-            DumpItem::End { offset, bytes } => {
-                self.end = Some(json!({ "end": { "offset": offset, "bytes": bytes } }));
+            DumpItem::End { .. } => {
+                self.end = Some(head_json(item));
                 Ok(())
             }
             DumpItem::Bad { path, error } => self.bad(&name(path), &error.to_string()),
-            other => self.element(3, &json!({ "other": format!("{other:?}") }), false),
+            entry => self.element(4, &entry_json(entry, raw), false),
         }
     }
 
@@ -165,6 +135,67 @@ impl<W: Write> Tree<W> {
         }
         Ok(())
     }
+}
+
+/// What stands around the records.
+fn head_json(item: &DumpItem) -> Value {
+    match item {
+        DumpItem::Control {
+            log_id,
+            oldest,
+            newest,
+            mark,
+        } => json!({
+            "log": format!("{log_id:032x}"), "oldest": oldest, "newest": newest, "mark": mark,
+        }),
+        DumpItem::Segment {
+            path,
+            number,
+            file_bytes,
+            is_recycled,
+            is_sealed,
+        } => json!({
+            "file": name(path), "number": number, "bytes": file_bytes,
+            "sealed": is_sealed, "recycled": is_recycled,
+        }),
+        DumpItem::Frame {
+            offset,
+            bytes,
+            sequence,
+            epoch,
+            mark,
+            is_doubled,
+        } => json!({
+            "offset": offset, "bytes": bytes, "sequence": sequence,
+            "epoch": format!("{epoch:016x}"), "mark": mark, "doubled": is_doubled,
+        }),
+        DumpItem::Gap { offset, bytes } => json!({ "gap": { "offset": offset, "bytes": bytes } }),
+        DumpItem::End { offset, bytes } => json!({ "end": { "offset": offset, "bytes": bytes } }),
+        other => json!({ "other": format!("{other:?}") }),
+    }
+}
+
+fn entry_json(item: &DumpItem, raw: bool) -> Value {
+    let DumpItem::Entry {
+        id,
+        offset,
+        bytes,
+        checksum,
+        payload,
+        is_whole,
+    } = item
+    else {
+        return head_json(item);
+    };
+    let mut entry = json!({
+        "index": id.index.0, "term": id.term.0, "offset": offset, "bytes": bytes,
+        "checksum": format!("{checksum:08x}"), "whole": is_whole,
+        "text": payload.as_ref().map(|payload| text(payload)),
+    });
+    if raw {
+        entry["hex"] = json!(payload.as_ref().map(|payload| hex(payload)));
+    }
+    entry
 }
 
 fn id_json(id: LogId) -> Value {
