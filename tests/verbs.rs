@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use duramen::snapshot::{Meta, Options as StoreOptions, SnapshotStore};
 use duramen::wal::{
@@ -18,6 +19,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use support::{DURAMEN, ask, free_base_port, wait_for};
+
+/// A process that another test begins just now has this one's locks until it is the program: so no two tests run at a time.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What a command said.
 struct Said {
@@ -212,6 +219,7 @@ fn cut_and_look(log: &Path, last: u64) {
 
 #[test]
 fn a_whole_log_is_clean_by_each_name() {
+    let _alone = one_at_a_time();
     let (node, log) = node_with_log();
     let before = files(node.path());
     for dir in [node.path(), &log] {
@@ -234,6 +242,7 @@ fn a_whole_log_is_clean_by_each_name() {
 
 #[test]
 fn a_torn_end_is_3_and_the_next_start_mends_it() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     let (file, at, bytes) = map(&log).frames.last().unwrap().clone();
     // A write behind the last one that came to the disk in part.
@@ -263,6 +272,7 @@ fn a_torn_end_is_3_and_the_next_start_mends_it() {
 
 #[test]
 fn a_torn_end_can_be_cut_too() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     let (file, at, bytes) = map(&log).frames.last().unwrap().clone();
     spoil(&file, at + bytes, |bytes| bytes.fill(7), 104);
@@ -272,6 +282,7 @@ fn a_torn_end_can_be_cut_too() {
 
 #[test]
 fn a_flipped_bit_of_a_payload_is_named_and_cut_off_with_what_follows() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     let (file, at, bytes) = map(&log).entries[20].clone();
     flip(&file, at + bytes / 2);
@@ -331,6 +342,7 @@ fn a_flipped_bit_of_a_payload_is_named_and_cut_off_with_what_follows() {
 
 #[test]
 fn a_flipped_bit_of_a_seal_or_of_one_copy_loses_nothing() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     let sealed = map(&log).sealed[1].clone();
     let len = fs::metadata(&sealed).unwrap().len();
@@ -349,6 +361,7 @@ fn a_flipped_bit_of_a_seal_or_of_one_copy_loses_nothing() {
 
 #[test]
 fn a_frame_that_cannot_be_named_keeps_the_log_from_being_opened_and_ends_it_when_it_is_cut() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     let frames = map(&log).frames;
     let (file, at, bytes) = frames[frames.len() - 2].clone();
@@ -384,6 +397,7 @@ fn a_frame_that_cannot_be_named_keeps_the_log_from_being_opened_and_ends_it_when
 
 #[test]
 fn control_that_is_damaged_or_missing_is_damage_and_loses_nothing() {
+    let _alone = one_at_a_time();
     let spoil_control: [fn(&Path); 2] = [
         |path| fs::write(path, vec![0; 8192]).unwrap(),
         |path| fs::remove_file(path).unwrap(),
@@ -399,6 +413,7 @@ fn control_that_is_damaged_or_missing_is_damage_and_loses_nothing() {
 
 #[test]
 fn a_missing_segment_is_damage() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     fs::remove_file(&map(&log).sealed[1]).unwrap();
     verify(&log).expect(4, &["segment missing: ", "0000000000000002.wal"]);
@@ -410,6 +425,7 @@ fn a_missing_segment_is_damage() {
 
 #[test]
 fn what_is_no_log_is_1() {
+    let _alone = one_at_a_time();
     let (node, log) = node_with_log();
     let stranger = node.path().join("stranger");
     fs::write(&stranger, "x").unwrap();
@@ -439,6 +455,7 @@ fn what_is_no_log_is_1() {
 
 #[test]
 fn a_log_with_a_stranger_in_it_is_not_cut() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     fs::write(log.join("stranger"), "x").unwrap();
     for said in [verify(&log), repair(&log), cut(&log)] {
@@ -448,6 +465,7 @@ fn a_log_with_a_stranger_in_it_is_not_cut() {
 
 #[test]
 fn a_log_in_use_is_said_to_be_and_left_alone() {
+    let _alone = one_at_a_time();
     let (node, log) = node_with_log();
     let wal = Wal::open(&log, options()).unwrap();
     for said in [
@@ -470,6 +488,7 @@ fn a_log_in_use_is_said_to_be_and_left_alone() {
 /// Root may write it all the same; `wal/tests/read_only.rs` has a disk that nobody may.
 #[test]
 fn a_directory_that_cannot_be_written_is_looked_at_and_not_changed() {
+    let _alone = one_at_a_time();
     let (node, log) = node_with_log();
     let (file, at, _) = map(&log).entries[20].clone();
     flip(&file, at);
@@ -489,6 +508,7 @@ fn a_directory_that_cannot_be_written_is_looked_at_and_not_changed() {
 
 #[test]
 fn a_newer_version_is_refused_with_both_numbers() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     let segment = map(&log).sealed[1].clone();
     let newer = |bytes: &mut [u8]| {
@@ -504,6 +524,7 @@ fn a_newer_version_is_refused_with_both_numbers() {
 
 #[test]
 fn verify_as_json_is_one_object_with_these_keys() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     let (file, at, _) = map(&log).entries[20].clone();
     flip(&file, at);
@@ -543,6 +564,7 @@ fn verify_as_json_is_one_object_with_these_keys() {
 
 #[test]
 fn a_dump_as_json_is_the_same_tree() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     let (file, at, _) = map(&log).entries[20].clone();
     flip(&file, at);
@@ -588,6 +610,7 @@ fn a_dump_as_json_is_the_same_tree() {
 
 #[test]
 fn json_is_whole_whatever_cannot_be_read() {
+    let _alone = one_at_a_time();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("wal/tests/golden/v1");
     for name in ["closed", "killed"] {
         for spoiled in [None, Some("CONTROL"), Some("second"), Some("frame")] {
@@ -614,6 +637,7 @@ fn json_is_whole_whatever_cannot_be_read() {
 /// Golden: what stands in a small log of version 1, as a person sees it.
 #[test]
 fn a_dump_of_a_golden_log_reads_so() {
+    let _alone = one_at_a_time();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("wal/tests/golden/v1/killed");
     let copy = tempfile::tempdir().unwrap();
     for (path, bytes) in files(&dir) {
@@ -639,6 +663,7 @@ fn a_dump_of_a_golden_log_reads_so() {
 /// `duramen log dump DIR | head`: it ends, without a word.
 #[test]
 fn a_reader_that_goes_away_ends_it_quietly() {
+    let _alone = one_at_a_time();
     let (_node, log) = node_with_log();
     for words in [
         &["log", "dump", "--raw"][..],
@@ -680,6 +705,7 @@ impl Drop for Alone {
 /// What it is for: a node that has no peers waits for ever for an entry that is damaged. Cut off, it serves what was before it.
 #[test]
 fn a_node_without_peers_serves_again_when_the_damage_is_cut_off() {
+    let _alone = one_at_a_time();
     let (dir, port) = (tempfile::tempdir().unwrap(), free_base_port());
     let address = format!("127.0.0.1:{}", port + 1);
     let data = dir.path().join("node-1");
@@ -741,6 +767,7 @@ fn node_with_snapshots() -> (TempDir, PathBuf) {
 
 #[test]
 fn snapshots_are_listed_and_verified_by_each_name() {
+    let _alone = one_at_a_time();
     let (node, snapshots) = node_with_snapshots();
     let before = files(node.path());
     for dir in [node.path(), &snapshots] {
@@ -767,6 +794,7 @@ fn snapshots_are_listed_and_verified_by_each_name() {
 
 #[test]
 fn a_damaged_chunk_is_named_and_is_4() {
+    let _alone = one_at_a_time();
     let (node, snapshots) = node_with_snapshots();
     let (path, bytes) = files(&snapshots).swap_remove(0);
     let at = bytes
@@ -793,6 +821,7 @@ fn a_damaged_chunk_is_named_and_is_4() {
 
 #[test]
 fn what_holds_no_snapshots_is_1_and_stays_as_it_is() {
+    let _alone = one_at_a_time();
     let empty = tempfile::tempdir().unwrap();
     let (node, log) = node_with_log();
     for action in ["list", "verify"] {
@@ -812,6 +841,7 @@ fn what_holds_no_snapshots_is_1_and_stays_as_it_is() {
 
 #[test]
 fn the_codes_are_in_the_help() {
+    let _alone = one_at_a_time();
     for words in [
         &["log", "--help"][..],
         &["log", "verify", "--help"],
