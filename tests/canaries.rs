@@ -123,6 +123,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "raft::tests::reads::an_answer_to_a_message_of_an_earlier_term_confirms_no_read",
     ),
     (
+        "start_number_ignored",
+        "scripts",
+        "a_voter_that_was_set_back_and_started_as_often_again_cannot_elect_a_second_leader",
+    ),
+    (
         "two_changes_at_once",
         "lib",
         "raft::tests::membership::a_change_that_breaks_the_rules_is_refused",

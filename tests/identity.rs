@@ -3,10 +3,10 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use support::Nodes;
+use support::{Nodes, ask_readonly, wait_for};
 
 /// Longer than it takes to elect a leader.
 const LONG: Duration = Duration::from_secs(2);
@@ -83,29 +83,75 @@ fn a_blank_node_begins_no_cluster_where_there_is_one() {
 }
 
 #[test]
-fn a_node_whose_directory_was_set_back_is_refused() {
-    let mut nodes = Nodes::start();
-    let mut client = nodes.client();
-    client.until_done::<()>(&["SET", "a", "1"]);
-    let follower = nodes.follower();
-    nodes.kill_9(follower);
-    let backup = nodes.data(follower).with_extension("backup");
-    copy_dir(&nodes.data(follower), &backup);
-    for value in ["2", "3"] {
-        nodes.start_one(follower);
-        client.until_done::<()>(&["SET", "a", value]);
-        nodes.wait_for_catching_up(follower);
+fn a_node_whose_directory_was_set_back_is_refused_also_if_it_is_started_as_often_again() {
+    for values in [&["2"][..], &["2", "3"]] {
+        let mut nodes = Nodes::start();
+        let mut client = nodes.client();
+        client.until_done::<()>(&["SET", "a", "1"]);
+        let follower = nodes.follower();
         nodes.kill_9(follower);
+        let backup = backup_of(&nodes, follower);
+        for value in values {
+            nodes.start_one(follower);
+            client.until_done::<()>(&["SET", "a", value]);
+            nodes.wait_for_catching_up(follower);
+            nodes.kill_9(follower);
+        }
+        std::fs::remove_dir_all(nodes.data(follower)).unwrap();
+        std::fs::rename(&backup, nodes.data(follower)).unwrap();
+        assert_is_set_back(nodes.end_of(follower));
+        let last = values.last().copied().unwrap();
+        assert_eq!(client.until_done::<String>(&["GET", "a"]), last);
     }
-    std::fs::remove_dir_all(nodes.data(follower)).unwrap();
-    std::fs::rename(&backup, nodes.data(follower)).unwrap();
-    let (code, error) = nodes.end_of(follower);
+}
+
+#[test]
+fn of_two_copies_of_a_directory_the_one_that_comes_later_is_refused_and_the_other_goes_on() {
+    for is_copy_first in [false, true] {
+        let mut nodes = Nodes::start();
+        let mut client = nodes.client();
+        client.until_done::<()>(&["SET", "a", "1"]);
+        let follower = nodes.follower();
+        nodes.kill_9(follower);
+        let copy = backup_of(&nodes, follower);
+        match is_copy_first {
+            true => nodes.start_copy(follower, &copy),
+            false => nodes.start_one(follower),
+        }
+        client.until_done::<()>(&["SET", "a", "2"]);
+        let address = nodes.address(follower + if is_copy_first { 5 } else { 0 });
+        let until_it_has = |value: &str| {
+            let value = redis::Value::BulkString(value.as_bytes().to_vec());
+            wait_for("the first one to take part", || {
+                let read = ask_readonly(&address, &["GET", "a"]).ok()?;
+                (read == value).then_some(())
+            });
+        };
+        until_it_has("2");
+        assert_is_set_back(match is_copy_first {
+            true => nodes.end_of(follower),
+            false => nodes.end_of_copy(follower, &copy),
+        });
+        // The other one is needed for a majority.
+        let third = nodes.ids().into_iter().find(|id| *id != follower).unwrap();
+        nodes.kill_9(third);
+        client.until_done::<()>(&["SET", "a", "3"]);
+        until_it_has("3");
+    }
+}
+
+fn backup_of(nodes: &Nodes, id: u16) -> PathBuf {
+    let backup = nodes.data(id).with_extension("backup");
+    copy_dir(&nodes.data(id), &backup);
+    backup
+}
+
+fn assert_is_set_back((code, error): (Option<i32>, String)) {
     assert_eq!(code, Some(1), "{error}");
     let last = error.lines().last().unwrap();
     assert!(last.starts_with("error: refused by node "), "{error}");
     assert!(last.contains("its disk was set back"), "{error}");
     assert!(last.contains("join anew, under a new number"), "{error}");
-    assert_eq!(client.until_done::<String>(&["GET", "a"]), "3");
 }
 
 fn copy_dir(from: &Path, to: &Path) {

@@ -162,6 +162,34 @@ fn a_voter_that_was_set_back_cannot_elect_a_second_leader() {
     }
 }
 
+/// It shows no lower counter then: what it drew when it was started is not what the others remember.
+#[test]
+fn a_voter_that_was_set_back_and_started_as_often_again_cannot_elect_a_second_leader() {
+    for seed in 0..20 {
+        let mut world = cluster(seed);
+        let backups = [1, 2, 3].map(|id| world.disk(NodeId(id)).fork());
+        for id in [1, 2, 3].map(NodeId) {
+            world.cut_power(id);
+            world.start(id);
+            world.run_for(ELECTION);
+        }
+        let (leader, voter) = election_without_third(&mut world);
+        let boot = |world: &World<Kv>| world.node(voter).unwrap().storage().boot();
+        let before = boot(&world);
+        world.cut_power(voter);
+        let backup = backups[voter.0 as usize - 1].fork();
+        world.set_back_disk(voter, backup);
+        world.start(voter);
+        while boot(&world) < before + seed % 3 {
+            world.kill(voter);
+            world.start(voter);
+        }
+        elects_nobody(&mut world, leader, voter, |refusal| {
+            matches!(refusal, Refusal::OtherStart { .. })
+        });
+    }
+}
+
 /// All machines lose their power in the middle of a write; they serve again without help.
 #[test]
 fn three_nodes_that_are_cut_in_mid_batch_serve_again() {

@@ -245,7 +245,7 @@ fn introduction(from: u8, knows: u8) -> Introduction {
         cluster: "c".to_owned(),
         from: NodeId(from.into()),
         uuid: 7,
-        boot: 1,
+        boots: [(1, 7)].into(),
         term: Term(0),
         last: LogId::default(),
         is_blank: false,

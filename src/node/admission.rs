@@ -1,9 +1,13 @@
 //! Who may take part.
 //!
 //! A vote, once lost, is not given back by catching up with the log: a node whose disk was emptied or set back may have voted
-//! already, and would vote twice. So a node is known by a uuid and by how often it was started, and whoever comes back as another
-//! one, or with fewer starts, is refused as the voter it was. A directory that is set back to before its last start only is started
-//! as often again: then nobody notices but a leader that knows of more entries.
+//! already, and would vote twice. So a node is known by a uuid, and by what it drew at each of its starts: a directory that is set back,
+//! and a copy of one, draw something else when they are started. Each node remembers, durably, at which start it met each other one
+//! last, and who does not come from that start is refused as the voter it was: as another one, with fewer starts, or with another
+//! draw. So of two copies each node takes the one that it meets first, and the other one ends.
+//!
+//! A node knows its last starts, and older ones at which it met a peer that it has not met since. What it does not know it was not,
+//! for all that a peer can tell: it is refused.
 //!
 //! A node begins to take part when it has met all others, and they are blank, or know it already; or when one that takes part knows
 //! it already. So a blank node cannot begin a cluster anew while the others have an old one, and a node that was there at the
@@ -19,7 +23,8 @@ use duramen_wal::{Entry, NodeId};
 use super::{Clock, Error, Node, StateMachine};
 use crate::canary::planted;
 use crate::raft::{Member, Membership, is_membership};
-use crate::transport::{Introduction, KNOWN_MAX, Network, Refusal};
+use crate::storage::Boot;
+use crate::transport::{BOOTS_MAX, Introduction, KNOWN_MAX, Network, Refusal};
 
 /// The uuids of the nodes that were met, until all were.
 #[derive(Debug)]
@@ -117,11 +122,12 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
 
     /// What this node says of itself to others.
     pub fn introduction(&self) -> Introduction {
+        let newest = self.storage.boots().clone().into_iter().rev();
         Introduction {
             cluster: self.storage.identity().cluster,
             from: self.raft.id(),
             uuid: self.storage.uuid(),
-            boot: self.storage.boot(),
+            boots: newest.take(BOOTS_MAX).collect(),
             term: self.raft.term(),
             last: self.storage.durable(),
             is_blank: self.bootstrap.is_some(),
@@ -165,20 +171,47 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         if known != 0 && known != found && !planted("wiped_voter_returns") {
             return Err(Refusal::OtherNode { node, known, found });
         }
-        let known = self.storage.boot_of(node);
-        if other.boot < known && !planted("set_back_voter_returns") {
-            let found = other.boot;
-            return Err(Refusal::SetBack { node, known, found });
-        }
-        if other.boot > known {
-            self.check_log_of(other)?;
-            let noted = self.storage.saw_boot_of(node, other.boot);
-            let noted = self.survive(noted).map(drop);
-            self.note(noted);
-        }
+        self.check_boots_of(other)?;
+        self.remember(other);
         self.hear_of_standing(other);
         self.meet(other);
         Ok(())
+    }
+
+    /// It must come from the start at which it was met last.
+    fn check_boots_of(&self, other: &Introduction) -> Result<(), Refusal> {
+        let Some(met) = self.storage.met(other.uuid) else {
+            return self.check_log_of(other);
+        };
+        let (node, found) = (other.from, other.boot());
+        if found < met.count && !planted("set_back_voter_returns") {
+            let known = met.count;
+            return Err(Refusal::SetBack { node, known, found });
+        }
+        let drawn = other.boots.get(&met.count).copied();
+        let is_it = drawn == Some(met.number) || found < met.count;
+        if !is_it && !planted("start_number_ignored") {
+            return Err(Refusal::OtherStart {
+                node,
+                boot: met.count,
+                known: met.number,
+                found: drawn.unwrap_or(0),
+            });
+        }
+        match found > met.count {
+            true => self.check_log_of(other),
+            false => Ok(()),
+        }
+    }
+
+    /// Remembers how another node has started.
+    fn remember(&mut self, other: &Introduction) {
+        let Some((&count, &number)) = other.boots.last_key_value() else {
+            return;
+        };
+        let noted = self.storage.meet(other.uuid, Boot { count, number });
+        let noted = self.survive(noted).map(drop);
+        self.note(noted);
     }
 
     /// What it acknowledged to this leader before it was started anew, it must hold. Others do not know; nor does this one, if a
@@ -243,10 +276,14 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// else is not believed.
     pub fn refused(&mut self, by: NodeId, refusal: Refusal) {
         let (id, uuid, boot) = (self.raft.id(), self.storage.uuid(), self.storage.boot());
+        let drawn_at = |boot: &u64| self.storage.boots().get(boot).copied().unwrap_or(0);
         let is_about_this = match &refusal {
             Refusal::OtherCluster { found, .. } => *found == self.storage.identity().cluster,
             Refusal::OtherNode { node, found, .. } => (*node, *found) == (id, uuid),
             Refusal::SetBack { node, found, .. } => (*node, *found) == (id, boot),
+            Refusal::OtherStart {
+                node, boot, found, ..
+            } => (*node, *found) == (id, drawn_at(boot)),
             Refusal::LostEntries { node, .. } => *node == id,
         };
         match is_about_this {

@@ -147,7 +147,7 @@ impl Weather {
             return;
         };
         let ids = world.ids().into_iter();
-        let mut alive: Vec<NodeId> = ids.filter(|id| !operator.is_out(*id)).collect();
+        let alive: Vec<NodeId> = ids.filter(|id| !operator.is_out(*id)).collect();
         let (Some(one), Some(other)) = (world.rng.choice(&alive), world.rng.choice(&alive)) else {
             return;
         };
@@ -155,14 +155,10 @@ impl Weather {
         let millis = world.rng.u64(1..2000);
         let time = Duration::from_millis(millis);
         match fault {
-            Fault::Kill | Fault::CutPower | Fault::FailSync if self.has_lost_its_disk(one) => {}
             Fault::Start if !is_up || has_failed(world, one) => self.start(world, one),
             Fault::Kill if is_up => self.kill(world, one),
             Fault::CutPower if is_up => self.cut_power(world, one),
-            Fault::CutPowerOfMost => {
-                alive.retain(|id| !self.has_lost_its_disk(*id));
-                self.cut_power_of_most(world, &alive);
-            }
+            Fault::CutPowerOfMost => self.cut_power_of_most(world, &alive),
             Fault::Isolate => world.isolate(one),
             Fault::CutLink => world.cut(one, other),
             Fault::HealLinks => world.heal_links(),
@@ -195,11 +191,6 @@ impl Weather {
         }
     }
 
-    /// It is known by how often it was started. Started again before it meets the others, it may have caught up with that.
-    fn has_lost_its_disk(&self, id: NodeId) -> bool {
-        self.unlucky == Some((id, Blow::Lost))
-    }
-
     fn may_replace(&self, world: &World<Recorder>, operator: &Operator) -> bool {
         self.unlucky.is_none() && !operator.is_replacing() && world.leader().is_some()
     }
@@ -217,16 +208,11 @@ impl Weather {
         }
     }
 
-    /// Cuts the power; unless a disk is out: who could say what became of an entry that is torn here and was lost there?
+    /// Cuts the power; unless another disk is out: who could say what became of an entry that is torn here and was lost there?
     fn cut_power(&mut self, world: &mut World<Recorder>, id: NodeId) {
         match self.unlucky {
-            None => {
-                world.cut_power_soon(id);
-            }
-            Some(_) => {
-                world.kill(id);
-                self.struck.kills += 1;
-            }
+            Some(unlucky) if unlucky != (id, Blow::Lost) => self.kill(world, id),
+            _ => world.cut_power_soon(id),
         }
     }
 
@@ -323,6 +309,11 @@ impl Weather {
                     world.kill(backup.id);
                     world.set_back_disk(backup.id, backup.disk);
                     self.lost(world, backup.id);
+                    // So it comes to as many starts as before, or to more.
+                    for _ in 0..world.rng.u32(..4) {
+                        self.kill(world, backup.id);
+                        self.start(world, backup.id);
+                    }
                 }
             }
             _ => self.damage(world, id),
@@ -368,10 +359,10 @@ impl Weather {
                 (_, Some((_, Blow::Lost))) | (Error::Storage(_), Some((_, Blow::Damage))) => {
                     operator.replace_lost(world, id);
                 }
-                // What is damaged after the last mark may look torn.
+                // What is damaged after the last mark may look torn, and be an entry, or that the node was started.
                 (
                     Error::Refused {
-                        refusal: Refusal::LostEntries { .. },
+                        refusal: Refusal::LostEntries { .. } | Refusal::OtherStart { .. },
                         ..
                     },
                     Some((_, Blow::Damage)),
@@ -444,13 +435,14 @@ fn is_sound(world: &World<Recorder>) -> bool {
         })
 }
 
-/// Whether all others know that the node was started since: whoever is the first to be met refuses it.
+/// Whether all others have met the node since it was started anew: whoever is the first to meet it again refuses it.
 fn is_known_to_all(world: &World<Recorder>, backup: &Backup) -> bool {
     let is_same = world
         .node(backup.id)
         .is_some_and(|node| node.storage().uuid() == backup.uuid);
     let mut others = world.nodes().filter(|node| node.status().id != backup.id);
-    is_same && others.all(|other| other.storage().boot_of(backup.id) > backup.boot + 1)
+    let met = |other: &SimNode<Recorder>| other.storage().met(backup.uuid);
+    is_same && others.all(|other| met(other).is_some_and(|boot| boot.count > backup.boot))
 }
 
 /// All files of a disk that have something in them, with their lengths.

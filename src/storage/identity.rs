@@ -65,13 +65,32 @@ pub(super) struct Record {
     voters: Vec<u64>,
     /// Drawn at the first start.
     pub(super) uuid: u128,
-    /// How often the node was started.
-    pub(super) boot: u64,
+    /// The starts that a peer may remember, by how often the node was started until then, and what was drawn at each. The last
+    /// one is the present one.
+    boots: BTreeMap<u64, u64>,
     /// The memberships of the log, and the one at its beginning: their entries may be damaged, and without them nobody
     /// knows what a majority is.
     memberships: Vec<SetMembership>,
-    /// The highest boot counter that each peer has shown: one that shows a lower one was rolled back.
-    peers: BTreeMap<u64, u64>,
+    /// The nodes that were met, by their uuids.
+    peers: BTreeMap<u128, Met>,
+}
+
+/// One start of a node. Nobody but that node, in that directory, since that start, can know both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// How often the node was started until then.
+    pub count: u64,
+    /// Drawn at this start.
+    pub number: u64,
+}
+
+/// How a peer was met last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Met {
+    /// Its start. Whoever says to be it, and did not start so, was set back, or is a copy.
+    boot: Boot,
+    /// The count of this node's own start: that is the one which the peer remembers.
+    own: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,8 +101,11 @@ struct SetMembership {
 }
 
 const VERSION: u8 = 1;
-/// Of so many peers the boot counters are kept.
+/// So many peers are remembered.
 const PEERS_MAX: usize = 1000;
+/// So many of the last starts are kept, whether a peer was met since or not: one may remember a start that this node did not live long
+/// enough to note.
+const LAST_BOOTS: u64 = 32;
 /// What a record is not longer than, whatever its bytes claim.
 const RECORD_BYTES_MAX: usize = 8 << 20;
 
@@ -96,7 +118,7 @@ impl Record {
             node: identity.node.0,
             voters: identity.voters.iter().map(|voter| voter.0).collect(),
             uuid,
-            boot: 0,
+            boots: BTreeMap::new(),
             memberships: Vec::new(),
             peers: BTreeMap::new(),
         }
@@ -126,18 +148,60 @@ impl Record {
     pub(super) fn has_begun(&self) -> bool {
         !self.memberships.is_empty()
     }
+}
 
-    /// The highest boot counter that a peer has shown.
-    pub(super) fn boot_of(&self, peer: NodeId) -> u64 {
-        self.peers.get(&peer.0).copied().unwrap_or(0)
+/// How nodes are known again.
+impl Record {
+    /// How often the node was started.
+    pub(super) fn boot(&self) -> u64 {
+        self.boots.last_key_value().map_or(0, |(count, _)| *count)
     }
 
-    pub(super) fn saw_boot_of(&mut self, peer: NodeId, boot: u64) {
-        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer.0) {
-            return; // There are not so many nodes: somebody makes numbers up.
+    /// See [`Storage::boots`](super::Storage::boots).
+    pub(super) fn boots(&self) -> &BTreeMap<u64, u64> {
+        &self.boots
+    }
+
+    /// The node is started once more. Earlier starts are forgotten, but for the last ones, and those at which a peer was met that was
+    /// not met since: they are what peers remember of this node.
+    pub(super) fn start(&mut self, number: u64) {
+        let now = self.boot().saturating_add(1);
+        self.boots.insert(now, number);
+        let remembered: BTreeSet<u64> = self.peers.values().map(|met| met.own).collect();
+        self.boots
+            .retain(|count, _| now - count < LAST_BOOTS || remembered.contains(count));
+    }
+
+    /// How a peer had started when it was met last.
+    pub(super) fn met(&self, peer: u128) -> Option<Boot> {
+        self.peers.get(&peer).map(|met| met.boot)
+    }
+
+    /// A peer was met. Says whether that is anything new.
+    pub(super) fn meet(&mut self, peer: u128, boot: Boot) -> bool {
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
+            self.forget_strangers();
         }
-        let highest = self.peers.entry(peer.0).or_default();
-        *highest = boot.max(*highest);
+        let is_late = self.met(peer).is_some_and(|met| boot.count < met.count);
+        if is_late || self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
+            return false;
+        }
+        let met = Met {
+            boot,
+            own: self.boot(),
+        };
+        self.peers.insert(peer, met) != Some(met)
+    }
+
+    /// There are not so many nodes: somebody makes numbers up, or has had many join in vain. Members are not forgotten.
+    fn forget_strangers(&mut self) {
+        let newest = self.memberships.last();
+        let Some(members) = newest.and_then(|set| Membership::decode(&set.encoded)) else {
+            return;
+        };
+        let uuid = |id| members.member(id).map(|member| member.uuid);
+        let known: BTreeSet<u128> = members.all().into_iter().filter_map(uuid).collect();
+        self.peers.retain(|uuid, _| known.contains(uuid));
     }
 }
 

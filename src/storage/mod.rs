@@ -3,7 +3,7 @@
 //! A node's directory holds
 //!
 //! * `log`, a [`Wal`] with one group: its hard state, its entries, and as user record whose log it is ([`Identity`]), who
-//!   belongs to the cluster, and how often the node was started;
+//!   belongs to the cluster, and how the node is known again: what it drew at its first start, and at each since;
 //! * `snapshots`, a [`SnapshotStore`]: the state machine's states up to some entries.
 //!
 //! Writes of the core go to the log in the order in which they are submitted, and several may be under way:
@@ -24,6 +24,7 @@ mod snapshot_name;
 mod tests;
 mod writing;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ use duramen_disk::Disk;
 use duramen_snapshot::SnapshotStore;
 use duramen_wal::{Batch, GroupId, HardState, LogId, RecoveryReport, Stats, Term, Wal};
 
-pub use identity::{Claim, Identity};
+pub use identity::{Boot, Claim, Identity};
 pub use restore::Restored;
 pub use snapshot_name::SnapshotName;
 
@@ -173,8 +174,8 @@ const GROUP: GroupId = GroupId(1);
 const MAY_BE_THERE: [&str; 3] = ["log", "snapshots", "lost+found"];
 
 impl Storage {
-    /// Opens the storage of `identity` in `dir`, or makes it at the node's first start. That it was started once more is
-    /// durable on return.
+    /// Opens the storage of `identity` in `dir`, or makes it at the node's first start. That it was started once more, and what it
+    /// drew, is durable on return: nobody has heard of it before.
     ///
     /// # Errors
     /// [`Error::OtherNode`], [`Error::NoLog`], [`Error::NotEmpty`], [`Error::NoIdentity`]: this node must not take part with this
@@ -240,7 +241,7 @@ impl Storage {
         let batch_bytes_max = options.log.batch_bytes_max;
         let batch_bytes = BATCH_BYTES.min(batch_bytes_max / 4) as usize;
         let command_bytes_max = options.log.entry_bytes_max.min(batch_bytes_max / 4 * 3);
-        record.boot += 1;
+        record.start(draw(&*disk, dir)? as u64);
         let mut batch = Batch::new();
         put_record(&mut batch, &record);
         wal.write(batch)?;
@@ -283,7 +284,13 @@ impl Storage {
 
     /// How often the node was started.
     pub fn boot(&self) -> u64 {
-        self.record.boot
+        self.record.boot()
+    }
+
+    /// The node's starts that a peer may remember, by how often it was started until then, and what it drew at each. A directory
+    /// that was set back, or a copy of it, has drawn something else since.
+    pub fn boots(&self) -> &BTreeMap<u64, u64> {
+        self.record.boots()
     }
 
     /// The size of the largest command that the log takes: what else may have to be in its batch has room then.
@@ -350,12 +357,15 @@ fn log_options(options: &Options) -> duramen_wal::Options {
 }
 
 fn new_record(disk: &dyn Disk, dir: &Path, identity: &Identity) -> Result<Record, Error> {
-    let uuid = disk.random().map_err(|source| Error::Io {
-        op: "draw an id for",
+    Ok(Record::new(identity, draw(disk, dir)?))
+}
+
+fn draw(disk: &dyn Disk, dir: &Path) -> Result<u128, Error> {
+    disk.random().map_err(|source| Error::Io {
+        op: "draw a random number for",
         path: dir.to_owned(),
         source,
-    })?;
-    Ok(Record::new(identity, uuid))
+    })
 }
 
 /// Reads whose log it is. `None` if that was not written yet.

@@ -14,10 +14,15 @@ use duramen_disk::{Disk, SimDisk};
 use duramen_snapshot::Meta;
 use duramen_wal::{DumpItem, Entry, HardState, Index, LogId, NodeId, Term, Wal};
 
-use super::{Error, Identity, Options, Restored, Storage};
+use super::{Boot, Error, Identity, Options, Restored, Storage};
 use crate::raft::{Membership, Write, WriteId};
 
 const DIR: &str = "/node";
+/// A start of another node.
+const BOOT: Boot = Boot {
+    count: 7,
+    number: 77,
+};
 
 fn id(index: u64, term: u64) -> LogId {
     LogId {

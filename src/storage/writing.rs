@@ -2,9 +2,9 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use duramen_wal::{Batch, Entry, Index, LogId, NodeId};
+use duramen_wal::{Batch, Entry, Index, LogId};
 
-use super::identity::Record;
+use super::identity::{Boot, Record};
 use super::restore::last_of;
 use super::{Error, GROUP, Storage};
 use crate::canary::planted;
@@ -201,18 +201,21 @@ impl Storage {
         submitted
     }
 
-    /// The highest boot counter that a peer has shown to this node.
-    pub fn boot_of(&self, peer: NodeId) -> u64 {
-        self.record.boot_of(peer)
+    /// How the node of this uuid had started when it was met last.
+    pub fn met(&self, peer: u128) -> Option<Boot> {
+        self.record.met(peer)
     }
 
-    /// A peer has shown this boot counter. It is durable with the next write; lost before, the peer shows it again.
+    /// The node of this uuid was met, and had started so. It is durable with the next write: no vote or entry counts here, that
+    /// anybody acknowledged since, before this is.
     ///
     /// # Errors
     /// Those of [`submit`](Storage::submit).
-    pub fn saw_boot_of(&mut self, peer: NodeId, boot: u64) -> Result<(), Error> {
-        self.record.saw_boot_of(peer, boot);
-        self.submit_record()
+    pub fn meet(&mut self, peer: u128, boot: Boot) -> Result<(), Error> {
+        match self.record.meet(peer, boot) {
+            true => self.submit_record(),
+            false => Ok(()),
+        }
     }
 
     /// Who belongs to the cluster at the beginning of the log, with what is known of each. No later write is durable before this is.

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// More members than this a node does not list.
 pub const KNOWN_MAX: usize = 100;
 
+/// More of its starts than this a node does not tell.
+pub const BOOTS_MAX: usize = 128;
+
 /// What a node says of itself when it meets another one. Both do.
 ///
 /// This and [`Refusal`] travel in this form, in this order.
@@ -20,8 +23,9 @@ pub struct Introduction {
     pub from: NodeId,
     /// Drawn at its first start.
     pub uuid: u128,
-    /// How often it was started.
-    pub boot: u64,
+    /// Its starts that the other one may remember, by how often it was started until then, and what it drew at each. The last one is
+    /// the present one. [`BOOTS_MAX`] at the most.
+    pub boots: BTreeMap<u64, u64>,
     /// Its term.
     #[serde(with = "TermBytes")]
     pub term: Term,
@@ -34,6 +38,13 @@ pub struct Introduction {
     pub leads: bool,
     /// The uuids of the members of its cluster by their numbers, as far as it knows them; [`KNOWN_MAX`] at the most.
     pub knows: BTreeMap<u64, u128>,
+}
+
+impl Introduction {
+    /// How often it was started.
+    pub fn boot(&self) -> u64 {
+        self.boots.last_key_value().map_or(0, |(count, _)| *count)
+    }
 }
 
 /// Why a node wants nothing to do with another one.
@@ -74,6 +85,22 @@ pub enum Refusal {
         /// How often it says.
         found: u64,
     },
+    /// It was started as often, and was not the one that was met then: its disk was set back and started as often again, or this is a
+    /// copy of it.
+    #[error(
+        "node {node} drew {known:016x} at start {boot} when it was met, and this one {found:016x}: its disk was set back, or there are two copies of it; it does not know for whom it voted, so it has to join anew, under a new number"
+    )]
+    OtherStart {
+        /// The number.
+        #[serde(with = "NodeIdBytes")]
+        node: NodeId,
+        /// How often it had been started when it was met.
+        boot: u64,
+        /// What it had drawn at that start.
+        known: u64,
+        /// What it says that it drew. 0 if it does not know of that start.
+        found: u64,
+    },
     /// It had more of the log before: its disk was set back.
     #[error(
         "node {node} holds the log up to {found}, and had acknowledged {acknowledged}: its disk was set back; it has to join anew, under a new number"
@@ -96,9 +123,10 @@ impl Refusal {
     pub fn is_final(&self) -> bool {
         match self {
             Refusal::OtherCluster { .. } => false,
-            Refusal::OtherNode { .. } | Refusal::SetBack { .. } | Refusal::LostEntries { .. } => {
-                true
-            }
+            Refusal::OtherNode { .. }
+            | Refusal::SetBack { .. }
+            | Refusal::OtherStart { .. }
+            | Refusal::LostEntries { .. } => true,
         }
     }
 }

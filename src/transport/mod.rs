@@ -23,7 +23,7 @@ pub use tcp::{Peers, TcpNetwork, TcpTransport};
 #[cfg(feature = "server")]
 pub use addresses::{ADDRESS_BYTES_MAX, AddressBook, Addresses};
 pub use fetch::{CHUNKS_ASKED_MAX, Fetch, Hash, MANIFEST_PIECE_BYTES};
-pub use introduction::{Introduction, KNOWN_MAX, Refusal};
+pub use introduction::{BOOTS_MAX, Introduction, KNOWN_MAX, Refusal};
 
 /// What travels from a node to another.
 #[derive(Debug, Clone, PartialEq, Eq)]

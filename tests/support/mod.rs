@@ -88,11 +88,38 @@ impl Nodes {
 
     /// Starts a node and waits until it ends by itself: its exit code, and what it said on standard error.
     pub(crate) fn end_of(&self, id: u16) -> (Option<i32>, String) {
-        let mut child = self.command(id).stderr(Stdio::piped()).spawn().unwrap();
+        Nodes::end(self.command(id))
+    }
+
+    /// The same of a copy of node `id`, in this directory, while the node itself may run.
+    pub(crate) fn end_of_copy(&self, id: u16, data: &Path) -> (Option<i32>, String) {
+        Nodes::end(self.copy(id, data))
+    }
+
+    fn end(mut command: Command) -> (Option<i32>, String) {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         wait_for("the node to end", || child.try_wait().unwrap());
         let output = child.wait_with_output().unwrap();
         let error = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), error)
+    }
+
+    /// Starts a copy of node `id`, in this directory, in its place.
+    pub(crate) fn start_copy(&mut self, id: u16, data: &Path) {
+        let child = self.copy(id, data).spawn().unwrap();
+        self.running.insert(id, child);
+    }
+
+    /// A copy of node `id` is where no node is.
+    fn copy(&self, id: u16, data: &Path) -> Command {
+        let mut command = Command::new(DURAMEN);
+        command.args(["serve", "--id", &id.to_string(), "--end-with-stdin"]);
+        command.arg("--data").arg(data);
+        command.args(["--resp", &self.address(id + 5)]);
+        let peer = self.peer_address(id + 5);
+        command.args(["--peer", &peer, "--announce-peer", &peer]);
+        command.stdin(Stdio::piped()).env("DURAMEN_TRACE", "warn");
+        command
     }
 
     fn command(&self, id: u16) -> Command {

@@ -8,7 +8,7 @@ fn introduction(term: u64, last_term: u64, last_index: u64) -> Introduction {
         cluster: "c".to_owned(),
         from: NodeId(2),
         uuid: 22,
-        boot: 3,
+        boots: [(2, 12), (3, 13)].into(),
         term: Term(term),
         last: LogId {
             term: Term(last_term),
@@ -58,7 +58,7 @@ fn a_node_that_is_not_what_it_was_is_refused_and_so_is_another_clusters() {
     let mut fixture = Fixture::new();
     assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
     let mut set_back = introduction(0, 0, 0);
-    set_back.boot = 2;
+    set_back.boots.pop_last();
     let (node, known, found) = (NodeId(2), 3, 2);
     let refusal = Refusal::SetBack { node, known, found };
     assert_eq!(fixture.node.admit(&set_back), Err(refusal));
@@ -76,18 +76,90 @@ fn a_node_that_is_not_what_it_was_is_refused_and_so_is_another_clusters() {
     assert_eq!(fixture.node.admit(&stranger), Err(refusal));
 }
 
+/// It was set back and started as often again, or more often; or it is a copy that was started as often.
+#[test]
+fn a_node_that_does_not_come_from_the_start_at_which_it_was_met_is_refused() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    let other_start = |found| Refusal::OtherStart {
+        node: NodeId(2),
+        boot: 3,
+        known: 13,
+        found,
+    };
+    for (boots, found) in [
+        (vec![(2, 12), (3, 14)], 14),
+        (vec![(2, 12), (3, 14), (4, 15), (5, 16)], 14),
+        (vec![(4, 15), (5, 16)], 0), // It does not know any more, and nobody can tell.
+    ] {
+        let mut copy = introduction(0, 0, 0);
+        copy.boots = boots.into_iter().collect();
+        assert_eq!(fixture.node.admit(&copy), Err(other_start(found)));
+        assert_eq!(fixture.node.admit(&copy), Err(other_start(found)), "again");
+    }
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    let mut later = introduction(0, 0, 0);
+    later.boots = [(3, 13), (90, 17)].into();
+    assert_eq!(fixture.node.admit(&later), Ok(()));
+    let text = other_start(14).to_string();
+    assert!(text.contains("was set back, or there are two copies of it"));
+    assert!(text.contains("join anew, under a new number"), "{text}");
+}
+
+/// A peer remembers a start for as long as it is away.
+#[test]
+fn a_node_is_known_again_by_a_peer_that_missed_any_number_of_its_starts() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    let (met, mut disk) = (fixture.node.introduction(), fixture.disk);
+    fixture.node.drive().unwrap();
+    drop(fixture.node);
+    for _ in 0..100 {
+        disk.kill();
+        let again = Fixture::open(disk, |_| ());
+        let now = again.node.introduction();
+        assert_eq!(now.boots.get(&met.boot()), met.boots.get(&met.boot()));
+        disk = again.disk;
+    }
+}
+
+#[test]
+fn a_node_whose_start_is_not_the_one_that_was_met_is_at_its_end() {
+    let mut fixture = Fixture::leader();
+    let own = fixture.node.introduction();
+    let (node, boot) = (own.from, own.boot());
+    let drawn = own.boots[&boot];
+    let refused = |boot, found| Input::Refused {
+        by: NodeId(2),
+        refusal: Refusal::OtherStart {
+            node,
+            boot,
+            known: 7,
+            found,
+        },
+    };
+    fixture.node.handle(refused(boot, drawn + 1)); // Somebody else is meant.
+    fixture.node.handle(refused(boot + 1, drawn));
+    fixture.turn();
+    fixture.node.handle(refused(boot, drawn));
+    fixture.sent();
+    let error = fixture.node.turn().unwrap_err();
+    assert!(matches!(error, Error::Refused { by: NodeId(2), .. }));
+    assert_eq!(fixture.sent(), []);
+}
+
 #[test]
 fn a_node_that_is_refused_for_what_it_is_is_at_its_end() {
     let mut fixture = Fixture::leader();
     let own = fixture.node.introduction();
-    let (node, known) = (own.from, own.boot + 1);
+    let (node, known) = (own.from, own.boot() + 1);
     let refused = |found| Input::Refused {
         by: NodeId(2),
         refusal: Refusal::SetBack { node, known, found },
     };
-    fixture.node.handle(refused(own.boot + 7)); // Somebody else is meant.
+    fixture.node.handle(refused(own.boot() + 7)); // Somebody else is meant.
     fixture.turn();
-    fixture.node.handle(refused(own.boot));
+    fixture.node.handle(refused(own.boot()));
     fixture.sent();
     let error = fixture.node.turn().unwrap_err();
     assert!(matches!(error, Error::Refused { by: NodeId(2), .. }));

@@ -9,6 +9,10 @@ use super::super::identity::Record;
 use super::super::{Claim, GROUP};
 use super::*;
 
+fn boot(count: u64, number: u64) -> Boot {
+    Boot { count, number }
+}
+
 #[test]
 fn a_directory_of_another_node_or_cluster_is_refused_and_both_are_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -105,11 +109,72 @@ fn a_later_start_need_not_say_what_the_directory_knows() {
 fn made_up_numbers_do_not_use_up_the_record() {
     let mut record = Record::new(&identity_of("c", 1), 7);
     for peer in 0..5000 {
-        record.saw_boot_of(NodeId(peer), 3);
+        record.start(1);
+        record.meet(peer, BOOT);
     }
-    assert!(record.encode().len() < 20_000);
-    record.saw_boot_of(NodeId(2), 4);
-    assert_eq!(record.boot_of(NodeId(2)), 4);
+    assert!(record.encode().len() < 50_000);
+    let later = boot(8, 88);
+    assert!(record.meet(2, later));
+    assert_eq!(record.met(2), Some(later));
+}
+
+#[test]
+fn members_are_remembered_also_if_numbers_are_made_up() {
+    let mut record = Record::new(&identity_of("c", 1), 7);
+    record.start(1);
+    let member = |uuid| crate::raft::Member {
+        uuid,
+        ..Default::default()
+    };
+    let members = voters(3).with_member(NodeId(2), member(7000));
+    let members = members.with_member(NodeId(3), member(7001));
+    record.reset(LogId::default(), &members.encode());
+    record.meet(7000, BOOT);
+    for peer in 0..5000 {
+        record.meet(peer, BOOT);
+    }
+    record.meet(7001, BOOT);
+    assert_eq!(record.met(7000), Some(BOOT));
+    assert_eq!(record.met(7001), Some(BOOT));
+}
+
+/// What a peer remembers of this node is the start at which they met last, however long ago that is.
+#[test]
+fn the_last_starts_are_kept_and_those_at_which_a_peer_was_met_last() {
+    let mut record = Record::new(&identity_of("c", 1), 7);
+    for count in 1..=200 {
+        record.start(1000 + count);
+        if [5, 60].contains(&count) {
+            record.meet(22, BOOT);
+        }
+        if count == 70 {
+            record.meet(33, BOOT);
+        }
+    }
+    let kept: Vec<u64> = record.boots().keys().copied().collect();
+    let expected: Vec<u64> = [60, 70].into_iter().chain(169..=200).collect();
+    assert_eq!(kept, expected);
+    assert!(
+        record
+            .boots()
+            .iter()
+            .all(|(count, number)| *number == 1000 + count)
+    );
+    assert_eq!(record.boot(), 200);
+}
+
+/// Two copies of a directory, or a directory and what it is set back to, cannot have the same starts.
+#[test]
+fn each_start_draws_a_number_that_no_copy_of_the_directory_draws() {
+    let disk = SimDisk::new();
+    drop(open(&disk));
+    let copy = disk.fork();
+    copy.seed_random(8);
+    let (one, other) = (open(&disk), open(&copy));
+    assert_eq!(one.uuid(), other.uuid());
+    assert_eq!((one.boot(), other.boot()), (2, 2));
+    assert_eq!(one.boots()[&1], other.boots()[&1]);
+    assert_ne!(one.boots()[&2], other.boots()[&2]);
 }
 
 /// A node that joins is not one that begins a cluster, however little it has.
@@ -143,8 +208,8 @@ fn each_start_counts_and_an_emptied_disk_is_another_node() {
 #[derive(Debug, Clone, Default)]
 struct Known {
     uuid: Option<u128>,
-    boot: u64,
-    boot_of_2: u64,
+    boots: BTreeMap<u64, u64>,
+    boot_of_2: Option<Boot>,
     has_begun: bool,
 }
 
@@ -152,18 +217,18 @@ fn live(disk: &SimDisk, known: &mut Known) -> Result<(), Error> {
     let mut storage = try_open(disk)?;
     *known = Known {
         uuid: Some(storage.uuid()),
-        boot: storage.boot(),
+        boots: storage.boots().clone(),
         ..known.clone()
     };
-    storage.saw_boot_of(NodeId(2), 5)?;
+    storage.meet(22, boot(5, 55))?;
     storage.drive()?;
-    known.boot_of_2 = known.boot_of_2.max(5);
+    known.boot_of_2.get_or_insert(boot(5, 55));
     storage.begin_with(&voters(3))?;
     storage.drive()?;
     known.has_begun = true;
-    storage.saw_boot_of(NodeId(2), 9)?;
+    storage.meet(22, boot(9, 99))?;
     storage.drive()?;
-    known.boot_of_2 = 9;
+    known.boot_of_2 = Some(boot(9, 99));
     Ok(())
 }
 
@@ -179,10 +244,17 @@ fn what_a_node_knows_of_itself_and_the_others_survives_every_crash() {
     let mut states = 0;
     for crash in every_crash(&disk, workload).units_max(4).seeds(4) {
         let (known, storage) = (&crash.outcome, open(&crash.disk));
-        assert!(storage.boot() > known.boot);
-        assert!(storage.boot() <= known.boot + 2);
+        let (before, now) = (known.boots.len() as u64, storage.boots());
+        assert!((before + 1..=before + 2).contains(&storage.boot()));
+        assert!(
+            known
+                .boots
+                .iter()
+                .all(|known| now.get(known.0) == Some(known.1))
+        );
         assert!(known.uuid.is_none_or(|uuid| uuid == storage.uuid()));
-        assert!(storage.boot_of(NodeId(2)) >= known.boot_of_2);
+        let count = |boot: Option<Boot>| boot.map_or(0, |boot| boot.count);
+        assert!(count(storage.met(22)) >= count(known.boot_of_2));
         assert!(!known.has_begun || !storage.is_blank());
         states += 1;
     }
@@ -250,9 +322,10 @@ fn a_log_that_does_not_say_whose_it_is_is_refused() {
 
 fn record() -> Record {
     let mut record = Record::new(&identity_of("c", 1), 9);
-    record.boot = 3;
-    record.saw_boot_of(NodeId(2), 7);
-    record.saw_boot_of(NodeId(2), 6); // Which is late.
+    record.start(5);
+    record.start(6);
+    record.meet(8, BOOT);
+    record.meet(8, boot(6, 66)); // Which is late.
     record.reset(id(4, 2), &voters(1).encode());
     record
 }
@@ -262,10 +335,10 @@ fn record() -> Record {
 fn the_record_is_these_bytes() {
     let membership = voters(1).encode();
     let expected = [
-        &b"\x01\x01c\x01\x03\x01\x02\x03\x09\x03\x01\x04\x02"[..],
+        &b"\x01\x01c\x01\x03\x01\x02\x03\x09\x02\x01\x05\x02\x06\x01\x04\x02"[..],
         &[membership.len() as u8],
         &membership,
-        b"\x01\x02\x07",
+        b"\x01\x08\x07\x4d\x02",
     ];
     assert_eq!(record().encode(), expected.concat());
     assert_eq!(Record::decode(&expected.concat()), Some(record()));

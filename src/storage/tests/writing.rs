@@ -194,7 +194,7 @@ fn a_write_that_does_not_fit_has_never_been_and_a_vote_fits() {
         ..write(9)
     };
     persist(&mut storage, &vote);
-    storage.saw_boot_of(NodeId(2), 7).unwrap();
+    storage.meet(22, BOOT).unwrap();
     storage.drive().unwrap();
     disk.set_free_bytes(None);
     assert!(storage.has_space().unwrap());
@@ -203,7 +203,7 @@ fn a_write_that_does_not_fit_has_never_been_and_a_vote_fits() {
     assert_eq!(restored.log.len() as u64, next - 1);
     assert_eq!(restored.hard_state, hard_state(3));
     assert_eq!(restored.membership, voters(3));
-    assert_eq!(storage.boot_of(NodeId(2)), 7);
+    assert_eq!(storage.met(22), Some(BOOT));
 }
 
 /// Of a write in several batches the first may fit: they are taken back, and so is what the record says of them.

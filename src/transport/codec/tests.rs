@@ -10,7 +10,7 @@ use crate::raft::{
     Question, Round,
 };
 use crate::transport::{
-    ADDRESS_BYTES_MAX, CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, KNOWN_MAX, Refusal,
+    ADDRESS_BYTES_MAX, BOOTS_MAX, CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, KNOWN_MAX, Refusal,
 };
 
 fn log_id() -> impl Strategy<Value = LogId> {
@@ -361,7 +361,7 @@ fn introduction() -> Introduction {
         cluster: "c".to_owned(),
         from: NodeId(1),
         uuid: 9,
-        boot: 3,
+        boots: [(1, 11), (3, 13)].into(),
         term: Term(5),
         last: LogId {
             term: Term(4),
@@ -385,7 +385,7 @@ fn the_handshake_is_these_bytes() {
     };
     assert_eq!(
         &handshake(&hello)[..],
-        b"\x01\x02\x03a:1\x03b:2\x01c\x01\x09\x03\x05\x04\x11\x00\x01\x01\x02\x08"
+        b"\x01\x02\x03a:1\x03b:2\x01c\x01\x09\x02\x01\x0b\x03\x0d\x05\x04\x11\x00\x01\x01\x02\x08"
     );
     let accepted = Welcome::Accepted {
         client_address: "a:1".to_owned(),
@@ -394,7 +394,7 @@ fn the_handshake_is_these_bytes() {
     };
     assert_eq!(
         &handshake(&accepted)[..],
-        b"\x00\x03a:1\x03b:2\x01c\x01\x09\x03\x05\x04\x11\x00\x01\x01\x02\x08"
+        b"\x00\x03a:1\x03b:2\x01c\x01\x09\x02\x01\x0b\x03\x0d\x05\x04\x11\x00\x01\x01\x02\x08"
     );
     let astray = Welcome::Astray {
         reason: "no".to_owned(),
@@ -432,12 +432,21 @@ fn refusals_are_these_bytes() {
             b"\x02\x02\x01\x07\x06",
         ),
         (
+            Refusal::OtherStart {
+                node,
+                boot: 7,
+                known: 8,
+                found: 9,
+            },
+            b"\x02\x03\x01\x07\x08\x09",
+        ),
+        (
             Refusal::LostEntries {
                 node,
                 acknowledged: 18,
                 found: lost,
             },
-            b"\x02\x03\x01\x12\x04\x11",
+            b"\x02\x04\x01\x12\x04\x11",
         ),
     ] {
         let refused = Welcome::Refused(refusal);
@@ -447,7 +456,7 @@ fn refusals_are_these_bytes() {
     }
 }
 
-/// The longest names that anybody may choose have room in a handshake, and the uuids of as many members as are told.
+/// The longest names that anybody may choose have room in a handshake, and the uuids of as many members and as many starts as are told.
 #[test]
 fn a_handshake_with_long_names_is_taken() {
     let hello = Hello {
@@ -458,6 +467,9 @@ fn a_handshake_with_long_names_is_taken() {
         introduction: Introduction {
             cluster: "c".repeat(64),
             uuid: u128::MAX,
+            boots: (0..BOOTS_MAX as u64)
+                .map(|start| (u64::MAX - start, u64::MAX))
+                .collect(),
             knows: (0..KNOWN_MAX as u64)
                 .map(|member| (u64::MAX - member, u128::MAX))
                 .collect(),

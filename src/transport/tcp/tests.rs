@@ -58,7 +58,7 @@ fn node(id: u64) -> (Node, mpsc::UnboundedReceiver<Heard>) {
         cluster: "c".to_owned(),
         from: NodeId(id),
         uuid: 100 + u128::from(id),
-        boot: 1,
+        boots: [(1, 7)].into(),
         term: Term(0),
         last: LogId::default(),
         is_blank: true,
