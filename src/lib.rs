@@ -26,6 +26,8 @@
 //! `node` (no async runtime), `server` (`node`, tokio), `sim` (`node`), `client`, `cli` (all of them, and the program). The default is
 //! `cli`.
 
+#[cfg(feature = "node")]
+mod boot;
 mod canary;
 #[cfg(feature = "client")]
 pub mod client;

@@ -138,6 +138,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "raft::tests::election::a_same_term_step_down_keeps_the_vote",
     ),
     (
+        "what_was_heard_is_ignored",
+        "scripts",
+        "a_voter_that_was_set_back_is_refused_by_a_node_that_has_only_heard_of_its_last_start",
+    ),
+    (
         "wiped_voter_returns",
         "scripts",
         "a_wiped_voter_that_votes_again_cannot_elect_a_second_leader",

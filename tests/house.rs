@@ -14,9 +14,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sim", &["kv", "session", "node"]),
     ("kv", &["session", "node"]),
     ("session", &["node"]),
-    ("node", &["raft", "storage", "transport"]),
-    ("storage", &["raft"]),
-    ("transport", &["raft"]),
+    ("node", &["boot", "raft", "storage", "transport"]),
+    ("storage", &["boot", "raft"]),
+    ("transport", &["boot", "raft"]),
     ("raft", &[]),
 ];
 

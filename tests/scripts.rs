@@ -190,6 +190,30 @@ fn a_voter_that_was_set_back_and_started_as_often_again_cannot_elect_a_second_le
     }
 }
 
+/// Two of three do not reach each other when one of them is started for the last time.
+#[test]
+fn a_voter_that_was_set_back_is_refused_by_a_node_that_has_only_heard_of_its_last_start() {
+    for seed in 0..20 {
+        let mut world = cluster(seed);
+        let between = world.leader().unwrap();
+        let [voter, third] = others(between);
+        let backup = world.disk(voter).fork();
+        world.cut(voter, third);
+        world.cut(third, voter);
+        world.cut_power(voter);
+        world.start(voter);
+        world.run_for(ELECTION);
+        world.heal_links();
+        world.isolate(between);
+        world.cut_power(voter);
+        world.set_back_disk(voter, backup);
+        world.start(voter);
+        elects_nobody(&mut world, between, voter, |refusal| {
+            matches!(refusal, Refusal::OtherStart { .. })
+        });
+    }
+}
+
 /// All machines lose their power in the middle of a write; they serve again without help.
 #[test]
 fn three_nodes_that_are_cut_in_mid_batch_serve_again() {

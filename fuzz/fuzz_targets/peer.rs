@@ -251,6 +251,7 @@ fn introduction(from: u8, knows: u8) -> Introduction {
         is_blank: false,
         leads: false,
         knows: (0..knows).map(|n| (n.into(), n.into())).collect(),
+        met: BTreeMap::new(),
     }
 }
 

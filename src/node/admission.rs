@@ -1,13 +1,8 @@
 //! Who may take part.
 //!
 //! A vote, once lost, is not given back by catching up with the log: a node whose disk was emptied or set back may have voted
-//! already, and would vote twice. So a node is known by a uuid, and by what it drew at each of its starts: a directory that is set back,
-//! and a copy of one, draw something else when they are started. Each node remembers, durably, at which start it met each other one
-//! last, and who does not come from that start is refused as the voter it was: as another one, with fewer starts, or with another
-//! draw. So of two copies each node takes the one that it meets first, and the other one ends.
-//!
-//! A node knows its last starts, and older ones at which it met a peer that it has not met since. What it does not know it was not,
-//! for all that a peer can tell: it is refused.
+//! already, and would vote twice. So a node is known by a uuid, and by its starts (`boots.rs`), and whoever comes back as another one is
+//! refused as the voter it was.
 //!
 //! A node begins to take part when it has met all others, and they are blank, or know it already; or when one that takes part knows
 //! it already. So a blank node cannot begin a cluster anew while the others have an old one, and a node that was there at the
@@ -23,7 +18,6 @@ use duramen_wal::{Entry, NodeId};
 use super::{Clock, Error, Node, StateMachine};
 use crate::canary::planted;
 use crate::raft::{Member, Membership, is_membership};
-use crate::storage::Boot;
 use crate::transport::{BOOTS_MAX, Introduction, KNOWN_MAX, Network, Refusal};
 
 /// The uuids of the nodes that were met, until all were.
@@ -133,10 +127,11 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             is_blank: self.bootstrap.is_some(),
             leads: self.raft.is_leader() && !self.raft.is_changing_membership(),
             knows: self.known_uuids(),
+            met: self.known_boots(),
         }
     }
 
-    fn known_uuids(&self) -> BTreeMap<u64, u128> {
+    pub(super) fn known_uuids(&self) -> BTreeMap<u64, u128> {
         let members = self.raft.membership().all();
         let known = members.into_iter().map(|id| (id.0, self.known_uuid(id)));
         known
@@ -145,7 +140,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             .collect()
     }
 
-    fn known_uuid(&self, node: NodeId) -> u128 {
+    pub(super) fn known_uuid(&self, node: NodeId) -> u128 {
         let met = self
             .bootstrap
             .as_ref()
@@ -173,50 +168,15 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
         self.check_boots_of(other)?;
         self.remember(other);
+        self.hear_of_boots(node, &other.met);
         self.hear_of_standing(other);
         self.meet(other);
         Ok(())
     }
 
-    /// It must come from the start at which it was met last.
-    fn check_boots_of(&self, other: &Introduction) -> Result<(), Refusal> {
-        let Some(met) = self.storage.met(other.uuid) else {
-            return self.check_log_of(other);
-        };
-        let (node, found) = (other.from, other.boot());
-        if found < met.count && !planted("set_back_voter_returns") {
-            let known = met.count;
-            return Err(Refusal::SetBack { node, known, found });
-        }
-        let drawn = other.boots.get(&met.count).copied();
-        let is_it = drawn == Some(met.number) || found < met.count;
-        if !is_it && !planted("start_number_ignored") {
-            return Err(Refusal::OtherStart {
-                node,
-                boot: met.count,
-                known: met.number,
-                found: drawn.unwrap_or(0),
-            });
-        }
-        match found > met.count {
-            true => self.check_log_of(other),
-            false => Ok(()),
-        }
-    }
-
-    /// Remembers how another node has started.
-    fn remember(&mut self, other: &Introduction) {
-        let Some((&count, &number)) = other.boots.last_key_value() else {
-            return;
-        };
-        let noted = self.storage.meet(other.uuid, Boot { count, number });
-        let noted = self.survive(noted).map(drop);
-        self.note(noted);
-    }
-
     /// What it acknowledged to this leader before it was started anew, it must hold. Others do not know; nor does this one, if a
     /// leader of a later term may have had it truncate its log.
-    fn check_log_of(&self, other: &Introduction) -> Result<(), Refusal> {
+    pub(super) fn check_log_of(&self, other: &Introduction) -> Result<(), Refusal> {
         match self.raft.match_index(other.from) {
             Some(acknowledged)
                 if other.last.index < acknowledged && other.term <= self.raft.term() =>

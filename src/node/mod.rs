@@ -23,6 +23,7 @@
 mod admission;
 mod applier;
 mod applying;
+mod boots;
 mod clock;
 mod disk;
 mod driver;
@@ -322,6 +323,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         let deadline = self.clock.now() + ANSWER_TIMEOUT;
         match input {
             Input::Packet(_) if self.bootstrap.is_some() => {}
+            Input::Packet(packet) if self.is_in_doubt(packet.from()) => {}
             Input::Packet(Packet::Raft(mut envelope)) => {
                 let (from, to) = (envelope.from, envelope.to);
                 let done = self.take_out_false_entries(&mut envelope);
@@ -337,6 +339,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                     self.note(done);
                 }
             }
+            Input::Packet(Packet::Boots { from, boots, .. }) => self.hear_of_boots(from, &boots),
             Input::Propose {
                 command,
                 on_applied,

@@ -236,9 +236,10 @@ impl Fixture {
 
     fn sent(&self) -> Vec<Message> {
         let sent = std::mem::take(&mut *self.world.sent.lock().unwrap());
-        let messages = sent.into_iter().map(|packet| match packet {
-            Packet::Raft(envelope) => envelope.message,
+        let messages = sent.into_iter().filter_map(|packet| match packet {
+            Packet::Raft(envelope) => Some(envelope.message),
             Packet::Fetch { .. } => panic!("there is no snapshot"),
+            Packet::Boots { .. } => None,
         });
         messages.collect()
     }

@@ -132,6 +132,7 @@ impl Traffic {
                 }
                 Fetch::Gone { .. } | Fetch::Taken { .. } => {}
             },
+            Packet::Boots { boots, .. } => bytes += 32 * boots.len(),
         }
         self.bytes += bytes as u64;
     }

@@ -79,6 +79,9 @@ impl fmt::Display for Event {
             Event::Arrived(Packet::Fetch { from, to, fetch }) => {
                 write!(f, "{from} to {to}: {fetch:?}")
             }
+            Event::Arrived(Packet::Boots { from, to, boots }) => {
+                write!(f, "{from} to {to}: {boots:?}")
+            }
             Event::Said(what) => f.write_str(what),
         }
     }

@@ -8,6 +8,7 @@ use std::fmt;
 use duramen_wal::{Entry, Index, LogId, NodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::boot::Boot;
 use crate::raft::{Membership, is_membership};
 
 /// A node and its cluster. Two nodes of one cluster, and nodes of two clusters, never share a directory.
@@ -73,15 +74,8 @@ pub(super) struct Record {
     memberships: Vec<SetMembership>,
     /// The nodes that were met, by their uuids.
     peers: BTreeMap<u128, Met>,
-}
-
-/// One start of a node. Nobody but that node, in that directory, since that start, can know both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Boot {
-    /// How often the node was started until then.
-    pub count: u64,
-    /// Drawn at this start.
-    pub number: u64,
+    /// What others say of how members had started, where that is not what this node has met, nor earlier.
+    heard: BTreeMap<u128, Boot>,
 }
 
 /// How a peer was met last.
@@ -121,6 +115,7 @@ impl Record {
             boots: BTreeMap::new(),
             memberships: Vec::new(),
             peers: BTreeMap::new(),
+            heard: BTreeMap::new(),
         }
     }
 
@@ -177,7 +172,29 @@ impl Record {
         self.peers.get(&peer).map(|met| met.boot)
     }
 
-    /// A peer was met. Says whether that is anything new.
+    /// What others say of how a peer had started, if that is news.
+    pub(super) fn heard(&self, peer: u128) -> Option<Boot> {
+        self.heard.get(&peer).copied()
+    }
+
+    /// The last start of a peer that is known.
+    pub(super) fn known_boot(&self, peer: u128) -> Option<Boot> {
+        self.heard(peer).or(self.met(peer)) // What is earlier than what was met is not kept.
+    }
+
+    /// Others say that a peer has started so. Says whether that is news.
+    pub(super) fn hear(&mut self, peer: u128, boot: Boot) -> bool {
+        let number = match self.known_boot(peer) {
+            Some(known) if boot.count < known.count || boot == known => return false,
+            Some(known) if boot.count == known.count => Boot::AMBIGUOUS,
+            _ => boot.number,
+        };
+        let news = Boot { number, ..boot };
+        let has_room = self.heard.len() < PEERS_MAX || self.heard.contains_key(&peer);
+        has_room && self.heard.insert(peer, news) != Some(news)
+    }
+
+    /// A peer was met that does not contradict what was heard of it. Says whether that is anything new.
     pub(super) fn meet(&mut self, peer: u128, boot: Boot) -> bool {
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
             self.forget_strangers();
@@ -190,7 +207,13 @@ impl Record {
             boot,
             own: self.boot(),
         };
-        self.peers.insert(peer, met) != Some(met)
+        let is_explained = self
+            .heard(peer)
+            .is_some_and(|heard| heard.count <= boot.count);
+        if is_explained {
+            self.heard.remove(&peer);
+        }
+        self.peers.insert(peer, met) != Some(met) || is_explained
     }
 
     /// There are not so many nodes: somebody makes numbers up, or has had many join in vain. Members are not forgotten.
@@ -202,6 +225,7 @@ impl Record {
         let uuid = |id| members.member(id).map(|member| member.uuid);
         let known: BTreeSet<u128> = members.all().into_iter().filter_map(uuid).collect();
         self.peers.retain(|uuid, _| known.contains(uuid));
+        self.heard.retain(|uuid, _| known.contains(uuid));
     }
 }
 

@@ -32,7 +32,8 @@ use duramen_disk::Disk;
 use duramen_snapshot::SnapshotStore;
 use duramen_wal::{Batch, GroupId, HardState, LogId, RecoveryReport, Stats, Term, Wal};
 
-pub use identity::{Boot, Claim, Identity};
+pub use crate::boot::Boot;
+pub use identity::{Claim, Identity};
 pub use restore::Restored;
 pub use snapshot_name::SnapshotName;
 
@@ -241,7 +242,8 @@ impl Storage {
         let batch_bytes_max = options.log.batch_bytes_max;
         let batch_bytes = BATCH_BYTES.min(batch_bytes_max / 4) as usize;
         let command_bytes_max = options.log.entry_bytes_max.min(batch_bytes_max / 4 * 3);
-        record.start(draw(&*disk, dir)? as u64);
+        let drawn = draw(&*disk, dir)? as u64;
+        record.start(if drawn == Boot::AMBIGUOUS { 1 } else { drawn });
         let mut batch = Batch::new();
         put_record(&mut batch, &record);
         wal.write(batch)?;

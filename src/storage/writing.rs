@@ -4,9 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use duramen_wal::{Batch, Entry, Index, LogId};
 
-use super::identity::{Boot, Record};
+use super::identity::Record;
 use super::restore::last_of;
 use super::{Error, GROUP, Storage};
+use crate::boot::Boot;
 use crate::canary::planted;
 use crate::raft::{Membership, Write, WriteId, is_command};
 
@@ -206,8 +207,18 @@ impl Storage {
         self.record.met(peer)
     }
 
-    /// The node of this uuid was met, and had started so. It is durable with the next write: no vote or entry counts here, that
-    /// anybody acknowledged since, before this is.
+    /// What others say of how the node of this uuid had started, if that is not what was met, nor earlier.
+    pub fn heard(&self, peer: u128) -> Option<Boot> {
+        self.record.heard(peer)
+    }
+
+    /// The last start of the node of this uuid that is known, met or heard of.
+    pub fn known_boot(&self, peer: u128) -> Option<Boot> {
+        self.record.known_boot(peer)
+    }
+
+    /// The node of this uuid was met, had started so, and does not contradict what was heard of it. It is durable with the next
+    /// write: no entry is durable here, that it may have helped to commit, before this is.
     ///
     /// # Errors
     /// Those of [`submit`](Storage::submit).
@@ -216,6 +227,19 @@ impl Storage {
             true => self.submit_record(),
             false => Ok(()),
         }
+    }
+
+    /// Others say that the node of this uuid has started so. Says whether that is news. It is durable with the next write; lost before,
+    /// they say it again.
+    ///
+    /// # Errors
+    /// Those of [`submit`](Storage::submit).
+    pub fn hear(&mut self, peer: u128, boot: Boot) -> Result<bool, Error> {
+        let is_news = self.record.hear(peer, boot);
+        if is_news {
+            self.submit_record()?;
+        }
+        Ok(is_news)
     }
 
     /// Who belongs to the cluster at the beginning of the log, with what is known of each. No later write is durable before this is.

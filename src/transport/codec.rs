@@ -9,7 +9,7 @@
 //! message (the body)
 //!   0  kind  1     1 RequestVote, 2 Vote, 3 Append, 4 AppendReply, 5 PreVote, 6 PreVoted, 7 TimeoutNow,
 //!                8 InstallSnapshot, 9 AskEntries, 10 Entries, 11 AskReadIndex, 12 ReadIndex;
-//!                32 AskManifest, 33 Manifest, 34 AskChunks, 35 Chunk, 36 Gone, 37 Taken
+//!                32 AskManifest, 33 Manifest, 34 AskChunks, 35 Chunk, 36 Gone, 37 Taken; 64 Boots
 //!   1  from  8
 //!   9  to    8
 //!  17  term  8, in messages of the core (below 32)
@@ -35,6 +35,7 @@
 //!      Chunk        hash 32, length 4, bytes
 //!      Gone         hash 32
 //!      Taken        index 8, hash 32
+//!      Boots        number 4, then for each: uuid 16, count 8, number 8
 //! ```
 //!
 //! The entries' indexes are not sent: they follow `prev`. The first frame of a connection is a [`Hello`] and is answered
@@ -43,6 +44,7 @@
 //! Bytes from a peer are not trusted: a length is believed only as far as bytes have arrived, and everything else gives
 //! an error, which ends the connection.
 
+mod boots;
 mod fetch;
 mod handshake;
 mod message;
@@ -105,6 +107,7 @@ pub(super) fn put_packet(buf: &mut BytesMut, packet: &Packet) {
     put_frame(buf, |buf| match packet {
         Packet::Raft(envelope) => message::put(buf, envelope),
         Packet::Fetch { from, to, fetch } => fetch::put(buf, *from, *to, fetch),
+        Packet::Boots { from, to, boots } => boots::put(buf, *from, *to, boots),
     });
 }
 
@@ -117,6 +120,7 @@ fn put_bytes(buf: &mut BytesMut, bytes: &[u8]) {
 /// Reads a packet. Payloads share the memory of `body`.
 pub(super) fn decode_packet(mut body: Bytes) -> io::Result<Packet> {
     let decoded = match body.first() {
+        Some(&boots::KIND) => boots::decode(&mut body),
         Some(fetch::KIND_FIRST..) => fetch::decode(&mut body),
         _ => message::decode(&mut body).map(Packet::Raft),
     };

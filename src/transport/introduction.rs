@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use duramen_wal::{Index, LogId, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
+use crate::boot::Boot;
+
 /// More members than this a node does not list.
 pub const KNOWN_MAX: usize = 100;
 
@@ -38,6 +40,8 @@ pub struct Introduction {
     pub leads: bool,
     /// The uuids of the members of its cluster by their numbers, as far as it knows them; [`KNOWN_MAX`] at the most.
     pub knows: BTreeMap<u64, u128>,
+    /// How they had started when they were met last, by this node or another one, by their uuids.
+    pub met: BTreeMap<u128, Boot>,
 }
 
 impl Introduction {

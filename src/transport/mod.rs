@@ -13,10 +13,13 @@ mod introduction;
 #[cfg(feature = "server")]
 mod tcp;
 
+use std::collections::BTreeMap;
+
 use duramen_wal::NodeId;
 
 use crate::raft::{Envelope, Membership};
 
+pub use crate::boot::Boot;
 #[cfg(feature = "server")]
 pub use tcp::{Peers, TcpNetwork, TcpTransport};
 
@@ -39,6 +42,15 @@ pub enum Packet {
         /// What it says.
         fetch: Fetch,
     },
+    /// How members had started when they were met last, by their uuids; [`KNOWN_MAX`] at the most.
+    Boots {
+        /// The sender.
+        from: NodeId,
+        /// The receiver.
+        to: NodeId,
+        /// What it knows.
+        boots: BTreeMap<u128, Boot>,
+    },
 }
 
 impl Packet {
@@ -46,7 +58,7 @@ impl Packet {
     pub fn from(&self) -> NodeId {
         match self {
             Packet::Raft(envelope) => envelope.from,
-            Packet::Fetch { from, .. } => *from,
+            Packet::Fetch { from, .. } | Packet::Boots { from, .. } => *from,
         }
     }
 
@@ -54,7 +66,7 @@ impl Packet {
     pub fn to(&self) -> NodeId {
         match self {
             Packet::Raft(envelope) => envelope.to,
-            Packet::Fetch { to, .. } => *to,
+            Packet::Fetch { to, .. } | Packet::Boots { to, .. } => *to,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Who may take part, and who belongs to the cluster.
 
 use super::*;
+use crate::boot::Boot;
 
 /// What node 2 says of itself, at its third start.
 fn introduction(term: u64, last_term: u64, last_index: u64) -> Introduction {
@@ -17,6 +18,7 @@ fn introduction(term: u64, last_term: u64, last_index: u64) -> Introduction {
         is_blank: false,
         leads: false,
         knows: BTreeMap::new(),
+        met: BTreeMap::new(),
     }
 }
 
@@ -121,6 +123,108 @@ fn a_node_is_known_again_by_a_peer_that_missed_any_number_of_its_starts() {
         assert_eq!(now.boots.get(&met.boot()), met.boots.get(&met.boot()));
         disk = again.disk;
     }
+}
+
+fn boot(count: u64, number: u64) -> Boot {
+    Boot { count, number }
+}
+
+fn say_boots(fixture: &mut Fixture, from: u64, boots: &[(u128, Boot)]) {
+    fixture.node.handle(Input::Packet(Packet::Boots {
+        from: NodeId(from),
+        to: NodeId(1),
+        boots: boots.iter().copied().collect(),
+    }));
+}
+
+/// What the node has told others of starts since this was asked, and whom.
+fn told_boots(fixture: &Fixture) -> Vec<(NodeId, BTreeMap<u128, Boot>)> {
+    let sent = std::mem::take(&mut *fixture.world.sent.lock().unwrap());
+    let told = sent.into_iter().filter_map(|packet| match packet {
+        Packet::Boots { to, boots, .. } => Some((to, boots)),
+        _ => None,
+    });
+    told.collect()
+}
+
+#[test]
+fn a_start_of_a_member_is_told_to_all_members_when_it_is_news_and_to_whom_one_meets() {
+    let mut fixture = Fixture::new();
+    let told = |known: Boot| [2, 3].map(|to| (NodeId(to), [(22, known)].into()));
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    assert_eq!(told_boots(&fixture), told(boot(3, 13)));
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    say_boots(&mut fixture, 3, &[(22, boot(3, 13)), (22, boot(2, 12))]);
+    say_boots(&mut fixture, 3, &[(99, boot(9, 99))]); // Who is no member is nobody's business.
+    assert_eq!(told_boots(&fixture), []);
+    say_boots(&mut fixture, 3, &[(22, boot(5, 15))]);
+    assert_eq!(told_boots(&fixture), told(boot(5, 15)));
+    assert_eq!(fixture.node.introduction().met, [(22, boot(5, 15))].into());
+    let mut third = introduction(0, 0, 0);
+    (third.from, third.uuid) = (NodeId(3), 33);
+    third.met = [(22, boot(6, 16))].into();
+    assert_eq!(fixture.node.admit(&third), Ok(()));
+    assert_eq!(told_boots(&fixture).last(), told(boot(6, 16)).last());
+}
+
+#[test]
+fn who_was_started_since_as_others_say_is_not_listened_to_before_it_is_met_again() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    say_boots(&mut fixture, 3, &[(22, boot(4, 14))]);
+    fixture.node.handle(request_vote());
+    assert_eq!(fixture.node.status().term, Term(0));
+    let (node, known, found) = (NodeId(2), 4, 3);
+    let refusal = Refusal::SetBack { node, known, found };
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Err(refusal));
+    let mut again = introduction(0, 0, 0);
+    again.boots.insert(4, 14);
+    assert_eq!(fixture.node.admit(&again), Ok(()));
+    fixture.node.handle(request_vote());
+    assert_eq!(fixture.node.status().term, Term(7));
+}
+
+#[test]
+fn two_copies_that_different_nodes_have_met_are_both_refused() {
+    let mut fixture = Fixture::new();
+    let one = introduction(0, 0, 0);
+    let mut other = introduction(0, 0, 0);
+    other.boots.insert(3, 14);
+    assert_eq!(fixture.node.admit(&one), Ok(()));
+    say_boots(&mut fixture, 3, &[(22, boot(3, 14))]);
+    fixture.node.handle(request_vote());
+    assert_eq!(
+        fixture.node.status().term,
+        Term(0),
+        "it may be the other one"
+    );
+    let told = told_boots(&fixture);
+    let ambiguous = [(22, boot(3, Boot::AMBIGUOUS))].into();
+    assert_eq!(told.last(), Some(&(NodeId(3), ambiguous)));
+    for copy in [one, other] {
+        let refused = fixture.node.admit(&copy).unwrap_err();
+        assert!(matches!(refused, Refusal::OtherStart { boot: 3, .. }));
+    }
+}
+
+#[test]
+fn a_node_that_hears_of_a_start_of_its_own_that_it_never_made_is_at_its_end() {
+    let is_end = |heard: fn(u64, u64) -> Boot| {
+        let mut fixture = Fixture::leader();
+        let own = fixture.node.introduction();
+        let heard = heard(own.boot(), own.boots[&own.boot()]);
+        say_boots(&mut fixture, 2, &[(own.uuid, heard)]);
+        match fixture.node.turn() {
+            Ok(()) => false,
+            Err(Error::Refused { by, .. }) => by == NodeId(2),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(!is_end(boot));
+    assert!(!is_end(|count, drawn| boot(count - 1, drawn)), "long ago");
+    assert!(is_end(|count, drawn| boot(count, drawn + 1)));
+    assert!(is_end(|count, _| boot(count, Boot::AMBIGUOUS)));
+    assert!(is_end(|count, drawn| boot(count + 1, drawn)));
 }
 
 #[test]

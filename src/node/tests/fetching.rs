@@ -28,7 +28,7 @@ impl Fixture {
     fn fetches(&self) -> Vec<(NodeId, Fetch)> {
         let sent = std::mem::take(&mut *self.world.sent.lock().unwrap());
         let fetches = sent.into_iter().filter_map(|packet| match packet {
-            Packet::Raft(_) => None,
+            Packet::Raft(_) | Packet::Boots { .. } => None,
             Packet::Fetch { to, fetch, .. } => Some((to, fetch)),
         });
         fetches.collect()

@@ -138,6 +138,51 @@ fn members_are_remembered_also_if_numbers_are_made_up() {
     assert_eq!(record.met(7001), Some(BOOT));
 }
 
+#[test]
+fn what_others_say_of_a_start_counts_until_the_node_was_met_later() {
+    let mut record = Record::new(&identity_of("c", 1), 7);
+    record.start(1);
+    assert!(record.hear(22, boot(5, 55)));
+    assert!(!record.hear(22, boot(5, 55)), "again");
+    assert!(!record.hear(22, boot(4, 44)), "earlier");
+    assert_eq!(
+        (record.met(22), record.known_boot(22)),
+        (None, Some(boot(5, 55)))
+    );
+    assert!(record.meet(22, boot(6, 66)));
+    assert_eq!(
+        (record.heard(22), record.known_boot(22)),
+        (None, Some(boot(6, 66)))
+    );
+    assert!(!record.hear(22, boot(5, 55)) && !record.hear(22, boot(6, 66)));
+    assert!(record.hear(22, boot(7, 77)));
+    assert_eq!(
+        (record.met(22), record.known_boot(22)),
+        (Some(boot(6, 66)), Some(boot(7, 77)))
+    );
+}
+
+/// In whatever order they are heard of.
+#[test]
+fn two_starts_with_one_count_are_ambiguous_whichever_is_met() {
+    let ambiguous = boot(5, Boot::AMBIGUOUS);
+    for (first, then) in [(55, 56), (56, 55), (55, 0), (0, 55)] {
+        let mut record = Record::new(&identity_of("c", 1), 7);
+        record.start(1);
+        record.hear(22, boot(5, first));
+        record.hear(22, boot(5, then));
+        assert_eq!(record.known_boot(22), Some(ambiguous));
+        let mut record = Record::new(&identity_of("c", 1), 7);
+        record.start(1);
+        record.meet(22, boot(5, 55));
+        assert!(record.hear(22, boot(5, 56)) && !record.hear(22, boot(5, 56)));
+        assert_eq!(
+            (record.met(22), record.heard(22)),
+            (Some(boot(5, 55)), Some(ambiguous))
+        );
+    }
+}
+
 /// What a peer remembers of this node is the start at which they met last, however long ago that is.
 #[test]
 fn the_last_starts_are_kept_and_those_at_which_a_peer_was_met_last() {
@@ -326,6 +371,7 @@ fn record() -> Record {
     record.start(6);
     record.meet(8, BOOT);
     record.meet(8, boot(6, 66)); // Which is late.
+    record.hear(10, boot(5, 55));
     record.reset(id(4, 2), &voters(1).encode());
     record
 }
@@ -338,7 +384,7 @@ fn the_record_is_these_bytes() {
         &b"\x01\x01c\x01\x03\x01\x02\x03\x09\x02\x01\x05\x02\x06\x01\x04\x02"[..],
         &[membership.len() as u8],
         &membership,
-        b"\x01\x08\x07\x4d\x02",
+        b"\x01\x08\x07\x4d\x02\x01\x0a\x05\x37",
     ];
     assert_eq!(record().encode(), expected.concat());
     assert_eq!(Record::decode(&expected.concat()), Some(record()));

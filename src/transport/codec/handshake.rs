@@ -15,7 +15,7 @@ use crate::transport::{Introduction, Refusal};
 /// The version of all that nodes say to each other.
 pub(in crate::transport) const VERSION: u16 = 1;
 /// The largest body of a handshake: its sender is not known yet.
-pub(in crate::transport) const HELLO_BYTES_MAX: usize = 8192;
+pub(in crate::transport) const HELLO_BYTES_MAX: usize = 16 << 10;
 
 /// What a node that connects says first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

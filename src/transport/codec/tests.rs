@@ -10,7 +10,8 @@ use crate::raft::{
     Question, Round,
 };
 use crate::transport::{
-    ADDRESS_BYTES_MAX, BOOTS_MAX, CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, KNOWN_MAX, Refusal,
+    ADDRESS_BYTES_MAX, BOOTS_MAX, Boot, CHUNKS_ASKED_MAX, Fetch, Hash, Introduction, KNOWN_MAX,
+    Refusal,
 };
 
 fn log_id() -> impl Strategy<Value = LogId> {
@@ -174,8 +175,21 @@ fn fetch() -> impl Strategy<Value = Packet> {
     })
 }
 
+fn boot(count: u64, number: u64) -> Boot {
+    Boot { count, number }
+}
+
+fn boots() -> impl Strategy<Value = Packet> {
+    let one = any::<(u64, u64)>().prop_map(|(count, number)| boot(count, number));
+    let boots = proptest::collection::btree_map(any::<u128>(), one, 0..=KNOWN_MAX);
+    (any::<(u64, u64)>(), boots).prop_map(|((from, to), boots)| {
+        let (from, to) = (NodeId(from), NodeId(to));
+        Packet::Boots { from, to, boots }
+    })
+}
+
 fn packet() -> impl Strategy<Value = Packet> {
-    prop_oneof![3 => envelope(), 1 => fetch()]
+    prop_oneof![3 => envelope(), 1 => fetch(), 1 => boots()]
 }
 
 proptest! {
@@ -207,11 +221,11 @@ proptest! {
 #[test]
 fn any_bytes_are_a_message_or_an_error() {
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut seen = [0; 2];
-    for _ in 0..20_000 {
+    let mut seen = [0; 3];
+    for _ in 0..40_000 {
         let any = |_| [0, 0, rng.u8(..4), rng.u8(..)][rng.usize(..4)];
         let mut body: Vec<u8> = (0..100).map(any).collect();
-        body[0] = rng.u8(..48);
+        body[0] = [rng.u8(..48), 64][usize::from(rng.u32(..4) == 0)];
         let _ = decode_handshake::<Hello>(&body);
         let _ = decode_handshake::<Welcome>(&body);
         let body = Bytes::from(body);
@@ -219,7 +233,11 @@ fn any_bytes_are_a_message_or_an_error() {
             let Ok(packet) = decode_packet(body.slice(..len)) else {
                 continue;
             };
-            seen[usize::from(matches!(packet, Packet::Raft(_)))] += 1;
+            seen[match packet {
+                Packet::Raft(_) => 0,
+                Packet::Fetch { .. } => 1,
+                Packet::Boots { .. } => 2,
+            }] += 1;
             let mut buf = BytesMut::new();
             put_packet(&mut buf, &packet);
             let again = take_frame(&mut buf, BODY_BYTES_MAX).unwrap().unwrap();
@@ -350,6 +368,37 @@ fn a_message_that_ends_early_is_an_error() {
     }
 }
 
+/// Frozen.
+#[test]
+fn what_is_said_of_starts_is_these_bytes() {
+    let packet = Packet::Boots {
+        from: NodeId(1),
+        to: NodeId(2),
+        boots: [(9, boot(6, 66))].into(),
+    };
+    let mut buf = BytesMut::new();
+    put_packet(&mut buf, &packet);
+    let expected = [
+        &b"\x40\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01\0\0\0"[..],
+        b"\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        b"\x06\0\0\0\0\0\0\0\x42\0\0\0\0\0\0\0",
+    ];
+    assert_eq!(&buf[HEADER_BYTES..], expected.concat());
+}
+
+#[test]
+fn no_more_starts_are_read_than_members_are_told() {
+    let boots = (0..=KNOWN_MAX as u128).map(|uuid| (uuid, boot(1, 1)));
+    let packet = Packet::Boots {
+        from: NodeId(1),
+        to: NodeId(2),
+        boots: boots.collect(),
+    };
+    let mut buf = BytesMut::new();
+    put_packet(&mut buf, &packet);
+    decode_packet(buf.split_off(HEADER_BYTES).freeze()).unwrap_err();
+}
+
 fn handshake(message: &impl serde::Serialize) -> BytesMut {
     let mut buf = BytesMut::new();
     put_handshake(&mut buf, message);
@@ -370,6 +419,7 @@ fn introduction() -> Introduction {
         is_blank: false,
         leads: true,
         knows: [(2, 8)].into(),
+        met: [(8, boot(6, 66))].into(),
     }
 }
 
@@ -385,7 +435,7 @@ fn the_handshake_is_these_bytes() {
     };
     assert_eq!(
         &handshake(&hello)[..],
-        b"\x01\x02\x03a:1\x03b:2\x01c\x01\x09\x02\x01\x0b\x03\x0d\x05\x04\x11\x00\x01\x01\x02\x08"
+        b"\x01\x02\x03a:1\x03b:2\x01c\x01\x09\x02\x01\x0b\x03\x0d\x05\x04\x11\x00\x01\x01\x02\x08\x01\x08\x06\x42"
     );
     let accepted = Welcome::Accepted {
         client_address: "a:1".to_owned(),
@@ -394,7 +444,7 @@ fn the_handshake_is_these_bytes() {
     };
     assert_eq!(
         &handshake(&accepted)[..],
-        b"\x00\x03a:1\x03b:2\x01c\x01\x09\x02\x01\x0b\x03\x0d\x05\x04\x11\x00\x01\x01\x02\x08"
+        b"\x00\x03a:1\x03b:2\x01c\x01\x09\x02\x01\x0b\x03\x0d\x05\x04\x11\x00\x01\x01\x02\x08\x01\x08\x06\x42"
     );
     let astray = Welcome::Astray {
         reason: "no".to_owned(),
@@ -472,6 +522,9 @@ fn a_handshake_with_long_names_is_taken() {
                 .collect(),
             knows: (0..KNOWN_MAX as u64)
                 .map(|member| (u64::MAX - member, u128::MAX))
+                .collect(),
+            met: (0..KNOWN_MAX as u128)
+                .map(|member| (u128::MAX - member, boot(u64::MAX, u64::MAX)))
                 .collect(),
             ..introduction()
         },

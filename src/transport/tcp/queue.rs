@@ -11,6 +11,7 @@ use bytes::{Buf, BytesMut};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
+use crate::boot::Boot;
 use crate::raft::{Answer, Answers, Message};
 use crate::transport::codec::put_packet;
 use crate::transport::{Fetch, Packet};
@@ -220,6 +221,7 @@ fn weight(packet: &Packet) -> usize {
             Fetch::AskChunks { chunks } => chunks.len() * size_of::<crate::transport::Hash>(),
             Fetch::AskManifest { .. } | Fetch::Gone { .. } | Fetch::Taken { .. } => 0,
         },
+        Packet::Boots { boots, .. } => boots.len() * size_of::<(u128, Boot)>(),
     };
     payload + OVERHEAD_BYTES
 }

@@ -64,6 +64,7 @@ fn node(id: u64) -> (Node, mpsc::UnboundedReceiver<Heard>) {
         is_blank: true,
         leads: false,
         knows: BTreeMap::new(),
+        met: BTreeMap::new(),
     };
     let node = Node {
         introduction,
