@@ -65,7 +65,10 @@ fn nodes_are_added_promoted_led_by_and_removed() {
     wait_for("the node to listen", || nodes.info(4, "role"));
     let follower = others(&nodes, &[leader])[0];
     nodes.run_well(&["member", "add", &new], follower);
-    assert_eq!(members(&nodes, "learner", 4), [4]);
+    // Until it knows a leader it shows what it knows itself.
+    wait_for("the new node to see itself", || {
+        (members(&nodes, "learner", 4) == [4]).then_some(())
+    });
     nodes.run_well(&["member", "promote", "4"], follower);
     assert_eq!(members(&nodes, "voter", leader), [1, 2, 3, 4]);
 
