@@ -55,7 +55,7 @@ pub(crate) fn parts(disk: &SimDisk) -> Vec<Place> {
                 bytes,
                 ..
             } => parts.push(place(Part::Payload(id), offset, bytes.into())),
-            DumpItem::End { offset } if is_sealed => {
+            DumpItem::End { offset, .. } if is_sealed => {
                 parts.push(place(Part::Seal, offset, file_bytes - offset));
             }
             _ => {}
