@@ -100,7 +100,7 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
     (
         "set_back_voter_returns",
         "scripts",
-        "a_voter_that_was_set_back_cannot_elect_a_second_leader",
+        "identity::a_voter_that_was_set_back_cannot_elect_a_second_leader",
     ),
     (
         "snapshot_moves_back",
@@ -125,7 +125,7 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
     (
         "start_number_ignored",
         "scripts",
-        "a_voter_that_was_set_back_and_started_as_often_again_cannot_elect_a_second_leader",
+        "identity::a_voter_that_was_set_back_and_started_as_often_again_cannot_elect_a_second_leader",
     ),
     (
         "two_changes_at_once",
@@ -140,12 +140,12 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
     (
         "what_was_heard_is_ignored",
         "scripts",
-        "a_voter_that_was_set_back_is_refused_by_a_node_that_has_only_heard_of_its_last_start",
+        "identity::a_voter_that_was_set_back_is_refused_by_a_node_that_has_only_heard_of_its_last_start",
     ),
     (
         "wiped_voter_returns",
         "scripts",
-        "a_wiped_voter_that_votes_again_cannot_elect_a_second_leader",
+        "identity::a_wiped_voter_that_votes_again_cannot_elect_a_second_leader",
     ),
 ];
 

@@ -1,0 +1,164 @@
+//! Nodes that are not any more what they were: emptied, or set back.
+
+use duramen::kv::Kv;
+use duramen::node::{Error, Refusal};
+use duramen::sim::World;
+use duramen::wal::NodeId;
+
+use super::cluster::{ELECTION, SECOND, append, cluster, others};
+
+/// Three nodes of which one, the third, misses an election that the two others hold. Gives the leader and who voted for it, when
+/// only the third and the voter are there.
+fn election_without_third(world: &mut World<Kv>) -> (NodeId, NodeId) {
+    let first = world.leader().unwrap();
+    let [other, third] = others(first);
+    world.isolate(third);
+    world.cut_power(first);
+    world.start(first);
+    assert!(world.run_until(ELECTION, |world| world.leader().is_some()));
+    let second = world.leader().unwrap();
+    world.connect(third);
+    world.isolate(second);
+    (second, if second == other { first } else { other })
+}
+
+/// The voter came back without its vote: with the third node, which does not know of the election, it must not elect anybody. The
+/// world would notice a second vote and a second leader of the term.
+fn elects_nobody(
+    world: &mut World<Kv>,
+    leader: NodeId,
+    voter: NodeId,
+    is_expected: fn(&Refusal) -> bool,
+) {
+    let elections = world.leaders_seen();
+    world.run_for(ELECTION);
+    let ended = world.take_ended();
+    assert!(
+        matches!(&ended[..], [(id, Error::Refused { refusal, .. })] if *id == voter && is_expected(refusal)),
+        "{ended:?}"
+    );
+    assert_eq!(
+        world.leaders_seen(),
+        elections,
+        "one voter of three is left"
+    );
+    world.connect(leader);
+    assert!(append(world, "x"));
+    assert!(!world.is_up(voter));
+}
+
+#[test]
+fn a_wiped_voter_that_votes_again_cannot_elect_a_second_leader() {
+    for seed in 0..20 {
+        let mut world = cluster(seed);
+        let (leader, voter) = election_without_third(&mut world);
+        wipe(&mut world, voter);
+        elects_nobody(&mut world, leader, voter, |refusal| {
+            matches!(refusal, Refusal::OtherNode { .. })
+        });
+    }
+}
+
+/// The same with the leader there for a while: catching up with its log does not give back a vote.
+#[test]
+fn a_wiped_voter_that_catches_up_and_votes_again_cannot_elect_a_second_leader() {
+    for seed in 0..20 {
+        let mut world = cluster(seed);
+        let (leader, voter) = election_without_third(&mut world);
+        let [_, third] = others(leader);
+        let third = if third == voter {
+            others(leader)[0]
+        } else {
+            third
+        };
+        world.connect(leader);
+        world.isolate(third);
+        wipe(&mut world, voter);
+        world.run_for(SECOND);
+        world.connect(third);
+        world.isolate(leader);
+        elects_nobody(&mut world, leader, voter, |refusal| {
+            matches!(refusal, Refusal::OtherNode { .. })
+        });
+    }
+}
+
+fn wipe(world: &mut World<Kv>, id: NodeId) {
+    world.cut_power(id);
+    world.empty_disk(id);
+    world.start(id);
+}
+
+#[test]
+fn a_voter_that_was_set_back_cannot_elect_a_second_leader() {
+    for seed in 0..20 {
+        let mut world = cluster(seed);
+        let ids = [1, 2, 3].map(NodeId);
+        let backups = ids.map(|id| world.disk(id).fork());
+        for id in ids.into_iter().chain(ids) {
+            world.cut_power(id);
+            world.start(id);
+            world.run_for(ELECTION);
+        }
+        let (leader, voter) = election_without_third(&mut world);
+        world.cut_power(voter);
+        let backup = backups[voter.0 as usize - 1].fork();
+        world.set_back_disk(voter, backup);
+        world.start(voter);
+        elects_nobody(&mut world, leader, voter, |refusal| {
+            matches!(refusal, Refusal::SetBack { .. })
+        });
+    }
+}
+
+/// It shows no lower counter then: what it drew when it was started is not what the others remember.
+#[test]
+fn a_voter_that_was_set_back_and_started_as_often_again_cannot_elect_a_second_leader() {
+    for seed in 0..20 {
+        let mut world = cluster(seed);
+        let backups = [1, 2, 3].map(|id| world.disk(NodeId(id)).fork());
+        for id in [1, 2, 3].map(NodeId) {
+            world.cut_power(id);
+            world.start(id);
+            world.run_for(ELECTION);
+        }
+        let (leader, voter) = election_without_third(&mut world);
+        let boot = |world: &World<Kv>| world.node(voter).unwrap().storage().boot();
+        let before = boot(&world);
+        world.cut_power(voter);
+        let backup = backups[voter.0 as usize - 1].fork();
+        world.set_back_disk(voter, backup);
+        world.start(voter);
+        while boot(&world) < before + seed % 3 {
+            world.kill(voter);
+            world.start(voter);
+        }
+        elects_nobody(&mut world, leader, voter, |refusal| {
+            matches!(refusal, Refusal::OtherStart { .. })
+        });
+    }
+}
+
+/// Two of three do not reach each other when one of them is started for the last time.
+#[test]
+fn a_voter_that_was_set_back_is_refused_by_a_node_that_has_only_heard_of_its_last_start() {
+    for seed in 0..20 {
+        let mut world = cluster(seed);
+        let between = world.leader().unwrap();
+        let [voter, third] = others(between);
+        let backup = world.disk(voter).fork();
+        world.cut(voter, third);
+        world.cut(third, voter);
+        world.cut_power(voter);
+        world.start(voter);
+        world.run_for(ELECTION);
+        world.heal_links();
+        world.isolate(between);
+        world.cut_power(voter);
+        world.set_back_disk(voter, backup);
+        world.start(voter);
+        elects_nobody(&mut world, between, voter, |refusal| {
+            matches!(refusal, Refusal::OtherStart { .. })
+        });
+    }
+}
