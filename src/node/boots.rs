@@ -31,7 +31,6 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     pub(super) fn check_boots_of(&self, other: &Introduction) -> Result<(), Refusal> {
         let (node, boots) = (other.from, &other.boots);
         let heard = self.storage.heard(other.uuid);
-        let heard = heard.filter(|_| !planted("what_was_heard_is_ignored"));
         if let Some(refusal) = heard.and_then(|heard| contradiction(node, boots, heard)) {
             return Err(refusal);
         }
@@ -59,7 +58,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// Whether a node was started since it was met here, as others say: whoever talks may be another one.
     pub(super) fn is_in_doubt(&self, node: NodeId) -> bool {
         let uuid = self.known_uuid(node);
-        self.storage.heard(uuid).is_some() && !planted("what_was_heard_is_ignored")
+        self.storage.heard(uuid).is_some()
     }
 
     /// Remembers how another node has started, and tells the others.
@@ -88,6 +87,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
 
     /// Another node has said how members had started when they were met. What is news is passed on.
     pub(super) fn hear_of_boots(&mut self, by: NodeId, known: &BTreeMap<u128, Boot>) {
+        if planted("what_was_heard_is_ignored") {
+            return;
+        }
         let members = self.known_uuids();
         let mut is_news = false;
         for (&uuid, &boot) in known {
