@@ -128,6 +128,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "identity::a_voter_that_was_set_back_and_started_as_often_again_cannot_elect_a_second_leader",
     ),
     (
+        "strangers_are_believed",
+        "scripts",
+        "identity::a_stranger_under_a_members_number_is_refused_and_ends_nobody_else",
+    ),
+    (
         "two_changes_at_once",
         "lib",
         "raft::tests::membership::a_change_that_breaks_the_rules_is_refused",
@@ -175,6 +180,7 @@ fn the_simulator_sees_each_planted_bug() {
 fn torture_sees_each_planted_bug() {
     let missed: Vec<&&str> = IN_TORTURE.iter().filter(|bug| !is_felt(bug)).collect();
     assert!(missed.is_empty(), "not caught: {missed:?}");
+    println!("proof: planted_bugs/torture {}", IN_TORTURE.len());
 }
 
 /// Tortures a log with a bug planted.

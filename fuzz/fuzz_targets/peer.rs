@@ -281,7 +281,7 @@ impl Endpoint for Node {
         on_admitted(admitted);
     }
 
-    fn refused(&self, by: NodeId, refusal: Refusal) {
+    fn refused(&self, by: NodeId, _: u128, refusal: Refusal) {
         panic!("{by} was not asked: {refusal}");
     }
 

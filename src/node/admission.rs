@@ -167,6 +167,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             return Err(Refusal::OtherNode { node, known, found });
         }
         self.check_boots_of(other)?;
+        self.strangers.remove(&node);
         self.remember(other);
         self.hear_of_boots(node, &other.met);
         self.hear_of_standing(other);
@@ -232,9 +233,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         self.tell_network();
     }
 
-    /// Another node wants nothing to do with this one, by what this one says of itself: that is the end of it. What is about somebody
-    /// else is not believed.
-    pub fn refused(&mut self, by: NodeId, refusal: Refusal) {
+    /// Another node, of this uuid, wants nothing to do with this one, by what this one says of itself: that is the end of it. What is
+    /// about somebody else is not believed.
+    pub fn refused(&mut self, by: NodeId, by_uuid: u128, refusal: Refusal) {
         let (id, uuid, boot) = (self.raft.id(), self.storage.uuid(), self.storage.boot());
         let drawn_at = |boot: &u64| self.storage.boots().get(boot).copied().unwrap_or(0);
         let is_about_this = match &refusal {
@@ -246,9 +247,24 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             } => (*node, *found) == (id, drawn_at(boot)),
             Refusal::LostEntries { node, .. } => *node == id,
         };
-        match is_about_this {
-            true => self.note(Err(Error::Refused { by, refusal })),
-            false => tracing::warn!(%by, %refusal, "refused for what this node is not"),
+        if !is_about_this {
+            tracing::warn!(%by, %refusal, "refused for what this node is not");
+        } else if self.is_stranger(by, by_uuid) {
+            tracing::warn!(%by, %refusal, "refused by a node that is not the one known by this number");
+        } else {
+            self.note(Err(Error::Refused { by, refusal }));
         }
+    }
+
+    /// Whether a node that refuses this one is not the one that is known by its number. Then one of the two is of another cluster,
+    /// and this one is if the same is true of a majority of its voters.
+    fn is_stranger(&mut self, node: NodeId, uuid: u128) -> bool {
+        let known = self.known_uuid(node);
+        if known == 0 || known == uuid || planted("strangers_are_believed") {
+            return false;
+        }
+        self.strangers.insert(node);
+        let is_stranger = |id| self.strangers.contains(&id);
+        !self.raft.membership().is_majority(is_stranger)
     }
 }

@@ -116,8 +116,12 @@ impl<S: StateMachine> Endpoint for Handle<S> {
         });
     }
 
-    fn refused(&self, by: NodeId, refusal: Refusal) {
-        self.put(Input::Refused { by, refusal });
+    fn refused(&self, by: NodeId, by_uuid: u128, refusal: Refusal) {
+        self.put(Input::Refused {
+            by,
+            by_uuid,
+            refusal,
+        });
     }
 
     fn deliver(&self, packet: Packet) {

@@ -103,6 +103,8 @@ pub enum Input<S: StateMachine> {
     Refused {
         /// Which one.
         by: NodeId,
+        /// Its uuid.
+        by_uuid: u128,
         /// Why.
         refusal: Refusal,
     },

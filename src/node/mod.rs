@@ -194,6 +194,8 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     /// The members that the network knows of.
     members: Membership,
     standing: Standing,
+    /// By whom it was refused that is not the node known by that number.
+    strangers: BTreeSet<NodeId>,
     /// What `handle` has met with, for the next turn.
     failure: Option<Error>,
     trouble: Option<Trouble>,
@@ -276,6 +278,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             bootstrap,
             members: Membership::default(),
             standing: Standing::Outside,
+            strangers: BTreeSet::new(),
             failure: None,
             trouble: None,
             look_for_space_at: Duration::ZERO,
@@ -367,7 +370,11 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
                 introduction,
                 on_admitted,
             } => on_admitted(self.admit(&introduction)),
-            Input::Refused { by, refusal } => self.refused(by, refusal),
+            Input::Refused {
+                by,
+                by_uuid,
+                refusal,
+            } => self.refused(by, by_uuid, refusal),
             Input::Finished(finished) => {
                 let done = self.finished(finished);
                 self.note(done);

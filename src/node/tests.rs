@@ -102,14 +102,14 @@ impl Fixture {
     /// Node 1 of three that have met.
     fn new() -> Fixture {
         Fixture::with(|storage| {
-            let member = Member {
-                uuid: 22,
+            let member = |uuid| Member {
+                uuid,
                 ..Member::default()
             };
             let voters = Membership::of_voters([1, 2, 3].map(NodeId));
-            storage
-                .begin_with(&voters.with_member(NodeId(2), member))
-                .unwrap();
+            let known = voters.with_member(NodeId(2), member(22));
+            let known = known.with_member(NodeId(3), member(33));
+            storage.begin_with(&known).unwrap();
             storage.drive().unwrap();
         })
     }

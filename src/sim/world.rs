@@ -44,6 +44,8 @@ pub struct World<S: StateMachine> {
     power_cuts: u64,
     /// Whom each node voted for, in each term.
     votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// Nodes of another cluster.
+    strangers: BTreeSet<NodeId>,
     history: History,
     /// Processes that ended by themselves, since this was asked.
     ended: Vec<(NodeId, Error)>,
@@ -86,6 +88,7 @@ impl<S: StateMachine> World<S> {
             connected: BTreeSet::new(),
             power_cuts: 0,
             votes: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             history: History::default(),
             ended: Vec::new(),
             trace: Trace::default(),
@@ -298,6 +301,13 @@ impl<S: StateMachine> World<S> {
         self.machine(id).replace_disk(backup);
     }
 
+    /// The disk of a node of the same number in another cluster takes its place. Nothing is asked of that node, but that it is
+    /// refused. The process must be down.
+    pub fn exchange_disk(&mut self, id: NodeId, other: SimDisk) {
+        self.strangers.insert(id);
+        self.set_back_disk(id, other);
+    }
+
     /// The processes that ended by themselves, or could not start, since this was asked.
     pub fn take_ended(&mut self) -> Vec<(NodeId, Error)> {
         std::mem::take(&mut self.ended)
@@ -482,10 +492,11 @@ impl<S: StateMachine> World<S> {
         let Err(refusal) = node.admit(introduction) else {
             return true;
         };
+        let by_uuid = node.introduction().uuid;
         let refused = introduction.from;
         self.note(Event::Refused(refused, refusal.to_string()));
         if let Some(node) = self.machine(refused).node_mut() {
-            node.refused(id, refusal);
+            node.refused(id, by_uuid, refusal);
         }
         false
     }
@@ -530,6 +541,7 @@ impl<S: StateMachine> World<S> {
         let nodes: Vec<invariants::Node<'_>> = self
             .machines
             .values()
+            .filter(|machine| !self.strangers.contains(&machine.id))
             .filter_map(Machine::node)
             .map(|node| invariants::Node {
                 raft: node.raft(),

@@ -92,8 +92,8 @@ pub trait Endpoint: Clone + Send + Sync + 'static {
     /// Asks whether another one may talk to the node, by what it says of itself.
     fn admit(&self, other: Introduction, on_admitted: Box<dyn FnOnce(Result<(), Refusal>) + Send>);
 
-    /// Another one wants nothing to do with the node, which must end.
-    fn refused(&self, by: NodeId, refusal: Refusal);
+    /// Another one, of this uuid, wants nothing to do with the node, which must end if that is a node that it knows.
+    fn refused(&self, by: NodeId, by_uuid: u128, refusal: Refusal);
 
     /// Takes in what an admitted peer sent.
     fn deliver(&self, packet: Packet);

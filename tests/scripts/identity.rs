@@ -162,3 +162,29 @@ fn a_voter_that_was_set_back_is_refused_by_a_node_that_has_only_heard_of_its_las
         });
     }
 }
+
+/// Its directory came from another cluster of the same name, in which it had the same number.
+#[test]
+fn a_stranger_under_a_members_number_is_refused_and_ends_nobody_else() {
+    for seed in 0..20 {
+        let (mut world, other) = (cluster(2 * seed), cluster(2 * seed + 1));
+        let leader = world.leader().unwrap();
+        let [_, stranger] = others(leader);
+        world.cut_power(stranger);
+        world.exchange_disk(stranger, other.disk(stranger).fork());
+        world.start(stranger);
+        world.run_for(ELECTION);
+        let ended = world.take_ended();
+        let [(id, Error::Refused { refusal, .. })] = &ended[..] else {
+            panic!("{ended:?}");
+        };
+        let Refusal::OtherNode { node, known, found } = refusal else {
+            panic!("{refusal}");
+        };
+        assert_eq!((*id, *node), (stranger, stranger));
+        let text = refusal.to_string();
+        assert!(text.contains(&format!("{known:032x}")), "{text}");
+        assert!(text.contains(&format!("{found:032x}")), "{text}");
+        assert!(append(&mut world, "x"));
+    }
+}

@@ -164,7 +164,8 @@ fn a_start_of_a_member_is_told_to_all_members_when_it_is_news_and_to_whom_one_me
     (third.from, third.uuid) = (NodeId(3), 33);
     third.met = [(22, boot(6, 16))].into();
     assert_eq!(fixture.node.admit(&third), Ok(()));
-    assert_eq!(told_boots(&fixture).last(), told(boot(6, 16)).last());
+    let both = [(22, boot(6, 16)), (33, boot(3, 13))].into();
+    assert_eq!(told_boots(&fixture).last(), Some(&(NodeId(3), both)));
 }
 
 #[test]
@@ -235,6 +236,7 @@ fn a_node_whose_start_is_not_the_one_that_was_met_is_at_its_end() {
     let drawn = own.boots[&boot];
     let refused = |boot, found| Input::Refused {
         by: NodeId(2),
+        by_uuid: 22,
         refusal: Refusal::OtherStart {
             node,
             boot,
@@ -259,6 +261,7 @@ fn a_node_that_is_refused_for_what_it_is_is_at_its_end() {
     let (node, known) = (own.from, own.boot() + 1);
     let refused = |found| Input::Refused {
         by: NodeId(2),
+        by_uuid: 22,
         refusal: Refusal::SetBack { node, known, found },
     };
     fixture.node.handle(refused(own.boot() + 7)); // Somebody else is meant.
@@ -391,4 +394,31 @@ fn memberships_of_the_time_before_a_node_was_added_do_not_say_that_it_was_remove
     fixture.write();
     assert_eq!(fixture.node.status().applied, Index(1));
     assert_eq!(fixture.node.standing(), Standing::Member);
+}
+
+/// The number is another cluster's too: either node may be the one in the wrong place.
+#[test]
+fn a_node_is_at_its_end_by_strangers_only_when_they_are_most_of_its_cluster() {
+    let mut fixture = Fixture::leader();
+    let own = fixture.node.introduction();
+    let refused = |by| Input::Refused {
+        by: NodeId(by),
+        by_uuid: 99,
+        refusal: Refusal::OtherNode {
+            node: own.from,
+            known: 98,
+            found: own.uuid,
+        },
+    };
+    fixture.node.handle(refused(2));
+    fixture.node.handle(refused(2));
+    fixture.turn();
+    let known = fixture.node.introduction().last;
+    let known = introduction(1, known.term.0, known.index.0);
+    fixture.node.admit(&known).unwrap(); // Whom it knows is there again.
+    fixture.node.handle(refused(3));
+    fixture.turn();
+    fixture.node.handle(refused(2));
+    let error = fixture.node.turn().unwrap_err();
+    assert!(matches!(error, Error::Refused { by: NodeId(2), .. }));
 }

@@ -43,8 +43,8 @@ pub(in crate::transport) enum Welcome {
     },
     /// The sender came to the wrong place, or speaks another version.
     Astray { reason: String },
-    /// The node that was looked for wants nothing to do with the sender.
-    Refused(Refusal),
+    /// The node that was looked for, of this uuid, wants nothing to do with the sender.
+    Refused { by_uuid: u128, refusal: Refusal },
 }
 
 pub(in crate::transport) fn put_handshake(buf: &mut BytesMut, message: &impl Serialize) {

@@ -463,7 +463,7 @@ fn refusals_are_these_bytes() {
                 expected: "c".to_owned(),
                 found: "d".to_owned(),
             },
-            &b"\x02\x00\x01c\x01d"[..],
+            &b"\x02\x63\x00\x01c\x01d"[..],
         ),
         (
             Refusal::OtherNode {
@@ -471,7 +471,7 @@ fn refusals_are_these_bytes() {
                 known: 7,
                 found: 8,
             },
-            b"\x02\x01\x01\x07\x08",
+            b"\x02\x63\x01\x01\x07\x08",
         ),
         (
             Refusal::SetBack {
@@ -479,7 +479,7 @@ fn refusals_are_these_bytes() {
                 known: 7,
                 found: 6,
             },
-            b"\x02\x02\x01\x07\x06",
+            b"\x02\x63\x02\x01\x07\x06",
         ),
         (
             Refusal::OtherStart {
@@ -488,7 +488,7 @@ fn refusals_are_these_bytes() {
                 known: 8,
                 found: 9,
             },
-            b"\x02\x03\x01\x07\x08\x09",
+            b"\x02\x63\x03\x01\x07\x08\x09",
         ),
         (
             Refusal::LostEntries {
@@ -496,10 +496,11 @@ fn refusals_are_these_bytes() {
                 acknowledged: 18,
                 found: lost,
             },
-            b"\x02\x04\x01\x12\x04\x11",
+            b"\x02\x63\x04\x01\x12\x04\x11",
         ),
     ] {
-        let refused = Welcome::Refused(refusal);
+        let by_uuid = 0x63;
+        let refused = Welcome::Refused { by_uuid, refusal };
         let encoded = handshake(&refused);
         assert_eq!(&encoded[..], bytes, "{refused:?}");
         assert_eq!(decode_handshake::<Welcome>(&encoded).unwrap(), refused);

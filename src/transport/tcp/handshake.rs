@@ -93,10 +93,10 @@ impl Handshakes {
                 Ok((introduction, addresses, is_passing))
             }
             Welcome::Astray { reason } => Err(denied(format!("turned away: {reason}"))),
-            Welcome::Refused(refusal) => {
+            Welcome::Refused { by_uuid, refusal } => {
                 let error = denied(format!("refused: {refusal}"));
                 if refusal.is_final() {
-                    node.refused(to, refusal);
+                    node.refused(to, by_uuid, refusal);
                 }
                 Err(error)
             }
@@ -121,7 +121,8 @@ impl Handshakes {
         }
         if let Err(refusal) = admit(node, hello.introduction).await? {
             tracing::warn!(%from, "refused a node: {refusal}");
-            write_handshake(stream, &Welcome::Refused(refusal)).await?;
+            let by_uuid = introduction(node).await?.uuid;
+            write_handshake(stream, &Welcome::Refused { by_uuid, refusal }).await?;
             return Ok(None);
         }
         let theirs = Addresses {

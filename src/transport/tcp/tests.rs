@@ -26,7 +26,7 @@ struct Node {
 #[derive(Debug, PartialEq)]
 enum Heard {
     Admitted(NodeId),
-    Refused(NodeId, Refusal),
+    Refused(NodeId, u128, Refusal),
     Packet(Packet),
 }
 
@@ -42,8 +42,8 @@ impl Endpoint for Node {
         on_admitted(self.admits.clone());
     }
 
-    fn refused(&self, by: NodeId, refusal: Refusal) {
-        let _ = self.heard.send(Heard::Refused(by, refusal));
+    fn refused(&self, by: NodeId, by_uuid: u128, refusal: Refusal) {
+        let _ = self.heard.send(Heard::Refused(by, by_uuid, refusal));
     }
 
     fn deliver(&self, packet: Packet) {
@@ -219,7 +219,7 @@ async fn a_node_that_is_not_any_more_what_it_was_is_told_so() {
     let one = transport(1, &peers);
     let error = open_error(&one, &node_1, 2, &address).await;
     assert_eq!(error, format!("refused: {}", other_node(1)));
-    let refused = Heard::Refused(NodeId(2), other_node(1));
+    let refused = Heard::Refused(NodeId(2), 102, other_node(1));
     assert_eq!(heard(&mut inbox_1).await, refused);
     assert!(inbox_2.try_recv().is_err());
     assert_eq!(one.handshakes.addresses.client_address(NodeId(2)), None);
@@ -277,7 +277,7 @@ impl Endpoint for Ended {
 
     fn admit(&self, _: Introduction, _: Box<dyn FnOnce(Result<(), Refusal>) + Send>) {}
 
-    fn refused(&self, _: NodeId, _: Refusal) {}
+    fn refused(&self, _: NodeId, _: u128, _: Refusal) {}
 
     fn deliver(&self, packet: Packet) {
         panic!("{packet:?} came to a node that admits nobody");
