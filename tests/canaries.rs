@@ -53,9 +53,19 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "raft::tests::figure8::figure_8_d_an_entry_on_a_majority_is_not_committed_and_may_be_overwritten",
     ),
     (
+        "claims_are_believed",
+        "lib",
+        "transport::codec::tests::half_a_frame_is_waited_for_and_a_large_one_refused",
+    ),
+    (
         "damaged_counts_as_lacked",
         "recovery",
         "targeted::every_combination_of_damaged_copies_of_four_entries",
+    ),
+    (
+        "divergence_ignored",
+        "scripts",
+        "machines::a_state_machine_that_diverges_raises_an_alarm",
     ),
     (
         "half_an_install",
@@ -81,6 +91,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "one_majority_is_enough",
         "lib",
         "raft::tests::membership::in_a_joint_membership_both_majorities_are_needed",
+    ),
+    (
+        "read_without_a_round",
+        "scripts",
+        "machines::a_leader_that_stood_still_and_whose_clock_jumps_serves_nothing_stale",
     ),
     (
         "read_joins_an_earlier_question",
@@ -113,6 +128,16 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "snapshots::snapshot_recover",
     ),
     (
+        "stall_ignored",
+        "lib",
+        "raft::tests::stall::a_leader_whose_disk_stalls_hands_over_to_the_active_voter_with_most_of_the_log",
+    ),
+    (
+        "stall_ignored",
+        "scripts",
+        "machines::a_leader_whose_sync_hangs_hands_over_and_says_for_how_long_it_has_waited",
+    ),
+    (
         "stale_rejection_counts",
         "lib",
         "raft::tests::replication::a_success_counts_though_next_index_has_moved_on_and_stale_rejections_do_not",
@@ -131,6 +156,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "strangers_are_believed",
         "scripts",
         "identity::a_stranger_under_a_members_number_is_refused_and_ends_nobody_else",
+    ),
+    (
+        "torn_everywhere_is_kept",
+        "scripts",
+        "machines::three_nodes_on_which_the_same_batch_is_torn_serve_again",
     ),
     (
         "two_changes_at_once",

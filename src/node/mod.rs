@@ -152,6 +152,8 @@ pub struct Counts {
     pub snapshots_taken: u64,
     /// Snapshots that it took in from another node.
     pub snapshots_installed: u64,
+    /// Entries that it dropped when it became the leader, since they were torn on every node: they were never acknowledged.
+    pub torn_entries_dropped: u64,
 }
 
 /// A node. See the [module's documentation](self).
@@ -196,6 +198,8 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     standing: Standing,
     /// By whom it was refused that is not the node known by that number.
     strangers: BTreeSet<NodeId>,
+    /// Entries that it dropped, see [`Counts`].
+    torn_dropped: u64,
     /// What `handle` has met with, for the next turn.
     failure: Option<Error>,
     trouble: Option<Trouble>,
@@ -279,6 +283,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             members: Membership::default(),
             standing: Standing::Outside,
             strangers: BTreeSet::new(),
+            torn_dropped: 0,
             failure: None,
             trouble: None,
             look_for_space_at: Duration::ZERO,
@@ -308,6 +313,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         Counts {
             snapshots_taken: self.snapshots.taken,
             snapshots_installed: self.snapshots.installed,
+            torn_entries_dropped: self.torn_dropped,
         }
     }
 
@@ -497,6 +503,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         if !ready.committed.is_empty() {
             self.hand_out(ready.committed);
         }
+        self.torn_dropped += ready.dropped.len() as u64;
         for id in ready.dropped {
             tracing::warn!(%id, "dropped an entry that is torn on every node: it was never acknowledged");
         }

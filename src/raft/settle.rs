@@ -162,7 +162,8 @@ impl Raft {
         let is_torn =
             |voter: &NodeId| matches!(copy(*voter), Some(Copy::Lack | Copy::Bad(Badness::Suspect)));
         let all_torn = memberships.all(|set| set.all().iter().all(is_torn));
-        all_torn.then_some(Drop::Torn)
+        let drops = all_torn && !planted("torn_everywhere_is_kept");
+        drops.then_some(Drop::Torn)
     }
 
     fn drop_from(&mut self, from: Index, why: Drop) {

@@ -126,6 +126,7 @@ fn about_node(server: &Server, report: &Report) -> Vec<Section> {
                 ("raft_voters", &voters),
                 ("raft_learners", &learners),
                 ("raft_waits_for", &waits_for),
+                ("raft_torn_dropped", &report.counts.torn_entries_dropped),
             ],
         ),
     ]

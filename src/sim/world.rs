@@ -228,6 +228,11 @@ impl<S: StateMachine> World<S> {
     /// The power goes in the middle of one of the next operations of the disk, if it makes any.
     pub fn cut_power_soon(&mut self, id: NodeId) {
         let operations = self.rng.u64(..8);
+        self.cut_power_after(id, operations);
+    }
+
+    /// The power goes in the middle of the operation of the disk that comes after so many others.
+    pub fn cut_power_after(&mut self, id: NodeId, operations: u64) {
         self.machine(id).cut_power_after(operations);
     }
 

@@ -57,6 +57,7 @@ use byteorder::{ByteOrder, LittleEndian as LE};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::Packet;
+use crate::canary::planted;
 
 pub(super) use handshake::{
     HELLO_BYTES_MAX, Hello, VERSION, Welcome, decode_handshake, put_handshake,
@@ -74,7 +75,7 @@ pub(super) fn take_frame(buf: &mut BytesMut, body_bytes_max: usize) -> io::Resul
     }
     let body_bytes = LE::read_u32(buf) as usize;
     let checksum = LE::read_u32(&buf[4..]);
-    if body_bytes > body_bytes_max {
+    if body_bytes > body_bytes_max && !planted("claims_are_believed") {
         return Err(bad(format!(
             "a frame of {body_bytes} bytes, the limit is {body_bytes_max}"
         )));

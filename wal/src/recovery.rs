@@ -206,6 +206,9 @@ impl Found {
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         let file_bytes = segment_bytes(preferred_bytes, 0);
         let spares = self.names.adopt_spares(disk, dir, file_bytes)?;
+        if planted("open_needs_space") {
+            Spare::create(disk, dir, next_number(&spares), file_bytes, None)?.remove(disk)?;
+        }
         let tail = self.tail;
         let newest = self.prepared.back().unwrap_or(&tail.segment);
         let mut recovered = Recovered {

@@ -140,7 +140,10 @@ impl Spare {
         disk.rename(spare, &path)
             .map_err(Error::io("rename", spare))?;
         if !planted("no_dir_sync") {
-            disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
+            let synced = disk.sync_dir(dir).map_err(Error::io("sync", dir));
+            if !planted("error_of_dir_sync_ignored") {
+                synced?;
+            }
         }
         Ok(Segment::new(header, path, self.file))
     }

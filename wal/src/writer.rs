@@ -250,8 +250,11 @@ impl Writer {
 
     fn put_down(&mut self, start: &mut u64) -> Result<()> {
         let Segment { file, path, .. } = &*self.segment;
-        file.write_all_at(&self.buffer, *start)
-            .map_err(Error::io("write", path))?;
+        let written = match planted("short_write_is_whole") {
+            true => file.write_at(&self.buffer, *start).map(drop),
+            false => file.write_all_at(&self.buffer, *start),
+        };
+        written.map_err(Error::io("write", path))?;
         *start += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())

@@ -98,6 +98,66 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "moving",
         "a_damaged_entry_is_found_by_a_scrub_moved_by_its_id_and_repaired",
     ),
+    (
+        "unreadable_is_zeros",
+        "recovering",
+        "a_sector_that_cannot_be_read_is_an_error_and_nothing_is_cut",
+    ),
+    (
+        "length_not_checked",
+        "damage",
+        "a_file_of_another_length_is_damaged",
+    ),
+    (
+        "other_logs_taken",
+        "opening",
+        "a_segment_of_another_log_is_a_stranger",
+    ),
+    (
+        "locked_for_looking",
+        "processes",
+        "a_log_that_another_process_holds_is_locked_and_free_when_that_ends_or_is_killed",
+    ),
+    (
+        "poison_forgotten",
+        "read_only",
+        "on_a_disk_remounted_read_only_writing_ends_and_reading_does_not",
+    ),
+    (
+        "short_write_is_whole",
+        "odd_disks",
+        "short_and_interrupted_reads_and_writes_are_completed",
+    ),
+    (
+        "damage_cut",
+        "odd_disks",
+        "a_lost_or_misdirected_write_is_named_or_was_past_the_mark",
+    ),
+    (
+        "open_needs_space",
+        "odd_disks",
+        "after_a_crash_anywhere_the_log_opens_on_a_full_disk",
+    ),
+    (
+        "recycled_under_readers",
+        "hanging",
+        "what_a_reader_holds_stays_when_its_segment_is_purged_and_files_are_recycled",
+    ),
+    (
+        "error_of_dir_sync_ignored",
+        "odd_disks",
+        "an_error_of_any_call_is_told_or_does_no_harm_and_nothing_acknowledged_is_lost",
+    ),
+    (
+        "seal_not_checked",
+        "seals",
+        "a_directory_that_is_bad_in_its_frame_and_in_the_seal_is_named",
+    ),
+    (
+        "version_not_checked",
+        "golden",
+        "a_newer_version_is_refused_with_both_numbers_and_left_as_it_is",
+    ),
     ("cut_before_durable", "cut", "every_crash_while_cutting"),
     (
         "cut_joins_anything",

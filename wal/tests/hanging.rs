@@ -416,6 +416,46 @@ fn is_end(error: &Error) -> bool {
     matches!(error, Error::Misuse { .. })
 }
 
+/// When no other file waits to become a segment, the first one that is freed is taken. Gives the index of the next entry.
+fn fill_until_no_spare(wal: &Wal, dir: &Path, first: u64, entry: impl Fn(u64) -> Step) -> u64 {
+    let has_spare = || {
+        let names = OsDisk.list(dir).unwrap();
+        names.iter().any(|name| name.starts_with("spare-"))
+    };
+    let mut next = first;
+    while next == first || (has_spare() && next < first + 12) {
+        write_all(wal, &[entry(next)]);
+        next += 1;
+    }
+    next
+}
+
+/// Row 35. What was read without a copy is the file's own bytes: the file is not taken for another segment while somebody has them.
+#[test]
+fn what_a_reader_holds_stays_when_its_segment_is_purged_and_files_are_recycled() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(12288);
+    options.map_sealed = true;
+    let wal = Wal::create(dir.path(), options.clone()).unwrap();
+    let large = |index| vec![append(1, index, index, 1, 2600)];
+    write_all(&wal, &(1..=12).map(large).collect::<Vec<_>>());
+    drop(wal); // and what it has in memory
+    let wal = Wal::open(dir.path(), options).unwrap();
+    let path = dir.path().join(segment(1).file_name().unwrap());
+    let read = wal.entries(GroupId(1), Index(1)..Index(5), u64::MAX);
+    let held = read.unwrap();
+    let expected: Vec<Entry> = (1..=4)
+        .flat_map(|index| entries_of(&large(index)))
+        .collect();
+    let next = fill_until_no_spare(&wal, dir.path(), 13, large);
+    write_all(&wal, &[vec![purge(1, 4, 1)]]);
+    wait_until("it to be freed", || !path.exists());
+    // The file would be among the spares by now, and be taken sooner or later.
+    let other = |index| vec![append(1, index, index, 1, 2500)];
+    fill_until_no_spare(&wal, dir.path(), next, other);
+    assert!(held == expected, "other bytes");
+}
+
 /// Row 35. Readers are held up in a segment while all of it is purged and freed, and new segments are begun, for which its
 /// file could have been taken. Then they read: the bytes that were there, or a typed end.
 #[test]
@@ -448,16 +488,7 @@ fn readers_of_a_segment_that_is_purged_freed_and_recycled_meanwhile_read_what_wa
         })
         .collect();
     wait_until("the readers", || gate.waiting() == 3);
-    // When no other file waits to become a segment, the first one that is freed is taken.
-    let has_spare = || {
-        let names = OsDisk.list(dir.path()).unwrap();
-        names.iter().any(|name| name.starts_with("spare-"))
-    };
-    let mut next = 13;
-    while next == 13 || (has_spare() && next < 25) {
-        write_all(&wal, &[large(next)]);
-        next += 1;
-    }
+    let next = fill_until_no_spare(&wal, dir.path(), 13, large);
     write_all(&wal, &[vec![purge(1, 4, 1)]]);
     wait_until("it to be freed", || !path.exists());
     for index in next..40 {

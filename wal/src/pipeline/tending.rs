@@ -160,7 +160,10 @@ impl Pipeline {
         let mut spares = Vec::new();
         for segment in dead {
             let path = segment.path.clone();
-            let unread = Arc::into_inner(segment);
+            let unread = match planted("recycled_under_readers") {
+                true => Some(reopen(&*self.disk, &segment)?),
+                false => Arc::into_inner(segment),
+            };
             let fitting = unread.filter(|segment| fits(segment.header.file_bytes, file_bytes));
             match fitting.and_then(|segment| Some((segment, numbers.pop()?))) {
                 Some((segment, number)) => {
@@ -231,4 +234,11 @@ impl Pipeline {
         shared.find_due();
         self.call_back(shared)
     }
+}
+
+/// For a planted bug: another hold of a segment that others hold.
+fn reopen(disk: &dyn duramen_disk::Disk, segment: &Segment) -> Result<Segment> {
+    let path = segment.path.clone();
+    let file = disk.open(&path).map_err(Error::io("open", &path))?;
+    Ok(Segment::new(segment.header, path, file))
 }
