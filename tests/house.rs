@@ -291,10 +291,36 @@ fn the_tests_that_are_named_for_the_contracts_exist() {
         ("wal/tests", "CONTRACTS.md", 50),
         ("snapshot/tests", "FAULTS.md", 35),
         ("src/raft/tests", "PAPER.md", 75),
+        ("tests", "FAULTS.md", 120),
     ] {
         let dir = root().join(dir);
         let named = named_tests(&dir, page);
         assert!(named > at_least, "{named} tests are named in {page}");
+    }
+}
+
+/// The fault matrix has 40 rows, and each a test, and a bug that is planted to see that it sees.
+#[test]
+fn each_row_of_the_fault_matrix_has_a_test_and_a_planted_bug() {
+    let canaries = ["tests", "wal/tests", "snapshot/tests"];
+    let canaries = canaries.map(|dir| root().join(dir).join("canaries.rs"));
+    let canaries = canaries.map(|path| fs::read_to_string(path).unwrap());
+    let page = fs::read_to_string(root().join("tests/FAULTS.md")).unwrap();
+    for row in 1..=40 {
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(&format!("| {row} |")));
+        let line = line.unwrap_or_else(|| panic!("there is no row {row}"));
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let [_, _, _, tests, bugs] = cells[..] else {
+            panic!("{line}");
+        };
+        assert!(tests.contains("::"), "row {row} has no test");
+        for bug in bugs.trim_end_matches(" |").split(", ") {
+            let name = format!("\"{bug}\"");
+            let is_planted = canaries.iter().any(|list| list.contains(&name));
+            assert!(is_planted, "row {row}: {bug} is planted nowhere");
+        }
     }
 }
 
