@@ -261,15 +261,15 @@ impl Weather {
                 Some(Trouble::Full) => {}
                 Some(Trouble::Failed(error)) => {
                     let why = error.to_string();
+                    assert!(
+                        self.failing.contains(&id),
+                        "{id} has failed for no reason: {why}"
+                    );
                     if self.unlucky.is_some_and(|(unlucky, _)| unlucky == id) {
                         world.kill(id);
                         operator.replace_lost(world, id);
                         continue;
                     }
-                    assert!(
-                        self.failing.contains(&id),
-                        "{id} has failed for no reason: {why}"
-                    );
                     self.struck.failed_syncs += u64::from(self.silent.insert(id));
                 }
             }
