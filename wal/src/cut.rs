@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use duramen_disk::{Disk, LockMode, OsDisk};
+use duramen_disk::{DirLock, Disk, LockMode, OsDisk};
 
 use crate::canary::planted;
 use crate::error::{Error, Result};
@@ -90,10 +90,7 @@ impl Wal {
         mut progress: impl FnMut(u64),
     ) -> Result<CutPlan> {
         let dir = dir.as_ref();
-        must_be_a_log(&*disk, dir)?;
-        let _lock = lock(&*disk, dir, LockMode::Shared)?;
-        let mut salvage = Salvage::of(&*disk, dir)?;
-        let aside = free_name(&*disk, dir)?;
+        let (_lock, mut salvage, aside) = begin(&*disk, dir, LockMode::Shared)?;
         plan(&mut salvage, aside, None, &mut progress)
     }
 
@@ -147,10 +144,7 @@ impl Wal {
         mut progress: impl FnMut(u64),
     ) -> Result<CutPlan> {
         let dir = dir.as_ref();
-        must_be_a_log(&*disk, dir)?;
-        let _lock = lock(&*disk, dir, LockMode::Exclusive)?;
-        let mut salvage = Salvage::of(&*disk, dir)?;
-        let aside = free_name(&*disk, dir)?;
+        let (_lock, mut salvage, aside) = begin(&*disk, dir, LockMode::Exclusive)?;
         let exchange = || {
             let op = "put the new log, which stands beside it, in the place of";
             disk.exchange(&aside, dir).map_err(Error::io(op, dir))
@@ -171,6 +165,17 @@ impl Wal {
         }
         Ok(done)
     }
+}
+
+/// Locks the log. Gives what is left of it, and the name that the old one is to have.
+fn begin(
+    disk: &dyn Disk,
+    dir: &Path,
+    mode: LockMode,
+) -> Result<(Box<dyn DirLock>, Salvage, PathBuf)> {
+    must_be_a_log(disk, dir)?;
+    let lock = lock(disk, dir, mode)?;
+    Ok((lock, Salvage::of(disk, dir)?, free_name(disk, dir)?))
 }
 
 /// Gives the space of an unfinished copy back, as far as that goes.
