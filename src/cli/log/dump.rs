@@ -14,19 +14,22 @@ pub(super) const SHOWN_BYTES: usize = 48;
 
 pub(super) fn run(dir: &Path, raw: bool) -> Outcome<Ended> {
     let mut out = stdout();
-    let mut printed = Ok(());
-    Wal::dump(dir, |item| {
-        if printed.is_ok() {
-            printed = print(&mut out, &item, raw);
-        }
-        printed.is_ok()
-    })?;
-    printed?;
+    walk(dir, |item| print(&mut out, item, raw))?;
     out.flush()?;
     let found = verify::look(dir)?;
     found.print(&mut out)?;
     out.flush()?;
     Ok(found.ended)
+}
+
+/// Prints all that stands in a log, as far as it can be printed.
+pub(super) fn walk(dir: &Path, mut print: impl FnMut(&DumpItem) -> io::Result<()>) -> Outcome<()> {
+    let mut printed = Ok(());
+    Wal::dump(dir, |item| {
+        printed = print(&item);
+        printed.is_ok()
+    })?;
+    Ok(printed?)
 }
 
 fn print(out: &mut impl Write, item: &DumpItem, raw: bool) -> io::Result<()> {

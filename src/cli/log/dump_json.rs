@@ -8,10 +8,10 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use duramen::wal::{DumpItem, DumpRecord, LogId, Wal};
+use duramen::wal::{DumpItem, DumpRecord, LogId};
 use serde_json::{Value, json};
 
-use super::dump::{SHOWN_BYTES, hex};
+use super::dump::{SHOWN_BYTES, hex, walk};
 use super::verify;
 use crate::cli::looking::{name, stdout};
 use crate::cli::{Ended, Outcome};
@@ -22,14 +22,7 @@ pub(super) fn run(dir: &Path, raw: bool) -> Outcome<Ended> {
         open: Vec::new(),
         end: None,
     };
-    let mut printed = Ok(());
-    Wal::dump(dir, |item| {
-        if printed.is_ok() {
-            printed = tree.item(&item, raw);
-        }
-        printed.is_ok()
-    })?;
-    printed?;
+    walk(dir, |item| tree.item(item, raw))?;
     tree.close_to(0)?;
     tree.out.flush()?;
     let ended = verify::look(dir)?.ended;
