@@ -1,5 +1,5 @@
 //! Any bytes in a log's files: `open` gives a log or a typed error, in bounded memory, without a panic; and a log that it
-//! gives can be read, written and opened again.
+//! gives can be read, written and opened again. `cut` gives what it planned, and a log that is whole, or a typed error.
 //!
 //! The input spoils a log that was right: a list of places, each with what is written there. So the fuzzer gets behind the
 //! checksums by leaving most of them alone.
@@ -11,7 +11,8 @@ use std::sync::{Arc, LazyLock};
 use arbitrary::Arbitrary;
 use duramen_disk::{Disk, LOCK_FILE, SimDisk};
 use duramen_wal::{
-    Batch, Context, Entry, GroupId, HardState, Index, LogId, NodeId, Options, Scrub, Term, Wal,
+    Batch, Context, Entry, GroupId, HardState, Index, LogId, NodeId, Options, Scrub, Term,
+    Verification, Wal,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -184,10 +185,10 @@ fn read_all(wal: &Wal) {
 }
 
 /// All files but the lock.
-fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
-    let names = disk.list(Path::new(DIR)).expect("a directory").into_iter();
+fn files(disk: &SimDisk, dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let names = disk.list(dir).expect("a directory").into_iter();
     let files = names.filter(|name| name != LOCK_FILE).map(|name| {
-        let file = disk.open_read(&Path::new(DIR).join(&name)).expect("a file");
+        let file = disk.open_read(&dir.join(&name)).expect("a file");
         let mut bytes = vec![0; file.len().expect("a length") as usize];
         file.read_exact_at(&mut bytes, 0).expect("bytes");
         (name, bytes)
@@ -197,7 +198,7 @@ fn files(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
 
 /// Looking changes nothing. Says whether the log can be opened.
 fn look(disk: &SimDisk) -> bool {
-    let before = files(disk);
+    let before = files(disk, DIR.as_ref());
     let mut items = 0;
     let visit = |_| {
         items += 1;
@@ -206,8 +207,52 @@ fn look(disk: &SimDisk) -> bool {
     let _ = Wal::dump_on(Arc::new(disk.clone()), DIR, visit);
     assert!(items <= 1 << 16, "{items} items of a few frames");
     let verified = Wal::verify_on(Arc::new(disk.clone()), DIR, |_| true);
-    assert!(files(disk) == before);
+    assert!(files(disk, DIR.as_ref()) == before);
     verified.is_ok()
+}
+
+/// Cuts the log: what was planned is done, the old one stands aside as it was, and the new one is whole and holds what the plan says.
+fn cut(disk: &SimDisk, options: &Options) {
+    let dir = Path::new(DIR);
+    let before = files(disk, dir);
+    let verified = Wal::verify_on(Arc::new(disk.clone()), DIR, |_| true);
+    let is_whole = |found: &Verification| !found.is_damaged() && !found.is_torn();
+    let planned = Wal::plan_cut_on(Arc::new(disk.clone()), DIR, |_| ());
+    assert!(files(disk, dir) == before, "a plan changed the disk");
+    let done = Wal::cut_on(Arc::new(disk.clone()), DIR, |_| ());
+    let (planned, done) = match (planned, done) {
+        (Ok(planned), Ok(done)) => (planned, done),
+        (Err(planned), Err(done)) => {
+            assert_eq!(planned.to_string(), done.to_string());
+            assert!(files(disk, dir) == before, "an error changed the disk");
+            return;
+        }
+        differ => panic!("{differ:?}"),
+    };
+    assert_eq!(format!("{planned:?}"), format!("{done:?}"));
+    assert!(files(disk, &done.aside) == before, "the old log changed");
+    if verified.as_ref().is_ok_and(is_whole) {
+        assert!(!done.is_loss() && done.lost.is_empty(), "{done:?}");
+    }
+    let verified = Wal::verify_on(Arc::new(disk.clone()), DIR, |_| true);
+    assert!(verified.as_ref().is_ok_and(is_whole), "{verified:?}");
+    let wal = Wal::open_on(Arc::new(disk.clone()), DIR, options.clone());
+    let wal = wal.expect("a log that was cut opens");
+    assert_eq!(wal.groups().len() as u64, done.groups_kept);
+    for cut in &done.groups {
+        assert_eq!(wal.last(cut.group), cut.kept);
+    }
+    let (mut entries, mut bytes) = (0, 0);
+    for group in wal.groups() {
+        let range = wal.purged(group).index.next()..wal.last(group).index.next();
+        let found = wal.entries(group, range, u64::MAX).expect("all is whole");
+        entries += found.len() as u64;
+        bytes += found
+            .iter()
+            .map(|entry| entry.payload.len() as u64)
+            .sum::<u64>();
+    }
+    assert_eq!((entries, bytes), (done.entries_kept, done.bytes_kept));
 }
 
 fuzz_target!(|input: Input| {
@@ -242,15 +287,19 @@ fuzz_target!(|input: Input| {
     let mut options = options();
     options.keep_suspects = input.keep_suspects;
     options.recent_bytes_max = 0;
+    cut(&disk.fork(), &options);
     for _ in 0..2 {
         let is_verified = look(&disk);
-        let before = files(&disk);
+        let before = files(&disk, DIR.as_ref());
         let Ok(wal) = Wal::open_on(Arc::new(disk.clone()), DIR, options.clone()) else {
             assert!(
                 !is_verified || input.keep_suspects,
                 "verified, and not opened"
             );
-            assert!(files(&disk) == before, "an error changed the disk");
+            assert!(
+                files(&disk, DIR.as_ref()) == before,
+                "an error changed the disk"
+            );
             return;
         };
         read_all(&wal);
