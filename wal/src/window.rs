@@ -78,7 +78,10 @@ impl<'a> Window<'a> {
         let rest = &mut self.buffer[kept..load];
         let read = self.segment.file.read_exact_at(rest, offset + kept as u64);
         let read = read.or_else(|error| match planted("unreadable_is_zeros") {
-            true => Ok(rest.fill(0)),
+            true => {
+                rest.fill(0);
+                Ok(())
+            }
             false => Err(error),
         });
         read.map_err(Error::io("read", &self.segment.path))?;
