@@ -341,3 +341,30 @@ fn named_tests(dir: &Path, page: &str) -> usize {
     }
     named
 }
+
+/// Seeds are checked in, and so they are few and small.
+#[test]
+fn each_fuzz_target_has_seeds_and_is_run() {
+    let manifest = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
+    let gate = fs::read_to_string(root().join(".ci/run")).unwrap();
+    let run: BTreeSet<&str> = gate
+        .lines()
+        .filter_map(|line| line.strip_prefix("    fuzz_together "))
+        .flat_map(|targets| targets.split(' '))
+        .collect();
+    let targets = names_after(&manifest, "[[bin]]\nname = \"");
+    assert_eq!(targets, run);
+    for target in targets {
+        let seeds = fs::read_dir(root().join("fuzz/seeds").join(target)).unwrap();
+        let sizes: Vec<u64> = seeds
+            .map(|seed| seed.unwrap().metadata().unwrap().len())
+            .collect();
+        let bytes: u64 = sizes.iter().sum();
+        assert!(
+            (1..=25).contains(&sizes.len()),
+            "{target}: {} seeds",
+            sizes.len()
+        );
+        assert!(bytes <= 60_000, "{target}: {bytes} bytes");
+    }
+}
