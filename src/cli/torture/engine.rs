@@ -1,6 +1,6 @@
 //! Torture of the log and the snapshots: a child writes, is killed, and what it left is compared with what it should have left.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -153,24 +153,41 @@ impl<'a> Engine<'a> {
         Ok(Ended { lines, status })
     }
 
+    /// Looks at what a child has left that wrote from the first operation on and has said this.
+    pub(super) fn look_once(&mut self, lines: &[Line]) -> Result<()> {
+        self.hear(lines);
+        self.summary.torn = u64::from(self.look()?);
+        self.summary.rounds = 1;
+        Ok(())
+    }
+
     /// Takes down what a child has said, and how it ended.
     fn account(&mut self, ended: &Ended) {
-        let submitted = ended.lines.iter().filter_map(|line| match line {
+        self.hear(&ended.lines);
+        let is_open = |line: &Line| matches!(line, Line::Opened { .. });
+        let was_open = ended.lines.iter().any(is_open);
+        match ended.status.signal() {
+            Some(_) if was_open => self.seen.killed += 1,
+            Some(_) => self.seen.killed_while_opening += 1,
+            None => {}
+        }
+        let status = ended.status;
+        if !status.success() && status.signal().is_none() {
+            self.summary.blame(format!("the child ended with {status}"));
+        }
+    }
+
+    /// Takes down what a child has said.
+    fn hear(&mut self, lines: &[Line]) {
+        let submitted = lines.iter().filter_map(|line| match line {
             Line::Submitted(op) => Some(*op),
             _ => None,
         });
         if let Some(last) = submitted.max() {
             self.submit_up_to(last);
         }
-        let is_open = |line: &Line| matches!(line, Line::Opened { .. });
-        let was_open = ended.lines.iter().any(is_open);
         let (summary, seen) = (&mut self.summary, &mut self.seen);
-        match ended.status.signal() {
-            Some(_) if was_open => seen.killed += 1,
-            Some(_) => seen.killed_while_opening += 1,
-            None => {}
-        }
-        for line in &ended.lines {
+        for line in lines {
             match line {
                 Line::Acknowledged(op) => {
                     self.log.acknowledge(*op);
@@ -187,10 +204,6 @@ impl<'a> Engine<'a> {
                 Line::DiedAtCall(_) => seen.killed_at_calls += 1,
                 Line::Opened { .. } | Line::Submitted(_) | Line::DiedInWrite { .. } => {}
             }
-        }
-        let status = ended.status;
-        if !status.success() && status.signal().is_none() {
-            self.summary.blame(format!("the child ended with {status}"));
         }
     }
 
@@ -283,8 +296,11 @@ impl<'a> Engine<'a> {
                 ));
             }
         }
-        let segments = disk
-            .list(&dir)?
+        let names = match disk.list(&dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            names => names?,
+        };
+        let segments = names
             .into_iter()
             .filter_map(|name| u64::from_str_radix(name.strip_suffix(".wal")?, 16).ok());
         self.seen.segments = segments.max().unwrap_or(0);

@@ -36,6 +36,7 @@ use super::{Outcome, asked_to_stop, block_on_quietly};
 use cluster::Tortured;
 use engine::Engine;
 use marker::{Marker, Mode};
+use said::{Life, lines_of};
 use summary::{Summary, check_floors};
 
 /// Why torture cannot go on. What it finds wrong is no error of this kind: that is counted.
@@ -78,12 +79,18 @@ pub(super) struct Torture {
     /// Be the process that is killed.
     #[arg(long, hide = true, requires = "dir", conflicts_with = "cluster")]
     child: bool,
+
+    /// Compare what is there with what a child has said: what it was told to do and then its lines are read from standard input. For
+    /// `tests/power_cut.py`.
+    #[arg(long, hide = true, requires = "dir", conflicts_with_all = ["cluster", "child"])]
+    check: bool,
 }
 
 impl Torture {
     pub(super) fn run(self) -> Outcome {
-        match (&self.dir, self.child) {
-            (Some(dir), true) => child::run(dir),
+        match &self.dir {
+            Some(dir) if self.child => child::run(dir),
+            Some(dir) if self.check => check(dir),
             _ => block_on_quietly(self.run_until_stopped()),
         }
     }
@@ -216,6 +223,20 @@ impl Torture {
             false => println!("{summary}"),
         }
         Ok(())
+    }
+}
+
+/// Looks once at what a child has left that died elsewhere, and prints the summary as JSON.
+fn check(dir: &Path) -> Outcome {
+    let said = std::io::read_to_string(std::io::stdin())?;
+    let (life, said) = said.split_once('\n').ok_or("nothing was said")?;
+    let life: Life = serde_json::from_str(life)?;
+    let mut engine = Engine::new(dir, Marker::new(Mode::Engine, life.seed))?;
+    engine.look_once(&lines_of(said))?;
+    println!("{}", serde_json::to_string(&engine.summary)?);
+    match engine.summary.is_bad() {
+        true => Err(engine.summary.blamed.join("\n").into()),
+        false => Ok(()),
     }
 }
 
