@@ -158,16 +158,20 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "golden",
         "a_newer_version_is_refused_with_both_numbers_and_left_as_it_is",
     ),
-    ("cut_before_durable", "cut", "every_crash_while_cutting"),
+    (
+        "cut_before_durable",
+        "cut",
+        "interrupted::every_crash_while_cutting",
+    ),
     (
         "cut_joins_anything",
         "cut",
-        "entries_that_may_have_been_replaced_are_not_joined_with_later_ones",
+        "keeping::entries_that_may_have_been_replaced_are_not_joined_with_later_ones",
     ),
     (
         "cut_with_old_votes",
         "cut",
-        "votes_that_can_be_read_behind_what_is_lost_are_kept",
+        "keeping::votes_that_can_be_read_behind_what_is_lost_are_kept",
     ),
 ];
 
