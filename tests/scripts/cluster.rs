@@ -49,6 +49,7 @@ pub(crate) fn append(world: &mut World<Kv>, value: impl Into<Bytes>) -> bool {
         if matches!(told.lock().unwrap().take(), Some(Ok(_))) {
             return true;
         }
+        world.run_for(SECOND / 20); // It may be refused at once.
     }
     false
 }
