@@ -8,7 +8,7 @@ use super::applying::Restoring;
 use super::job::Lost;
 use super::{Clock, Error, Node, StateMachine};
 use crate::raft::{Answer, Envelope, Message, Offer};
-use crate::storage::{self, SnapshotName};
+use crate::storage::SnapshotName;
 use crate::transport::{CHUNKS_ASKED_MAX, Fetch, Hash, Network};
 
 /// A snapshot of which something cannot be read.
@@ -143,24 +143,8 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
 
     /// Takes out of a message what claims to be an entry that is bad here, and is not what was written. The core knows entries by
     /// their ids, and the log their checksums.
-    ///
-    /// # Errors
-    /// The log cannot say what was written.
-    pub(super) fn take_out_false_entries(
-        &self,
-        envelope: &mut Envelope,
-    ) -> Result<(), storage::Error> {
-        let mut failed = Ok(());
-        let mut is_false = |entry: &_| {
-            let outcome = self.storage.is_true_content(entry);
-            outcome.map_or_else(
-                |error| {
-                    failed = Err(error);
-                    true
-                },
-                |is_true| !is_true,
-            )
-        };
+    pub(super) fn take_out_false_entries(&self, envelope: &mut Envelope) {
+        let is_false = |entry: &_| !self.storage.is_true_content(entry);
         let is_bad = |id| self.raft.bad_entries().any(|(bad, _)| bad == id);
         match &mut envelope.message {
             Message::Append { entries, .. } => {
@@ -175,6 +159,5 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             }),
             _ => {}
         }
-        failed
     }
 }

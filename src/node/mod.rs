@@ -335,9 +335,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             Input::Packet(packet) if self.is_in_doubt(packet.from()) => {}
             Input::Packet(Packet::Raft(mut envelope)) => {
                 let (from, to) = (envelope.from, envelope.to);
-                let done = self.take_out_false_entries(&mut envelope);
-                let done = self.survive(done).map(drop);
-                self.note(done);
+                self.take_out_false_entries(&mut envelope);
                 if let Err(reason) = self.raft.step(envelope) {
                     tracing::trace!(%from, %to, ?reason, "ignored a message");
                 }

@@ -19,6 +19,18 @@ fn clusters_bear_what_they_must() {
     );
 }
 
+/// Seeds of runs of 1000 operations that once found something.
+const FOUND: &[u64] = &[
+    1826, // What says which entries a segment has cannot be read, and the node took its disk for failed.
+];
+
+#[test]
+fn what_was_found_once_is_found_no_more() {
+    for &seed in FOUND {
+        run(seed, 1000).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 0..5 {

@@ -263,6 +263,11 @@ struct Trial {
 impl Trial {
     /// Nodes that have ended. Each must have said which file keeps it from going on.
     fn refused(&mut self) -> u64 {
+        let failed = self.world.nodes().find_map(|node| node.trouble());
+        assert!(
+            failed.is_none(),
+            "no write fails on these disks: {failed:?}"
+        );
         let ended = self.world.take_ended();
         for (id, error) in &ended {
             let text = error.to_string();
