@@ -64,7 +64,7 @@ def go_on():
 def main():
     options = parse()
     stop_when_asked()
-    skip_if_impossible(options.install)
+    skip_if_impossible(TOOLS, PACKAGES, options.install)
     program = build_canary() if options.canary else options.duramen
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     total = Counts()
@@ -101,16 +101,16 @@ def parse():
     return parser.parse_args()
 
 
-def skip_if_impossible(install):
+def skip_if_impossible(tools, packages, install):
     if os.geteuid() != 0:
         skip("it mounts file systems, and has to be run as root")
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing and install:
         run(["apt-get", "-qq", "update"], check=True)
-        run(["apt-get", "-qq", "install", "-y", "--no-install-recommends", *PACKAGES.split()], check=True)
-        missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+        run(["apt-get", "-qq", "install", "-y", "--no-install-recommends", *packages.split()], check=True)
+        missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        skip(f"{', '.join(missing)} is missing: use --install, or apt-get install {PACKAGES}")
+        skip(f"{', '.join(missing)} is missing: use --install, or apt-get install {packages}")
     if not Path("/dev/fuse").exists() or not Path("/dev/loop-control").exists():
         skip("the kernel has no FUSE or no loop devices")
 
@@ -189,25 +189,40 @@ def write_logged(fs, work, program, rng, logged, canary):
             home.mkdir()
             os.sync()
             begin = logged.stat().st_size
-            life = json.dumps({
-                "seed": rng.randrange(1 << 32),
-                "model": {"log": {"groups": {}}, "snapshots": []},
-                "first": 1,
-                "operations": OPERATIONS,
-                "window": rng.randrange(4),
-                "failpoint": None,
-            })
-            env = dict(os.environ, DURAMEN_CANARY="no_sync") if canary else None
-            child = [program, "torture", "--child", "--dir", home]
-            child = subprocess.Popen(child, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
-            child.stdin.write(life + "\n")
-            child.stdin.flush()
+            life = draw_life(rng)
+            child = start(program, home, life, canary="no_sync" if canary else None)
             # What was flushed for an acknowledgement is in the log when that has come.
             said = [(logged.stat().st_size, line) for line in child.stdout]
             child.wait()
             go_on()
             assert child.returncode == 0 and not any(line.startswith('{"Failed"') for _, line in said), said[-3:]
     return life, said, begin
+
+
+def draw_life(rng, operations=OPERATIONS):
+    """What the process is told to do in an empty directory, as `duramen torture` tells it."""
+    return json.dumps({
+        "seed": rng.randrange(1 << 32),
+        "model": {"log": {"groups": {}}, "snapshots": []},
+        "first": 1,
+        "operations": operations,
+        "window": rng.randrange(4),
+        "failpoint": None,
+    })
+
+
+def start(program, home, life, canary=None, under=()):
+    """Starts the process that writes, perhaps `under` another program; its lines come from its standard output."""
+    command = [*under, program, "torture", "--child", "--dir", home]
+    pipe = subprocess.PIPE
+    child = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment(canary), start_new_session=True)
+    child.stdin.write(life + "\n")
+    child.stdin.flush()
+    return child
+
+
+def environment(canary):
+    return dict(os.environ, DURAMEN_CANARY=canary) if canary else None
 
 
 class Daemon:
@@ -358,16 +373,21 @@ def look(fs, work, base, cut, rng, program, life, lines, counts, where):
         if verified.returncode not in ([0, 3] if is_made else [0, 1, 3]):
             counts.wrong += 1
             print(f"{where}: log verify ended with {verified.returncode}\n{verified.stdout}{verified.stderr}", file=sys.stderr)
-        check = [program, "torture", "--check", "--dir", home]
-        checked = run(check, input=life + "\n" + "".join(lines), capture_output=True, text=True)
-        if checked.returncode not in [0, 1] or not checked.stdout:
-            raise AssertionError(f"{where}: {checked.stderr}")
-        summary = json.loads(checked.stdout)
+        summary, blamed = compare(program, home, life, lines, where)
         for name in ["acknowledged", "recovered", "torn", "lost", "wrong"]:
             setattr(counts, name, getattr(counts, name) + summary[name])
         counts.replays += 1
-        if checked.returncode:
-            print(f"{where}: {checked.stderr}", file=sys.stderr)
+        if blamed:
+            print(f"{where}: {blamed}", file=sys.stderr)
+
+
+def compare(program, home, life, lines, where):
+    """Opens what is left and compares it with what was said: gives the summary, and what is wrong."""
+    check = [program, "torture", "--check", "--dir", home]
+    checked = run(check, input=life + "\n" + "".join(lines), capture_output=True, text=True)
+    if checked.returncode not in [0, 1] or not checked.stdout:
+        raise AssertionError(f"{where}: {checked.stderr}")
+    return json.loads(checked.stdout), checked.stderr if checked.returncode else ""
 
 
 if __name__ == "__main__":
