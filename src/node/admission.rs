@@ -251,9 +251,21 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             tracing::warn!(%by, %refusal, "refused for what this node is not");
         } else if self.is_stranger(by, by_uuid) {
             tracing::warn!(%by, %refusal, "refused by a node that is not the one known by this number");
+        } else if self.was_met_since(by_uuid, &refusal) {
+            tracing::warn!(%by, %refusal, "refused by a node that has forgotten when it met this one: it was set back");
         } else {
             self.note(Err(Error::Refused { by, refusal }));
         }
+    }
+
+    /// Whether a node that refuses this one for a start that nobody here remembers has met it at a later one. That node has forgotten it,
+    /// and not this one: who remembers of a peer what is so long ago was set back.
+    fn was_met_since(&self, by_uuid: u128, refusal: &Refusal) -> bool {
+        let Refusal::OtherStart { boot, found: 0, .. } = refusal else {
+            return false;
+        };
+        let met_at = self.storage.met_at(by_uuid);
+        met_at.is_some_and(|met_at| *boot < met_at)
     }
 
     /// Whether a node that refuses this one is not the one that is known by its number. Then one of the two is of another cluster,

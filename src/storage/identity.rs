@@ -172,6 +172,11 @@ impl Record {
         self.peers.get(&peer).map(|met| met.boot)
     }
 
+    /// At which start of this node a peer was met last.
+    pub(super) fn met_at(&self, peer: u128) -> Option<u64> {
+        self.peers.get(&peer).map(|met| met.own)
+    }
+
     /// What others say of how a peer had started, if that is news.
     pub(super) fn heard(&self, peer: u128) -> Option<Boot> {
         self.heard.get(&peer).copied()

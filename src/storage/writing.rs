@@ -212,6 +212,11 @@ impl Storage {
         self.record.met(peer)
     }
 
+    /// At which of this node's own starts it met the node of this uuid last.
+    pub fn met_at(&self, peer: u128) -> Option<u64> {
+        self.record.met_at(peer)
+    }
+
     /// What others say of how the node of this uuid had started, if that is not what was met, nor earlier.
     pub fn heard(&self, peer: u128) -> Option<Boot> {
         self.record.heard(peer)

@@ -422,3 +422,37 @@ fn a_node_is_at_its_end_by_strangers_only_when_they_are_most_of_its_cluster() {
     let error = fixture.node.turn().unwrap_err();
     assert!(matches!(error, Error::Refused { by: NodeId(2), .. }));
 }
+
+/// It has forgotten at which start of this node it met this one last: it is the one that was set back.
+#[test]
+fn a_node_is_not_at_its_end_by_a_peer_that_was_set_back() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.node.admit(&introduction(0, 0, 0)), Ok(()));
+    let long_ago = fixture.node.introduction();
+    fixture.node.drive().unwrap();
+    for _ in 0..40 {
+        fixture.disk.kill();
+        fixture = Fixture::open(fixture.disk, |_| ());
+    }
+    let mut later = introduction(0, 0, 0);
+    later.boots.insert(4, 14);
+    assert_eq!(fixture.node.admit(&later), Ok(()));
+    fixture.node.drive().unwrap();
+    for _ in 0..40 {
+        fixture.disk.kill();
+        fixture = Fixture::open(fixture.disk, |_| ());
+    }
+    let (node, boot) = (NodeId(1), long_ago.boot());
+    assert!(!fixture.node.introduction().boots.contains_key(&boot));
+    fixture.node.handle(Input::Refused {
+        by: NodeId(2),
+        by_uuid: 22,
+        refusal: Refusal::OtherStart {
+            node,
+            boot,
+            known: long_ago.boots[&boot],
+            found: 0,
+        },
+    });
+    fixture.node.turn().unwrap();
+}
