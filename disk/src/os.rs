@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use rustix::fd::AsFd;
@@ -100,7 +100,8 @@ impl Disk for OsDisk {
 
     fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
         for dir in [a, b] {
-            if !fs::metadata(dir)?.is_dir() {
+            // Of a link, not what it leads to but the link itself would change places.
+            if !fs::symlink_metadata(dir)?.is_dir() {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
         }
@@ -131,10 +132,7 @@ impl Disk for OsDisk {
             (Err(error), _) => return Err(error),
         };
         if let Some(file) = &file {
-            match mode {
-                LockMode::Exclusive => fs2::FileExt::try_lock_exclusive(file)?,
-                LockMode::Shared => fs2::FileExt::try_lock_shared(file)?,
-            }
+            lock_file(file, &path, mode)?;
         }
         Ok(Box::new(OsLock { _file: file }))
     }
@@ -157,6 +155,20 @@ fn open_or_create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     options.open(path)
+}
+
+/// Locks the file at `path`, which was opened just now. If another one is there by then, since two directories have changed
+/// places, then it is not known whether that one is locked: it is for the caller to come again, as if it were.
+fn lock_file(file: &File, path: &Path, mode: LockMode) -> io::Result<()> {
+    match mode {
+        LockMode::Exclusive => fs2::FileExt::try_lock_exclusive(file)?,
+        LockMode::Shared => fs2::FileExt::try_lock_shared(file)?,
+    }
+    let (locked, there) = (file.metadata()?, fs::metadata(path)?);
+    match (locked.dev(), locked.ino()) == (there.dev(), there.ino()) {
+        true => Ok(()),
+        false => Err(io::ErrorKind::WouldBlock.into()),
+    }
 }
 
 fn is_read_only(error: &io::Error) -> bool {
@@ -363,6 +375,9 @@ mod tests {
         let kind = |a: &Path, b: &Path| OsDisk.exchange(a, b).unwrap_err().kind();
         assert_eq!(kind(&a, &dir.path().join("c")), io::ErrorKind::NotFound);
         assert_eq!(kind(&a, &b.join("of a")), io::ErrorKind::NotADirectory);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&b, &link).unwrap();
+        assert_eq!(kind(&a, &link), io::ErrorKind::NotADirectory);
         let deep = b.join("deep");
         OsDisk.create_dir_all(&deep).unwrap();
         assert_eq!(kind(&a, &deep), io::ErrorKind::InvalidInput);
@@ -417,6 +432,26 @@ mod tests {
         lock(LockMode::Exclusive).unwrap();
     }
 
+    /// Who has opened the one just before it went, and locks it just after, has locked nothing that is there.
+    #[test]
+    fn the_lock_of_a_directory_that_has_changed_places_is_not_that_of_the_one_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for dir in [&a, &b] {
+            OsDisk.create_dir_all(dir).unwrap();
+            open_or_create(&dir.join(LOCK_FILE)).unwrap();
+        }
+        for mode in [LockMode::Exclusive, LockMode::Shared] {
+            let path = a.join(LOCK_FILE);
+            let file = open_or_create(&path).unwrap();
+            OsDisk.exchange(&a, &b).unwrap();
+            let error = lock_file(&file, &path, mode).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            drop(file);
+            OsDisk.lock(&a, mode).unwrap();
+        }
+    }
+
     #[test]
     fn a_file_opened_for_reading_is_not_changed_through_that() {
         let dir = tempfile::tempdir().unwrap();
@@ -438,7 +473,6 @@ mod tests {
 
     #[test]
     fn allocated_space_reads_as_zeros_and_is_really_taken() {
-        use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let file = OsDisk.create(&path).unwrap();
@@ -457,7 +491,6 @@ mod tests {
 
     #[test]
     fn a_punched_hole_reads_as_zeros_and_gives_its_space_back() {
-        use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let file = OsDisk.create(&path).unwrap();

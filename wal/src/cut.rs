@@ -157,9 +157,10 @@ impl Wal {
             }
             let done = plan(&mut salvage, aside.clone(), Some(&new), &mut progress)?;
             new.close()?;
-            Ok(done)
+            // Nobody is to acknowledge anything in the new log before it is durable that it stands in the place of the old one.
+            Ok((done, lock(&*disk, &aside, LockMode::Exclusive)?))
         };
-        let done = make().inspect_err(|_| remove_all(&*disk, &aside))?;
+        let (done, _new_lock) = make().inspect_err(|_| remove_all(&*disk, &aside))?;
         if !is_early {
             exchange()?;
         }
