@@ -17,18 +17,19 @@ pub(super) fn find_dir(
     let disk = OsDisk::new();
     let names = disk.list(dir);
     let names = names.map_err(|error| format!("cannot list {}: {error}", dir.display()))?;
-    let inner = dir.join(below);
-    match is_it(&names) {
-        true => Ok(dir.to_owned()),
-        false if disk.list(&inner).is_ok_and(|names| is_it(&names)) => Ok(inner),
-        false => {
-            let dir = dir.display();
-            Err(
-                format!("{dir} holds no {below}: name a node's directory, or that of its {below}")
-                    .into(),
-            )
-        }
+    if is_it(&names) {
+        return Ok(dir.to_owned());
     }
+    let inner = dir.join(below);
+    match disk.list(&inner) {
+        Ok(names) if is_it(&names) => return Ok(inner),
+        Err(error) if names.iter().any(|name| name == below) => {
+            return Err(format!("cannot list {}: {error}", inner.display()).into());
+        }
+        _ => {}
+    }
+    let dir = dir.display();
+    Err(format!("{dir} holds no {below}: name a node's directory, or that of its {below}").into())
 }
 
 /// Standard output, in large pieces. Once nobody reads it, each write is a `BrokenPipe`, which ends the program quietly.

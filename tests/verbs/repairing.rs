@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use duramen::disk::{Disk, LockMode, OsDisk};
 use duramen::wal::{DumpItem, GroupId, Index, Wal};
 
 use super::logs::{cut, dump, flip, map, node_with_log, options, repair, spoil, verify};
@@ -187,6 +188,50 @@ fn a_log_with_a_stranger_in_it_is_not_cut() {
     for said in [verify(&log), repair(&log), cut(&log)] {
         said.expect_error(&["stranger does not belong to the log: move it away"]);
     }
+}
+
+/// Before it is done a node of a cluster is to be started, which mends it. Afterwards it must not be.
+#[test]
+fn who_has_cut_off_what_was_acknowledged_is_not_told_to_start_the_node() {
+    let _alone = one_at_a_time();
+    let (_node, log) = node_with_log();
+    let (file, at, bytes) = map(&log).entries[20].clone();
+    flip(&file, at + bytes / 2);
+    repair(&log).expect(4, &["Of a cluster: start the node"]);
+    let said = cut(&log);
+    said.expect(0, &["could vote twice in a term", "under a new number"]);
+    assert!(!said.out.contains("start the node"), "{}", said.out);
+}
+
+#[test]
+fn a_log_is_not_given_up_because_it_cannot_be_cut_just_now() {
+    let _alone = one_at_a_time();
+    let (_node, log) = node_with_log();
+    let (file, at, bytes) = map(&log).entries[20].clone();
+    flip(&file, at + bytes / 2);
+    let somebody = OsDisk::new().lock(&log, LockMode::Shared).unwrap();
+    let said = cut(&log);
+    said.expect_error(&["log is in use"]);
+    assert!(!said.err.contains("new number"), "{}", said.err);
+    drop(somebody);
+    cut_and_look(&log, 20);
+}
+
+/// The new log would come to stand where the link does, perhaps on another disk.
+#[test]
+fn the_log_behind_a_link_is_not_cut() {
+    let _alone = one_at_a_time();
+    let (node, log) = node_with_log();
+    let (file, at, bytes) = map(&log).entries[20].clone();
+    flip(&file, at + bytes / 2);
+    let link = node.path().join("link");
+    std::os::unix::fs::symlink(&log, &link).unwrap();
+    verify(&link).expect(4, &[]);
+    let before = files(&log);
+    cut(&link).expect_error(&["link"]);
+    assert_eq!(files(&log), before);
+    assert!(link.is_symlink());
+    cut_and_look(&log, 20);
 }
 
 /// A cluster of one node. It is killed when it goes out of scope.

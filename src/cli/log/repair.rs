@@ -48,11 +48,12 @@ fn plan(dir: &Path, cut: bool) -> Outcome<CutPlan> {
         false => Wal::plan_cut(dir, progress),
     };
     bar.finish_and_clear();
-    plan.map_err(|error| {
-        format!(
+    plan.map_err(|error| match verify::is_damage(&error) {
+        true => format!(
             "{error}\nNothing was changed, and nothing of this log can be kept here. {NEW_NODE}"
         )
-        .into()
+        .into(),
+        false => error.into(), // No place, no permission: it says nothing of the log.
     })
 }
 
@@ -167,7 +168,9 @@ fn print(
             out,
             "This loses what was acknowledged. A node must not come back to its cluster with such a log: it could vote twice in a term."
         )?;
-        writeln!(out, "{}", found.with_peers().unwrap_or(NEW_NODE))?;
+        // What is cut off is not fetched by a node that acknowledged it: it does not know that it did.
+        let advice = found.with_peers().filter(|_| !done).unwrap_or(NEW_NODE);
+        writeln!(out, "{advice}")?;
     }
     if !done {
         let dir = found.dir.display();

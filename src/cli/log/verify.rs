@@ -63,7 +63,7 @@ pub(super) fn look(dir: &Path) -> Outcome<Found> {
 }
 
 /// Whether an error says that the log is damaged, and not that it cannot be looked at.
-fn is_damage(error: &Error) -> bool {
+pub(super) fn is_damage(error: &Error) -> bool {
     match error {
         Error::Damaged { .. }
         | Error::DamagedDirectory { .. }
