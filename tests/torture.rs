@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use duramen::disk::{Disk, LockMode, OsDisk};
 use serde_json::Value;
 
 use support::{DURAMEN, wait_for};
@@ -161,4 +163,25 @@ fn ctrl_c_ends_it_after_the_round_with_the_summary_so_far() {
 fn no_rounds_at_all_is_wrong_usage() {
     let refused = torture(&["--rounds", "0"], None);
     assert_eq!(refused.status.code(), Some(2));
+}
+
+/// The last child may still be ending when the next torture begins.
+#[test]
+fn torture_whose_parent_was_killed_goes_on_when_the_last_child_has_ended() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("torture");
+    summary(&["--rounds", "2", "--seed", "5"], Some(&dir));
+    let child = OsDisk::new()
+        .lock(&dir.join("log"), LockMode::Exclusive)
+        .unwrap();
+    let mut next = command(&["--rounds", "1", "--json"], Some(&dir))
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let mut errors = BufReader::new(next.stderr.take().unwrap());
+    errors.read_line(&mut said).unwrap();
+    assert!(said.contains("waiting"), "{said}");
+    drop(child);
+    errors.read_to_string(&mut said).unwrap();
+    assert!(next.wait().unwrap().success(), "{said}");
 }

@@ -7,9 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use duramen::disk::{Disk, OsDisk};
+use duramen::disk::{Disk, LockMode, OsDisk};
 use duramen::snapshot::SnapshotStore;
 use duramen::wal::Wal;
 
@@ -69,6 +69,7 @@ impl<'a> Engine<'a> {
         if engine.marker.round > 0 {
             // The last round may have ended with its parent: nobody knows how far it came.
             engine.submit_up_to(next + OPERATIONS_MAX - 1);
+            wait_until_left(dir)?;
             engine.look()?;
             (engine.seen, engine.summary.recovered) = Default::default();
         }
@@ -344,6 +345,26 @@ impl<'a> Engine<'a> {
         }
         Ok(())
     }
+}
+
+/// Waits until a child whose parent was killed has ended too.
+fn wait_until_left(dir: &Path) -> Result<()> {
+    let in_use = format!("{} is in use by another process", dir.display());
+    let mut since = None;
+    for part in ["log", "snapshots"] {
+        let lock = || OsDisk::new().lock(&dir.join(part), LockMode::Shared);
+        while lock().is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            let since = since.get_or_insert_with(|| {
+                eprintln!("{in_use}: waiting for its end");
+                Instant::now()
+            });
+            if since.elapsed() > HANGS_AFTER {
+                return Err(format!("{in_use}: end that first").into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the last words of a child, and kills it when its time has come.
