@@ -12,7 +12,8 @@
 //! the last entry of the one and the first of the other are neighbours of one term (Log Matching, paper, section 5.3: who
 //! made the second had the first). If there is no *after*, votes are as *before* says, and newer ones may be lost.
 //!
-//! Of that, each group keeps what stands before its first entry that cannot be read, whole and checked.
+//! Of that, each group keeps what stands before its first entry that cannot be read, whole and checked. So it is at the end too,
+//! where an entry that no mark covers may be torn: the votes beside it, and what other groups have, may have been acknowledged.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -293,7 +294,7 @@ fn after(segments: &[Arc<Segment>], from: usize, control: &Control) -> Option<Re
             start += run; // One is missing behind these.
             continue;
         }
-        let mut replay = Replay::new(control, false);
+        let mut replay = Replay::new(control, true);
         let Err(error) = replay.log(&segments[start..]) else {
             return Some(replay);
         };

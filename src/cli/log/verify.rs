@@ -200,6 +200,8 @@ impl Found {
         };
         let bad = found.scrub.damaged.len() + found.scrub.unreadable.len();
         let bad = bad + found.recovery.damaged.len() + found.recovery.suspects.len();
+        let in_cut = found.recovery.cut.as_ref();
+        let bad = bad + in_cut.map_or(0, |cut| cut.suspects.len()); // A node keeps them.
         match (found.missing.is_empty(), bad) {
             (false, _) => Some(NEW_NODE),
             (true, 0) => None,

@@ -8,6 +8,7 @@ mod random;
 mod refused;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspects;
 
 use std::path::Path;
 use std::sync::Arc;
