@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fd::AsFd;
@@ -87,10 +87,17 @@ impl Disk for OsDisk {
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let file = File::open(path)?;
-        match file.metadata()?.is_dir() {
-            true => Err(io::ErrorKind::IsADirectory.into()),
-            false => Ok(Box::new(OsFile(file))),
+        // To open a pipe would be to wait for who writes to it.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(path)?;
+        let kind = file.metadata()?.file_type();
+        match (kind.is_file(), kind.is_dir()) {
+            (true, _) => Ok(Box::new(OsFile(file))),
+            (_, true) => Err(io::ErrorKind::IsADirectory.into()),
+            (false, false) => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")),
         }
     }
 

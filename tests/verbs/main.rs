@@ -4,6 +4,7 @@
 
 mod dumping;
 mod logs;
+mod places;
 mod repairing;
 mod snapshots;
 #[path = "../support/mod.rs"]
