@@ -53,7 +53,11 @@ fn plan(dir: &Path, cut: bool) -> Outcome<CutPlan> {
             "{error}\nNothing was changed, and nothing of this log can be kept here. {NEW_NODE}"
         )
         .into(),
-        false => error.into(), // No place, no permission: it says nothing of the log.
+        false => format!(
+            "{error}\nThat says nothing of the log, which is as it was, or whole and new: `duramen log verify {}` tells. Try again then.",
+            dir.display()
+        )
+        .into(),
     })
 }
 
