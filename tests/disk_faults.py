@@ -7,6 +7,7 @@ tests/FAULTS.md are in brackets):
     sync      [7]  one fdatasync or fsync fails, by strace: the process takes no more writes, and that file is not synced again
     read      [9]  one read fails, by strace: `log verify` and opening name the file, and change and cut nothing
     full      [8]  ext4 is full: a typed error; it opens and verifies while it is full
+    gone     [18]  the disk goes away, and ext4 is read-only from then on: writing ends with an error that says so
 
 Afterwards, without the fault, all that was acknowledged must be there, byte by byte.
 
@@ -32,16 +33,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import power_cut
-from power_cut import Loop, Mounted, Stopped, compare, draw_life, environment, go_on, run, start
+from power_cut import MKFS, Daemon, Loop, Mounted, Stopped, compare, draw_life, environment, go_on, run, start
 
-TOOLS = ["strace", "mkfs.ext4", "mount", "umount", "losetup"]
-PACKAGES = "strace e2fsprogs mount util-linux"
+TOOLS = ["strace", *power_cut.TOOLS]
+PACKAGES = f"strace {power_cut.PACKAGES}"
 IMAGE_BYTES = 64 << 20
 OPERATIONS = 400
 CANARIES = {
     "sync": ["error_of_dir_sync_ignored"],
     "read": ["unreadable_is_zeros"],
     "full": ["open_needs_space"],
+    "gone": ["acknowledged_unwritten"],
 }
 
 
@@ -286,6 +288,49 @@ def full(round_):
     return failed is not None
 
 
+def gone(round_):
+    # Not by `mount -o remount,abort`: after that ext4 can lose what an fdatasync has said to be durable, whoever called it.
+    disk = LoggedDisk(round_)
+    with disk:
+        at_line = round_.rng.randint(1, 2 * OPERATIONS)
+        failed = round_.write(at_line=at_line, then=lambda _: disk.daemon.process.kill())
+    if failed and not re.search("Read-only file system|Input/output error", failed):
+        raise Wrong(f"it does not say that the disk takes no writes: {failed}")
+    with Loop(disk.data) as device, Mounted("ext4", device, disk.mount):
+        if round_.acknowledged:
+            round_.verify(round_.home, [0, 3])
+        round_.compare(round_.home)
+    return failed is not None
+
+
+class LoggedDisk:
+    """An ext4 on a disk that QEMU's storage daemon serves, and that goes away with it."""
+
+    def __init__(self, round_):
+        self.data, self.mount = round_.work / "data.img", round_.work / "mount"
+        self.export = round_.work / "export.img"
+        self.mount.mkdir()
+        round_.home = self.mount / "torture"
+
+    def __enter__(self):
+        logged = self.data.with_name("log.img")
+        for path in [self.data, logged, self.export]:
+            path.touch()
+        os.truncate(self.data, IMAGE_BYTES)
+        with ExitStack() as stack:
+            stack.callback(run, ["umount", "--lazy", self.export], stderr=subprocess.DEVNULL)  # if the daemon was killed
+            self.daemon = Daemon(self.data, logged, self.export)
+            stack.enter_context(self.daemon)
+            device = stack.enter_context(Loop(self.export))
+            run([*MKFS["ext4"], device], check=True)
+            stack.enter_context(Mounted("ext4", device, self.mount, "errors=remount-ro"))
+            self.mounted = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.mounted.close()
+
+
 class SmallDisk:
     """An ext4 of its own, in which the process writes."""
 
@@ -318,7 +363,7 @@ class SmallDisk:
                     pass
 
 
-FAULTS = {"sync": sync, "read": read, "full": full}
+FAULTS = {"sync": sync, "read": read, "full": full, "gone": gone}
 
 
 if __name__ == "__main__":

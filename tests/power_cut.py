@@ -229,7 +229,7 @@ class Daemon:
     """QEMU's storage daemon: the data image as a file, all of whose writes and flushes are logged."""
 
     def __init__(self, data, logged, export):
-        self.export = export
+        self.data, self.export = data, export
         self.args = [
             "qemu-storage-daemon",
             "--blockdev", f"driver=file,node-name=data,filename={data}",
@@ -241,7 +241,7 @@ class Daemon:
     def __enter__(self):
         self.process = subprocess.Popen(self.args, start_new_session=True)  # Ctrl-C is not for it.
         for _ in range(500):
-            if self.export.stat().st_size == IMAGE_BYTES:
+            if self.export.stat().st_size == self.data.stat().st_size:
                 return
             assert self.process.poll() is None, "qemu-storage-daemon has ended"
             time.sleep(0.01)
@@ -272,8 +272,8 @@ class Loop:
 
 
 class Mounted:
-    def __init__(self, fs, device, mount):
-        self.command, self.mount = ["mount", "-t", fs, device, mount], mount
+    def __init__(self, fs, device, mount, options="defaults"):
+        self.command, self.mount = ["mount", "-t", fs, "-o", options, device, mount], mount
 
     def __enter__(self):
         run(self.command, check=True)
