@@ -250,33 +250,47 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         if !is_about_this {
             tracing::warn!(%by, %refusal, "refused for what this node is not");
         } else if self.is_stranger(by, by_uuid) {
-            tracing::warn!(%by, %refusal, "refused by a node that is not the one known by this number");
-        } else if self.was_met_since(by_uuid, &refusal) {
-            tracing::warn!(%by, %refusal, "refused by a node that has forgotten when it met this one: it was set back");
+            self.strangers.insert(by);
+            let is_stranger = |id| self.strangers.contains(&id);
+            match self.raft.membership().is_majority(is_stranger) {
+                true => self.note(Err(Error::Refused { by, refusal })),
+                false => {
+                    tracing::warn!(%by, %refusal, "refused by a node that is not the one known by this number")
+                }
+            }
+        } else if self.is_behind(by, by_uuid, &refusal) {
+            tracing::warn!(%by, %refusal, "refused by a node that was away, or was set back");
         } else {
             self.note(Err(Error::Refused { by, refusal }));
         }
     }
 
-    /// Whether a node that refuses this one for a start that nobody here remembers has met it at a later one. That node has forgotten it,
-    /// and not this one: who remembers of a peer what is so long ago was set back.
-    fn was_met_since(&self, by_uuid: u128, refusal: &Refusal) -> bool {
-        let Refusal::OtherStart { boot, found: 0, .. } = refusal else {
-            return false;
-        };
-        let met_at = self.storage.met_at(by_uuid);
-        met_at.is_some_and(|met_at| *boot < met_at)
+    /// Whether a member refuses this one by what was true once.
+    ///
+    /// * It remembers a start that nobody here does, and it was met at a later one: it has forgotten that, and was set back.
+    /// * It knows by this number the node that had it before. It was away when that one was removed, as can be true of a minority:
+    ///   the removal was committed before the number was given again. If a majority does not know this node, it is the one that was
+    ///   removed.
+    fn is_behind(&mut self, by: NodeId, by_uuid: u128, refusal: &Refusal) -> bool {
+        match refusal {
+            Refusal::OtherStart { boot, found: 0, .. } => {
+                let met_at = self.storage.met_at(by_uuid);
+                met_at.is_some_and(|met_at| *boot < met_at) && !planted("set_back_peer_is_believed")
+            }
+            Refusal::OtherNode { node, found, .. } if !planted("who_was_away_is_believed") => {
+                self.unknown_to.insert(by);
+                let members = self.raft.membership();
+                let is_member = members.member(*node).is_some_and(|own| own.uuid == *found);
+                is_member && !members.is_majority(|id| self.unknown_to.contains(&id))
+            }
+            _ => false,
+        }
     }
 
     /// Whether a node that refuses this one is not the one that is known by its number. Then one of the two is of another cluster,
     /// and this one is if the same is true of a majority of its voters.
-    fn is_stranger(&mut self, node: NodeId, uuid: u128) -> bool {
+    fn is_stranger(&self, node: NodeId, uuid: u128) -> bool {
         let known = self.known_uuid(node);
-        if known == 0 || known == uuid || planted("strangers_are_believed") {
-            return false;
-        }
-        self.strangers.insert(node);
-        let is_stranger = |id| self.strangers.contains(&id);
-        !self.raft.membership().is_majority(is_stranger)
+        known != 0 && known != uuid && !planted("strangers_are_believed")
     }
 }

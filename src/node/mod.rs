@@ -198,6 +198,8 @@ pub struct Node<S: StateMachine, N: Network, C: Clock> {
     standing: Standing,
     /// By whom it was refused that is not the node known by that number.
     strangers: BTreeSet<NodeId>,
+    /// The members that know another node by this one's number.
+    unknown_to: BTreeSet<NodeId>,
     /// Entries that it dropped, see [`Counts`].
     torn_dropped: u64,
     /// What `handle` has met with, for the next turn.
@@ -283,6 +285,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             members: Membership::default(),
             standing: Standing::Outside,
             strangers: BTreeSet::new(),
+            unknown_to: BTreeSet::new(),
             torn_dropped: 0,
             failure: None,
             trouble: None,

@@ -1,7 +1,7 @@
 //! Nodes that are not any more what they were: emptied, or set back.
 
 use duramen::kv::Kv;
-use duramen::node::{Error, Refusal};
+use duramen::node::{Error, Input, Member, Membership, Refusal};
 use duramen::sim::World;
 use duramen::wal::NodeId;
 
@@ -187,4 +187,50 @@ fn a_stranger_under_a_members_number_is_refused_and_ends_nobody_else() {
         assert!(text.contains(&format!("{found:032x}")), "{text}");
         assert!(append(&mut world, "x"));
     }
+}
+
+/// A number is given again: its node is removed, emptied, and added anew, while another member is away. That one still knows the old
+/// node by the number when it comes back, and has it from nobody yet that there is a new one.
+#[test]
+fn a_node_that_was_added_anew_under_its_number_is_not_ended_by_a_member_that_was_away() {
+    for seed in 0..20 {
+        let mut world = cluster(seed);
+        let again = NodeId(4);
+        let [away, _] = others(world.leader().unwrap());
+        world.join(again);
+        change(&mut world, again, with_learner);
+        world.kill(away);
+        change(&mut world, again, |members, id, _| members.without(id));
+        wipe(&mut world, again);
+        world.run_for(SECOND);
+        world.take_ended(); // The old one, if it has heard of its end.
+        change(&mut world, again, with_learner);
+        assert!(append(&mut world, "x"));
+        world.start(away);
+        world.run_for(ELECTION);
+        let ended = world.take_ended();
+        assert!(ended.is_empty(), "seed {seed}: {ended:?}");
+    }
+}
+
+fn with_learner(members: Membership, id: NodeId, uuid: u128) -> Membership {
+    let member = Member {
+        uuid,
+        ..Member::default()
+    };
+    members.with_learner(id).with_member(id, member)
+}
+
+/// Has the leader change the membership in what concerns one node.
+fn change(world: &mut World<Kv>, id: NodeId, to: fn(Membership, NodeId, u128) -> Membership) {
+    let uuid = world.node(id).unwrap().storage().uuid();
+    let leader = world.leader().unwrap();
+    world.give(
+        leader,
+        Input::ChangeMembership {
+            change: Box::new(move |members| to(members.clone(), id, uuid)),
+            on_change: Box::new(|begun| assert!(begun.is_ok(), "{begun:?}")),
+        },
+    );
+    world.run_for(SECOND);
 }

@@ -456,3 +456,32 @@ fn a_node_is_not_at_its_end_by_a_peer_that_was_set_back() {
     });
     fixture.node.turn().unwrap();
 }
+
+/// A number was given again while one of three was away. If two do not know it, this node is the one that had the number before.
+#[test]
+fn a_node_is_not_at_its_end_by_a_member_that_was_away_when_it_was_added() {
+    let mut fixture = Fixture::with(|storage| {
+        let of = |uuid| Member {
+            uuid,
+            ..Member::default()
+        };
+        let members = Membership::of_voters([1, 2, 3].map(NodeId))
+            .with_member(NodeId(1), of(storage.uuid()))
+            .with_member(NodeId(2), of(22))
+            .with_member(NodeId(3), of(33));
+        storage.begin_with(&members).unwrap();
+    });
+    let own = fixture.node.introduction();
+    for (by, is_end) in [(2, false), (2, false), (3, true)] {
+        fixture.node.handle(Input::Refused {
+            by: NodeId(by),
+            by_uuid: u128::from(11 * by),
+            refusal: Refusal::OtherNode {
+                node: own.from,
+                known: 98,
+                found: own.uuid,
+            },
+        });
+        assert_eq!(fixture.node.turn().is_err(), is_end, "{by}");
+    }
+}
