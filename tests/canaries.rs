@@ -153,6 +153,21 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "identity::a_voter_that_was_set_back_and_started_as_often_again_cannot_elect_a_second_leader",
     ),
     (
+        "who_was_away_is_believed",
+        "scripts",
+        "identity::a_node_that_was_added_anew_under_its_number_is_not_ended_by_a_member_that_was_away",
+    ),
+    (
+        "loss_is_ignored",
+        "lib",
+        "storage::tests::restoring::a_log_that_was_cut_is_no_members_any_more",
+    ),
+    (
+        "set_back_peer_is_believed",
+        "lib",
+        "node::tests::admission::a_node_is_not_at_its_end_by_a_peer_that_was_set_back",
+    ),
+    (
         "strangers_are_believed",
         "scripts",
         "identity::a_stranger_under_a_members_number_is_refused_and_ends_nobody_else",

@@ -94,8 +94,7 @@ pub trait Disk: Send + Sync + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Exchanges two directories that stand in one parent, with all that is in them: after a crash both have changed places
-    /// or neither. Durable on return; after an error either may be. `Unsupported` where the file system cannot do it: then
-    /// nothing happened.
+    /// or neither. Durable only after [`sync_dir`](Disk::sync_dir) of their parent. `Unsupported` where the file system cannot do it.
     fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
         let _ = (a, b);
         Err(io::ErrorKind::Unsupported.into())

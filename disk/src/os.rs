@@ -112,10 +112,10 @@ impl Disk for OsDisk {
                 return Err(io::ErrorKind::NotADirectory.into());
             }
         }
-        let parent = parent_of(a).filter(|parent| a != b && parent_of(b) == Some(parent));
-        let parent = parent.ok_or(io::ErrorKind::InvalidInput)?;
-        exchange(a, b)?;
-        self.sync_dir(parent)
+        match a != b && parent_of(a) == parent_of(b) {
+            true => exchange(a, b),
+            false => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

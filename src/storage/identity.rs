@@ -223,8 +223,7 @@ impl Record {
 
     /// There are not so many nodes: somebody makes numbers up, or has had many join in vain. Members are not forgotten.
     fn forget_strangers(&mut self) {
-        let newest = self.memberships.last();
-        let Some(members) = newest.and_then(|set| Membership::decode(&set.encoded)) else {
+        let Some(members) = self.newest_membership() else {
             return;
         };
         let uuid = |id| members.member(id).map(|member| member.uuid);
@@ -276,6 +275,11 @@ impl Record {
             .saturating_sub(1);
         self.memberships.drain(..later);
         later > 0
+    }
+
+    /// The last membership, committed or not.
+    pub(super) fn newest_membership(&self) -> Option<Membership> {
+        Membership::decode(&self.memberships.last()?.encoded)
     }
 
     /// The membership at the beginning of a log that begins after `base`.

@@ -121,6 +121,13 @@ pub enum Error {
         last: Term,
     },
 
+    /// The log was cut, and what was acknowledged is lost. Others in the cluster may count on it.
+    #[error("{} was cut, and what was acknowledged is lost: in a cluster with others this node could vote twice in a term; empty the directory and let the node join anew, under a new number", path.display())]
+    Lossy {
+        /// The log's directory.
+        path: PathBuf,
+    },
+
     /// The record that says whose log it is cannot be read.
     #[error("{} does not say whose log it is", path.display())]
     NoIdentity {

@@ -44,7 +44,7 @@ impl Storage {
     /// Reads back what is durable. To be called once, before anything is submitted.
     ///
     /// # Errors
-    /// [`Error::LostTerm`], [`Error::NoMembership`]: this node must not take part. [`Error::Log`], [`Error::Snapshots`].
+    /// [`Error::LostTerm`], [`Error::Lossy`], [`Error::NoMembership`]: this node must not take part. [`Error::Log`], [`Error::Snapshots`].
     pub fn restore(&mut self) -> Result<Restored, Error> {
         let purged = self.wal.purged(GROUP);
         let newest = self.snapshots.list().pop();
@@ -65,6 +65,7 @@ impl Storage {
                 base,
             })?,
         };
+        self.check_loss(&membership)?;
         if !holds_base && !planted("half_an_install") {
             let mut batch = Batch::new();
             if self.put_reset(&mut batch, base) {
@@ -91,6 +92,20 @@ impl Storage {
             true => Err(Error::LostTerm { path, term, last }),
             false => Ok(()),
         }
+    }
+
+    /// Whoever has nobody else in its cluster takes a loss upon itself. `at_base` is the membership where the log begins.
+    fn check_loss(&self, at_base: &Membership) -> Result<(), Error> {
+        if !self.wal.recovery().is_lossy || planted("loss_is_ignored") {
+            return Ok(());
+        }
+        let newest = self.record.newest_membership();
+        let members = newest.as_ref().unwrap_or(at_base).all();
+        if members.iter().any(|id| *id != self.record.identity().node) {
+            let path = self.dir.join("log");
+            return Err(Error::Lossy { path });
+        }
+        Ok(self.wal.accept_loss()?)
     }
 
     fn read_log(

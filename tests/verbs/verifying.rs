@@ -181,6 +181,7 @@ fn verify_as_json_is_one_object_with_these_keys() {
         "file",
         "frames",
         "groups",
+        "lossy",
         "lost_frames",
         "segments",
         "suspects",

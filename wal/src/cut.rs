@@ -4,6 +4,10 @@
 //! whole (`salvage.rs` says what that is), closes it, and lets the two directories change places in one step. So a crash at
 //! any moment leaves the old log as it was or the new one whole, the old one is never written to, and it stands aside
 //! afterwards, for whoever can read more out of it.
+//!
+//! Two empty files speak of it in the new log. `CUT` is there until it is durable that this log stands where it stands: who
+//! opens it makes it so first, since a power cut could still bring the old one back, without what was acknowledged meanwhile.
+//! `LOST` is there if something acknowledged is lost, until somebody accepts that.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +17,7 @@ use duramen_disk::{DirLock, Disk, LockMode, OsDisk};
 use crate::canary::planted;
 use crate::error::{Error, Result};
 use crate::inspect::must_be_a_log;
+use crate::names::Names;
 use crate::recovery::Cut;
 use crate::salvage::Salvage;
 use crate::types::{GroupId, Index, LogId};
@@ -68,6 +73,11 @@ impl CutPlan {
     }
 }
 
+/// There while it is not known whether it is durable that this log has taken the place of the old one.
+pub(crate) const CUT_FILE: &str = "CUT";
+/// There until the loss is accepted.
+pub(crate) const LOST_FILE: &str = "LOST";
+
 /// So much goes into one write, in bytes, if it is of several parts.
 const WRITE_BYTES: usize = 1 << 20;
 /// What a part takes beside its payload, about.
@@ -90,7 +100,7 @@ impl Wal {
         mut progress: impl FnMut(u64),
     ) -> Result<CutPlan> {
         let dir = dir.as_ref();
-        let (_lock, mut salvage, aside) = begin(&*disk, dir, LockMode::Shared)?;
+        let (_lock, _names, mut salvage, aside) = begin(&*disk, dir, LockMode::Shared)?;
         plan(&mut salvage, aside, None, &mut progress)
     }
 
@@ -100,7 +110,8 @@ impl Wal {
     /// **This loses what was acknowledged**: of each group all entries from the first one on that cannot be read; where a
     /// frame or a segment is lost and what was in it is not known, entries, votes and user records may be as they were before
     /// it. A Raft node that goes on with such a log can vote twice in a term, and its vote no longer counts for what it had
-    /// acknowledged: it must not return to its cluster as the same voter. Whoever has peers lets them repair the
+    /// acknowledged: it must not return to its cluster as the same voter. The new log says so itself, whenever it is opened
+    /// ([`RecoveryReport::is_lossy`](crate::RecoveryReport::is_lossy)). Whoever has peers lets them repair the
     /// entries ([`repair`](Wal::repair)), or begins anew under another number.
     ///
     /// ```
@@ -144,19 +155,24 @@ impl Wal {
         mut progress: impl FnMut(u64),
     ) -> Result<CutPlan> {
         let dir = dir.as_ref();
-        let (_lock, mut salvage, aside) = begin(&*disk, dir, LockMode::Exclusive)?;
+        let (_lock, names, mut salvage, aside) = begin(&*disk, dir, LockMode::Exclusive)?;
         let exchange = || {
             let op = "put the new log, which stands beside it, in the place of";
-            disk.exchange(&aside, dir).map_err(Error::io(op, dir))
+            disk.exchange(&aside, dir).map_err(Error::io(op, dir))?;
+            keep_place(&*disk, dir)
         };
         let is_early = planted("cut_before_durable");
         let mut make = || {
             let new = Wal::create_on(disk.clone(), &aside, new_options(&salvage))?;
+            add_file(&*disk, &aside, CUT_FILE)?;
             if is_early {
                 exchange()?;
             }
             let done = plan(&mut salvage, aside.clone(), Some(&new), &mut progress)?;
             new.close()?;
+            if (done.is_loss() || names.is_lossy) && !planted("loss_not_said") {
+                add_file(&*disk, &aside, LOST_FILE)?;
+            }
             // Nobody is to acknowledge anything in the new log before it is durable that it stands in the place of the old one.
             Ok((done, lock(&*disk, &aside, LockMode::Exclusive)?))
         };
@@ -166,6 +182,50 @@ impl Wal {
         }
         Ok(done)
     }
+
+    /// Goes on with a log that [`cut`](Wal::cut) has made without all that had been acknowledged: for one who has no peers, or is
+    /// sure that none counts on what is lost. From now on [`RecoveryReport::is_lossy`](crate::RecoveryReport::is_lossy) is false
+    /// when it is opened. Durable on return; does nothing to any other log.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it may be accepted or not, and can be again.
+    pub fn accept_loss(&self) -> Result<()> {
+        let core = &self.handle.core;
+        let disk = core.pipeline.disk();
+        match Names::list(disk, &core.dir)?.is_lossy {
+            true => remove_file(disk, &core.dir, LOST_FILE),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Makes it durable that a log which was cut stands in `dir`.
+pub(crate) fn keep_place(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    let parent = parent_of(dir);
+    disk.sync_dir(&parent).map_err(Error::io("sync", &parent))?;
+    remove_file(disk, dir, CUT_FILE)
+}
+
+fn add_file(disk: &dyn Disk, dir: &Path, name: &str) -> Result<()> {
+    let path = dir.join(name);
+    let file = disk.create(&path).map_err(Error::io("create", &path))?;
+    file.sync_data().map_err(Error::io("sync", &path))?;
+    disk.sync_dir(dir).map_err(Error::io("sync", dir))
+}
+
+fn remove_file(disk: &dyn Disk, dir: &Path, name: &str) -> Result<()> {
+    let path = dir.join(name);
+    disk.remove(&path).map_err(Error::io("remove", &path))?;
+    disk.sync_dir(dir).map_err(Error::io("sync", dir))
+}
+
+/// The directory that `dir` stands in.
+fn parent_of(dir: &Path) -> PathBuf {
+    match (dir.parent(), dir.file_name()) {
+        (Some(here), Some(_)) if here.as_os_str().is_empty() => PathBuf::from("."),
+        (Some(parent), Some(_)) => parent.to_owned(),
+        _ => dir.join(".."), // of `.`, say
+    }
 }
 
 /// Locks the log. Gives what is left of it, and the name that the old one is to have.
@@ -173,10 +233,11 @@ fn begin(
     disk: &dyn Disk,
     dir: &Path,
     mode: LockMode,
-) -> Result<(Box<dyn DirLock>, Salvage, PathBuf)> {
+) -> Result<(Box<dyn DirLock>, Names, Salvage, PathBuf)> {
     must_be_a_log(disk, dir)?;
     let lock = lock(disk, dir, mode)?;
-    Ok((lock, Salvage::of(disk, dir)?, free_name(disk, dir)?))
+    let names = Names::list(disk, dir)?;
+    Ok((lock, names, Salvage::of(disk, dir)?, free_name(disk, dir)?))
 }
 
 /// Gives the space of an unfinished copy back, as far as that goes.
@@ -280,21 +341,18 @@ impl Writer<'_> {
 
 /// A name beside `dir` that is not taken, or by an empty directory.
 fn free_name(disk: &dyn Disk, dir: &Path) -> Result<PathBuf> {
-    let names = dir.parent().zip(dir.file_name());
     let no_name = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
-    let (parent, name) = names
+    let name = dir
+        .file_name()
         .ok_or_else(no_name)
         .map_err(Error::io("find a place beside", dir))?;
-    let beside = match parent.as_os_str() {
-        empty if empty.is_empty() => Path::new("."),
-        _ => parent,
-    };
-    let taken = disk.list(beside).map_err(Error::io("list", beside))?;
+    let beside = parent_of(dir);
+    let taken = disk.list(&beside).map_err(Error::io("list", &beside))?;
     let numbered = |number: u64| format!("{}.aside-{number}", name.to_string_lossy());
     let is_free = |name: &String| {
         let is_empty = |names: Vec<String>| names.is_empty();
         !taken.contains(name) || disk.list(&beside.join(name)).is_ok_and(is_empty)
     };
     let free = (1..).map(numbered).find(is_free);
-    Ok(parent.join(free.expect("there are more numbers than names")))
+    Ok(dir.with_file_name(free.expect("there are more numbers than names")))
 }

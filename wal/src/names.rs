@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use duramen_disk::Disk;
 
 use crate::control::Control;
+use crate::cut::CUT_FILE;
 use crate::error::{Error, Result};
 use crate::segment::{Name, segment_name, segment_path};
 use crate::spare::{SPARES_MAX, Spare, spare_path};
@@ -14,6 +15,10 @@ use crate::spare::{SPARES_MAX, Spare, spare_path};
 pub(crate) struct Names {
     pub(crate) segments: Vec<u64>,
     pub(crate) has_control: bool,
+    /// It was put here by [`Wal::cut`](crate::Wal::cut), and it is not known whether for good.
+    pub(crate) is_cut: bool,
+    /// See [`RecoveryReport::is_lossy`](crate::RecoveryReport::is_lossy).
+    pub(crate) is_lossy: bool,
     spares: Vec<u64>,
     temporary: Vec<String>,
     foreign: Option<String>,
@@ -24,6 +29,8 @@ impl Names {
         let mut names = Names {
             segments: Vec::new(),
             has_control: false,
+            is_cut: false,
+            is_lossy: false,
             spares: Vec::new(),
             temporary: Vec::new(),
             foreign: None,
@@ -33,6 +40,8 @@ impl Names {
                 Name::Segment(number) => names.segments.push(number),
                 Name::Control => names.has_control = true,
                 Name::Spare(number) => names.spares.push(number),
+                Name::Cut => names.is_cut = true,
+                Name::Lost => names.is_lossy = true,
                 Name::Temporary => names.temporary.push(name),
                 Name::Lock => {}
                 Name::Foreign => names.foreign = Some(name),
@@ -46,6 +55,9 @@ impl Names {
     pub(crate) fn remove_unfinished(self, disk: &dyn Disk, dir: &Path) -> Result<Option<String>> {
         if self.foreign.is_some() {
             return Ok(self.foreign);
+        }
+        if self.is_cut {
+            return Ok(Some(CUT_FILE.to_owned()));
         }
         if let Some(number) = self.segments.first() {
             return Ok(Some(segment_name(*number)));

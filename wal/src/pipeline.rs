@@ -206,6 +206,10 @@ impl Pipeline {
         }
     }
 
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().expect(NO_PANIC)
     }

@@ -31,6 +31,7 @@ use duramen_disk::{Caution, Disk};
 
 use crate::canary::planted;
 use crate::control::ControlFile;
+use crate::cut::keep_place;
 use crate::error::{Error, Result};
 use crate::frame::Home;
 use crate::groups::Groups;
@@ -61,6 +62,9 @@ pub struct RecoveryReport {
     /// Entries that are kept and suspect, with [`Options::keep_suspects`](crate::Options::keep_suspects): reading one is
     /// [`Error::Suspect`].
     pub suspects: Vec<(GroupId, LogId)>,
+    /// [`Wal::cut`](crate::Wal::cut) has made this log without all that had been acknowledged, and nobody has
+    /// [accepted](crate::Wal::accept_loss) that. A Raft node that has peers must not go on with it.
+    pub is_lossy: bool,
     /// What speaks against keeping a log on this file system.
     pub cautions: Vec<Caution>,
 }
@@ -159,6 +163,7 @@ pub(crate) fn look(
     }
     found.report.segments = found.segments.len() as u64;
     found.report.suspects = suspects(&found.groups);
+    found.report.is_lossy = found.names.is_lossy;
     let Found { groups, report, .. } = &mut found;
     report.damaged.retain(|damaged| is_there(groups, damaged));
     Ok(found)
@@ -203,6 +208,9 @@ impl Found {
             self.control.write_again()?;
         }
         self.tail.make_durable()?;
+        if self.names.is_cut && !planted("place_not_kept") {
+            keep_place(disk, dir)?;
+        }
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
         let file_bytes = segment_bytes(preferred_bytes, 0);
         let spares = self.names.adopt_spares(disk, dir, file_bytes)?;

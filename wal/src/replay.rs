@@ -82,7 +82,7 @@ impl Replay {
     pub(crate) fn up_to_a_loss(control: &Control) -> Replay {
         Replay {
             lost: Some(Vec::new()),
-            ..Replay::new(control, true)
+            ..Replay::new(control, !planted("cut_drops_suspects"))
         }
     }
 

@@ -9,6 +9,7 @@ use duramen_disk::{Disk, DiskFile, Map};
 
 use crate::canary::planted;
 use crate::control::CONTROL_FILE;
+use crate::cut::{CUT_FILE, LOST_FILE};
 use crate::error::{Damage, Error, Result};
 use crate::format::{
     FILE_BYTES_MAX, NUMBERS_MAX, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC, TRAILER_BYTES, VERSION,
@@ -66,6 +67,10 @@ pub(crate) enum Name {
     Spare(u64),
     /// Not part of the log: a file that is to become one, perhaps left by a crash.
     Temporary,
+    /// Left by [`Wal::cut`](crate::Wal::cut).
+    Cut,
+    /// Left by [`Wal::cut`](crate::Wal::cut).
+    Lost,
     Lock,
     Foreign,
 }
@@ -75,6 +80,8 @@ impl Name {
         match name {
             duramen_disk::LOCK_FILE => return Name::Lock,
             CONTROL_FILE => return Name::Control,
+            CUT_FILE => return Name::Cut,
+            LOST_FILE => return Name::Lost,
             _ => {}
         }
         let spare = name

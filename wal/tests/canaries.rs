@@ -164,6 +164,21 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "interrupted::every_crash_while_cutting",
     ),
     (
+        "place_not_kept",
+        "cut",
+        "interrupted::every_crash_while_cutting",
+    ),
+    (
+        "loss_not_said",
+        "cut",
+        "keeping::a_log_says_that_something_was_cut_off_it",
+    ),
+    (
+        "cut_drops_suspects",
+        "cut",
+        "suspects::a_vote_beside_an_entry_that_may_be_torn_is_kept",
+    ),
+    (
         "cut_joins_anything",
         "cut",
         "keeping::entries_that_may_have_been_replaced_are_not_joined_with_later_ones",

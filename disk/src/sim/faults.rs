@@ -32,7 +32,7 @@ pub enum Op {
     PunchHole,
     /// [`Disk::rename`](crate::Disk::rename).
     Rename,
-    /// [`Disk::exchange`](crate::Disk::exchange), durable at once: its sync is a part of it.
+    /// [`Disk::exchange`](crate::Disk::exchange).
     Exchange,
     /// [`Disk::remove`](crate::Disk::remove).
     Remove,

@@ -138,8 +138,7 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         state.writable()?;
-        state.exchange(a, b);
-        Ok(())
+        state.exchange(a, b)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

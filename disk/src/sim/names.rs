@@ -26,6 +26,8 @@ pub(super) struct Names {
     cache: BTreeMap<String, Node>,
     media: BTreeMap<String, Node>,
     unsynced: Vec<Change>,
+    /// The exchanges that a power cut has lost and that are not yet undone, the newest first.
+    undone: Vec<(String, String)>,
     /// How many changes were synced.
     synced: u64,
 }
@@ -36,6 +38,8 @@ enum Change {
     Create(String, Node),
     Rename(String, String, Node),
     Remove(String, Node),
+    /// Of two directories, which are known by their paths: what is below them is for the caller to exchange.
+    Exchange(String, String),
 }
 
 impl Names {
@@ -80,6 +84,20 @@ impl Names {
         Ok(())
     }
 
+    /// Two directories change places, whose own names the caller exchanges.
+    pub(super) fn exchange(&mut self, a: String, b: String) {
+        self.change(Change::Exchange(a, b));
+    }
+
+    pub(super) fn has_undone(&self) -> bool {
+        !self.undone.is_empty()
+    }
+
+    /// The exchanges that a power cut has lost, in the order in which to undo them.
+    pub(super) fn take_undone(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.undone)
+    }
+
     fn change(&mut self, change: Change) {
         apply(&mut self.cache, &change);
         self.unsynced.push(change);
@@ -109,6 +127,7 @@ impl Names {
     pub(super) fn files(&self) -> impl Iterator<Item = FileId> {
         let changed = self.unsynced.iter().map(|change| match change {
             Change::Create(_, node) | Change::Rename(_, _, node) | Change::Remove(_, node) => *node,
+            Change::Exchange(..) => Node::Dir,
         });
         let named = self.cache.values().chain(self.media.values()).copied();
         named.chain(changed).filter_map(|node| match node {
@@ -121,8 +140,10 @@ impl Names {
     pub(super) fn keep(&mut self, mut keep: impl FnMut() -> bool) -> bool {
         let mut distinct = true;
         for change in std::mem::take(&mut self.unsynced) {
-            if keep() {
-                distinct &= apply(&mut self.media, &change);
+            match (keep(), change) {
+                (true, change) => distinct &= apply(&mut self.media, &change),
+                (false, Change::Exchange(a, b)) => self.undone.insert(0, (a, b)),
+                (false, _) => {}
             }
         }
         self.cache = self.media.clone();
@@ -163,6 +184,13 @@ fn apply(names: &mut BTreeMap<String, Node>, change: &Change) -> bool {
                 names.remove(name);
             }
             gone
+        }
+        // Whoever finds them exchanged finds both.
+        Change::Exchange(a, b) => {
+            for name in [a, b] {
+                names.insert(name.clone(), Node::Dir);
+            }
+            true
         }
     }
 }

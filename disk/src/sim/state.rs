@@ -206,19 +206,13 @@ impl State {
         Ok(())
     }
 
-    /// What is in two directories changes places, with the names below that are not synced: the directories are what they
-    /// were, under other names. Locks stay with the names.
-    pub(super) fn exchange(&mut self, a: &Path, b: &Path) {
-        let dirs = Arc::make_mut(&mut self.dirs);
-        let exchanged = std::mem::take(dirs).into_iter().map(|(dir, names)| {
-            let moved = match (dir.strip_prefix(a), dir.strip_prefix(b)) {
-                (Ok(below), _) => Some(join(b, below)),
-                (_, Ok(below)) => Some(join(a, below)),
-                _ => None,
-            };
-            (moved.unwrap_or(dir), names)
-        });
-        *dirs = exchanged.collect();
+    /// Two directories change places, with the names below that are not synced: they are what they were, under other names.
+    /// Locks stay with the names.
+    pub(super) fn exchange(&mut self, a: &Path, b: &Path) -> io::Result<()> {
+        let ((dir, name_of_a), (_, name_of_b)) = (split(a)?, split(b)?);
+        self.names_mut(dir)?.exchange(name_of_a, name_of_b);
+        exchange(Arc::make_mut(&mut self.dirs), a, b);
+        Ok(())
     }
 
     /// Ends a sync of `dir` that began when there had been so many changes of its names.
@@ -503,6 +497,7 @@ impl State {
         for (path, dir) in all.iter_mut().filter(|(_, dir)| dir.units() > 0) {
             cut(path, Arc::make_mut(dir));
         }
+        undo_exchanges(all);
         // Parents come first, so whatever is below a lost one is lost with it.
         let paths: Vec<PathBuf> = all.keys().cloned().collect();
         for path in paths {
@@ -535,6 +530,31 @@ fn file_size(bytes: u64) -> io::Result<usize> {
         Ok(size) if bytes <= FILE_BYTES_MAX => Ok(size),
         _ => Err(io::ErrorKind::FileTooLarge.into()),
     }
+}
+
+/// Undoes the exchanges of directories that a power cut has lost: those deep below first, at the paths that they had.
+fn undo_exchanges(dirs: &mut BTreeMap<PathBuf, Arc<Names>>) {
+    let parents = dirs.iter().rev().filter(|(_, names)| names.has_undone());
+    let parents: Vec<PathBuf> = parents.map(|(path, _)| path.clone()).collect();
+    for parent in parents {
+        let names = dirs.get_mut(&parent).map(Arc::make_mut);
+        for (a, b) in names.map(Names::take_undone).unwrap_or_default() {
+            exchange(dirs, &parent.join(a), &parent.join(b));
+        }
+    }
+}
+
+/// What is in two directories, and below, changes places.
+fn exchange(dirs: &mut BTreeMap<PathBuf, Arc<Names>>, a: &Path, b: &Path) {
+    let exchanged = std::mem::take(dirs).into_iter().map(|(dir, names)| {
+        let moved = match (dir.strip_prefix(a), dir.strip_prefix(b)) {
+            (Ok(below), _) => Some(join(b, below)),
+            (_, Ok(below)) => Some(join(a, below)),
+            _ => None,
+        };
+        (moved.unwrap_or(dir), names)
+    });
+    *dirs = exchanged.collect();
 }
 
 /// `below` may be empty, for `dir` itself.

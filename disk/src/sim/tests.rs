@@ -161,7 +161,7 @@ fn a_name_is_lost_until_its_directory_is_synced() {
 
 /// Also what is not synced in them: the directories are what they were.
 #[test]
-fn two_directories_change_places_at_once() {
+fn two_directories_change_places_at_once_and_for_good_when_their_parent_is_synced() {
     let disk = SimDisk::new();
     let (a, b) = (Path::new("/a"), Path::new("/b"));
     for dir in [a, b] {
@@ -181,10 +181,19 @@ fn two_directories_change_places_at_once() {
     file.write_all_at(b"the handle follows the file", 0)
         .unwrap();
     assert_eq!(disk.open(&b.join("lost")).unwrap().len().unwrap(), 27);
-    disk.power_cut(0);
-    assert_eq!(disk.list(a).unwrap(), ["deep"]);
-    assert!(disk.list(&a.join("deep")).unwrap().is_empty());
-    assert_eq!(disk.list(b).unwrap(), ["deep", "durable"]);
+    let synced = disk.fork();
+    synced.sync_dir(Path::new("/")).unwrap();
+    synced.power_cut(0);
+    assert_eq!(synced.list(a).unwrap(), ["deep"]);
+    assert!(synced.list(&a.join("deep")).unwrap().is_empty());
+    assert_eq!(synced.list(b).unwrap(), ["deep", "durable"]);
+    let left = power_cuts(&disk, |after| {
+        let names = [a, b].map(|dir| after.list(dir).unwrap());
+        let is_exchanged = names[1].contains(&"durable".to_owned());
+        assert_ne!(is_exchanged, names[0].contains(&"durable".to_owned()));
+        is_exchanged
+    });
+    assert!(left.contains(&true) && left.contains(&false));
 }
 
 #[test]

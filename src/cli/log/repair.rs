@@ -170,7 +170,7 @@ fn print(
         }
         writeln!(
             out,
-            "This loses what was acknowledged, or may have been. A node must not come back to its cluster with such a log: it could vote twice in a term."
+            "This loses what was acknowledged, or may have been. A node that has peers could vote twice in a term with such a log, and does not start with it."
         )?;
         // What is cut off is not fetched by a node that acknowledged it: it does not know that it did.
         let advice = found.with_peers().filter(|_| !done).unwrap_or(NEW_NODE);

@@ -2,7 +2,7 @@
 //!
 //! With `--json`, one object whose keys stay what they are: `dir`, `verdict` (`clean`, `torn`, `damaged`) and `exit`; `error`
 //! if the log cannot be opened, with `file`, and else null; `segments`, `frames` (of the segments that are not sealed),
-//! `groups`, `entries`, `bytes`; `cut` with `file`, `offset`, `bytes` and `suspects`; `damaged`, `suspects`, `unreadable`, each a
+//! `groups`, `entries`, `bytes`; `lossy`, whether what was acknowledged was cut off once; `cut` with `file`, `offset`, `bytes` and `suspects`; `damaged`, `suspects`, `unreadable`, each a
 //! list of entries with `group`, `index`, `term`, and where it is known `file`, `offset` and `error`; `damaged_seals`, a list of
 //! files, `bad_copies`, a list of `file` and `offset`, and `lost_frames`, one of errors.
 
@@ -160,6 +160,9 @@ impl Found {
             )
         });
         let mut lines = Vec::new();
+        if found.recovery.is_lossy {
+            lines.push("lossy: what was acknowledged was cut off this log once, and no node has accepted that".to_owned());
+        }
         named(&mut lines, damaged);
         named(&mut lines, suspects);
         named(&mut lines, unreadable);
@@ -182,6 +185,7 @@ impl Found {
     fn what_to_do(&self) -> String {
         let dir = self.dir.display();
         match self.ended {
+            Ended::Clean if self.is_lossy() => format!("A node that has peers does not start with it. {NEW_NODE}"),
             Ended::Clean => "All is well.".to_owned(),
             Ended::Torn => "A process was killed, or the power went, in the middle of a write: the next start cuts it off by itself. \
                 Nothing is to be done."
@@ -191,6 +195,10 @@ impl Found {
                 Some(peers) => format!("{peers}\nWithout peers: `duramen log repair {dir}` says what is lost if the damage is cut off."),
             },
         }
+    }
+
+    fn is_lossy(&self) -> bool {
+        self.log.as_ref().is_ok_and(|log| log.recovery.is_lossy)
     }
 
     /// What a node of a cluster does about damage. `None` if nothing is lost by it.
@@ -218,6 +226,7 @@ impl Found {
             "exit": self.ended.code(),
             "error": null, "file": null,
             "segments": 0, "frames": 0, "groups": 0, "entries": 0, "bytes": 0, "cut": null,
+            "lossy": self.is_lossy(),
             "damaged": [], "suspects": [], "unreadable": [],
             "damaged_seals": [], "bad_copies": [], "lost_frames": [],
         });

@@ -337,3 +337,29 @@ fn assert_lost_term(disk: &SimDisk, has: u64, found: u64) {
     );
     assert!(error.to_string().contains("join anew, under a new number"));
 }
+
+/// It could vote twice in a term, and has forgotten what others count on. Alone it is the only one whom that concerns.
+#[test]
+fn a_log_that_was_cut_is_no_members_any_more() {
+    for (members, is_alone) in [
+        (voters(3), false),
+        (voters(1).with_learner(NodeId(2)), false),
+        (voters(1), true),
+    ] {
+        let (disk, mut storage) = begun();
+        persist(&mut storage, &append(vec![members.to_entry(id(1, 1))], 1));
+        persist(&mut storage, &append(entries(2, 5, 1), 1));
+        kill(&disk, storage);
+        damage(&disk, id(3, 1));
+        let log = Path::new(DIR).join("log");
+        let done = Wal::cut_on(Arc::new(disk.clone()), log, |_| ()).unwrap();
+        assert!(done.is_loss());
+        let restored = open(&disk).restore();
+        match is_alone {
+            true => assert_eq!(restored.unwrap().log.len(), 2),
+            false => assert!(matches!(restored, Err(Error::Lossy { .. })), "{members:?}"),
+        }
+        // It has accepted it: there may be others later.
+        assert_eq!(open(&disk).recovery().is_lossy, !is_alone);
+    }
+}

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use duramen_disk::{DirLock, Disk, DiskFile, Failure, LockMode, SimDisk, every_crash, every_error};
-use duramen_wal::{Error, GroupId, Wal};
+use duramen_wal::{Error, GroupId, Index, Wal};
 
 use super::support::*;
 use super::{cut, is_clean, plan, small};
@@ -27,7 +27,7 @@ fn crashing() -> (SimDisk, Vec<Step>) {
 fn assert_old_or_new(disk: &SimDisk, old: &BTreeMap<PathBuf, Vec<u8>>, new: &State) -> bool {
     let is_new = is_clean(disk);
     match is_new {
-        true => assert_eq!(state_of(&open(disk, &small()).unwrap()), *new),
+        true => assert_stays(disk, new),
         false => {
             assert_eq!(files(disk, DIR.as_ref()), *old);
             cut(disk).unwrap();
@@ -44,6 +44,21 @@ fn assert_old_or_new(disk: &SimDisk, old: &BTreeMap<PathBuf, Vec<u8>>, new: &Sta
         "{names:?}"
     );
     is_new
+}
+
+/// It is the new log that opens, and whoever goes on with it finds what was acknowledged after any further crash.
+fn assert_stays(disk: &SimDisk, new: &State) {
+    let added = GroupId(9);
+    let go_on = |disk: &SimDisk| {
+        let wal = open(disk, &small())?;
+        assert_eq!(state_of(&wal), *new);
+        wal.write(batch(&vec![append(added.0, 1, 1, 1, 10)]))
+    };
+    for crash in every_crash(disk, |disk| go_on(disk).is_ok()).units_max(4) {
+        let wal = open(&crash.disk, &small());
+        let is_there = wal.is_ok_and(|wal| wal.last(added).index == Index(1));
+        assert!(is_there || !crash.outcome, "it was acknowledged");
+    }
 }
 
 #[test]

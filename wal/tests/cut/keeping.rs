@@ -1,9 +1,10 @@
 //! What each kind of damage costs.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use duramen_disk::{Disk, SimDisk};
-use duramen_wal::{CutPlan, Error, GroupId, Index, LogId, Term};
+use duramen_wal::{CutPlan, Error, GroupId, Index, LogId, Term, Wal};
 
 use super::support::*;
 use super::{assert_once_was, cut, cut_checked, damaged_disk, is_clean, plan, small, steps};
@@ -50,6 +51,39 @@ fn of_each_group_what_stands_before_its_first_damaged_entry_is_kept() {
         assert_eq!(done.groups[0].kept, log_id(index - 1, index - 1));
         assert_eq!(done.groups[0].first_lost(), Index(index));
     }
+}
+
+/// Until somebody accepts it: also in the log of which this one is made when it is damaged again.
+#[test]
+fn a_log_says_that_something_was_cut_off_it() {
+    let is_lossy = |disk: &SimDisk| open(disk, &small()).unwrap().recovery().is_lossy;
+    let (disk, _) = damaged_disk();
+    assert!(!is_lossy(&disk));
+    let whole = disk.fork();
+    let bytes = read_file(&disk, &segment(2));
+    let seal = seal(&bytes).unwrap();
+    flip(&whole, &segment(2), seal.directories.start + 70);
+    cut(&whole).unwrap();
+    assert!(!is_lossy(&whole));
+
+    flip_payload(&disk, 2, 1);
+    cut(&disk).unwrap();
+    for _ in 0..2 {
+        disk.power_cut(3);
+        assert!(is_lossy(&disk));
+        let verified = Wal::verify_on(Arc::new(disk.clone()), DIR, |_| true).unwrap();
+        assert!(verified.recovery.is_lossy);
+        flip(&disk, Path::new("/log/CONTROL"), 20);
+        flip(&disk, Path::new("/log/CONTROL"), 4096 + 20);
+        assert!(!cut(&disk).unwrap().is_loss());
+    }
+    let wal = open(&disk, &small()).unwrap();
+    wal.accept_loss().unwrap();
+    drop(wal);
+    disk.power_cut(3);
+    let wal = open(&disk, &small()).unwrap();
+    assert!(!wal.recovery().is_lossy);
+    wal.accept_loss().unwrap();
 }
 
 #[test]
