@@ -92,9 +92,11 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
     }
 
-    /// Another node has said whom it knows: perhaps it is the leader, and does not know this one.
+    /// Another node has said whom it knows: perhaps it is the leader, and does not know this one. The leader of an earlier term may not
+    /// know it yet.
     fn hear_of_standing(&mut self, other: &Introduction) {
-        if other.leads && !self.raft.is_leader() {
+        let leads = other.leads && other.term >= self.raft.term();
+        if leads && !self.raft.is_leader() {
             let (own, uuid) = (self.raft.id(), self.storage.uuid());
             self.set_standing(other.knows.get(&own.0) == Some(&uuid));
         }

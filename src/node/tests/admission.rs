@@ -345,6 +345,13 @@ fn a_node_that_was_removed_hears_of_it_from_the_leader_only() {
     assert_eq!(say(&[(1, uuid), (2, 22)], true), Standing::Member);
     assert_eq!(say(&[(2, 22)], true), Standing::Removed);
     assert_eq!(say(&[(1, uuid), (2, 22)], true), Standing::Member, "again");
+    fixture.node.handle(request_vote());
+    fixture.turn();
+    fixture.write();
+    let mut old = introduction(1, 1, 1);
+    (old.knows, old.leads) = ([(2, 22)].into(), true);
+    fixture.node.admit(&old).unwrap();
+    assert_eq!(fixture.node.standing(), Standing::Member, "an old leader");
 }
 
 /// A node that joins gets the log of the time before it was added, also when it has heard that it is a member.
