@@ -209,6 +209,8 @@ pub enum Damage {
     Checksum,
     /// The file ends too early.
     Short,
+    /// The file goes on where it should end.
+    Long,
     /// A segment does not start with the magic of this format.
     Magic,
     /// A segment of another log, or under another segment's name.
@@ -226,6 +228,7 @@ impl fmt::Display for Damage {
         f.write_str(match self {
             Damage::Checksum => "the checksum does not match",
             Damage::Short => "the file ends too early",
+            Damage::Long => "the file goes on where it should end",
             Damage::Magic => "not a segment of a log",
             Damage::Stranger => "a segment of another log, or under another's name",
             Damage::Order => "does not follow what is before it",

@@ -1,5 +1,6 @@
 //! Segment files: their names and their headers.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -200,8 +201,14 @@ impl Segment {
         if header.number != number {
             return Err(Error::damaged(&path, 0, Damage::Stranger));
         }
-        if header.file_bytes != len && !planted("length_not_checked") {
-            return Err(Error::damaged(&path, len, Damage::Short));
+        let damage = match len.cmp(&header.file_bytes) {
+            _ if planted("length_not_checked") => None,
+            Ordering::Less => Some(Damage::Short),
+            Ordering::Equal => None,
+            Ordering::Greater => Some(Damage::Long),
+        };
+        if let Some(damage) = damage {
+            return Err(Error::damaged(&path, len, damage));
         }
         Ok(Segment::new(header, path, file))
     }
