@@ -7,6 +7,7 @@ pub(crate) mod drawn;
 pub(crate) mod golden;
 
 use std::collections::BTreeMap;
+use std::hash::Hasher;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use duramen_wal::{
     Batch, Context, Entry, Error, GroupId, HardState, Index, LogId, NodeId, Options, Result, Term,
     Wal,
 };
+use rustc_hash::FxHasher;
 
 /// Where the logs are.
 pub(crate) const DIR: &str = "/log";
@@ -281,6 +283,17 @@ pub(crate) fn files(disk: &dyn Disk, dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     paths
         .map(|path| (path.clone(), read_file(disk, &path)))
         .collect()
+}
+
+/// What a log's files are, in a number.
+pub(crate) fn fingerprint(disk: &SimDisk) -> u64 {
+    let mut hasher = FxHasher::default();
+    for (path, bytes) in files(disk, DIR.as_ref()) {
+        hasher.write(path.as_os_str().as_encoded_bytes());
+        hasher.write_usize(bytes.len());
+        hasher.write_u32(crc32fast::hash(&bytes));
+    }
+    hasher.finish()
 }
 
 /// A frame as it lies in a segment: where its parts begin, and where the next frame would. Goes by the lengths in the
