@@ -28,9 +28,9 @@ pub struct Verification {
     pub recovery: RecoveryReport,
     /// All entries, and the seals.
     pub scrub: ScrubReport,
-    /// Directories and frame headers that are bad and have a copy that is not: the segment, and where the frame begins, in
-    /// bytes. Nothing is lost by them. Those past the mark are not among them: the write may have been killed between its
-    /// copies, and `open` writes them again.
+    /// Directories and frame headers that are bad, or cannot be read, and have a copy that is not: the segment, and where the
+    /// frame begins, in bytes. Nothing is lost by them. Those past the mark are not among them: the write may have been killed
+    /// between its copies, and `open` writes them again.
     pub bad_copies: Vec<(PathBuf, u64)>,
     /// Frames of which no directory can be read, in sealed segments: reading their entries gives this error.
     pub missing: Vec<Error>,
@@ -137,8 +137,8 @@ impl Verification {
         let mut table = None;
         let directories = match segment.trailer()? {
             Some(trailer) => {
-                let sealed = segment.sealed_directories(&trailer)?;
-                let summary = segment.summary(&trailer)?;
+                let sealed = segment.sealed_directories(&trailer);
+                let summary = segment.summary(&trailer);
                 if sealed.is_none() || summary.is_none() && trailer.has_summary() {
                     self.scrub.damaged_seals.push(segment.path.clone());
                 }
@@ -154,7 +154,7 @@ impl Verification {
         };
         let is_marked = |directory: &&Directory| table.is_some() || directory.head.sequence <= mark;
         for directory in directories.iter().filter(is_marked) {
-            if !is_whole(segment, directory)? {
+            if !is_whole(segment, directory) {
                 let frame = (segment.path.clone(), directory.frame_offset);
                 self.bad_copies.push(frame);
             }
@@ -179,28 +179,24 @@ impl Verification {
     }
 }
 
-/// Whether the header of a frame and all copies of its directory say what this one does.
-fn is_whole(segment: &Segment, directory: &Directory) -> Result<bool> {
+/// Whether the header of a frame and all copies of its directory can be read, and say what this one does.
+fn is_whole(segment: &Segment, directory: &Directory) -> bool {
     let home = segment.home();
     let head = directory.head;
     let read = |offset: u64, len: u64| {
         let mut bytes = vec![0; len as usize];
         let read = segment.file.read_exact_at(&mut bytes, offset);
-        read.map_err(Error::io("read", &segment.path))
-            .map(|()| Bytes::from(bytes))
+        read.ok().map(|()| Bytes::from(bytes))
     };
     let start = directory.frame_offset;
     let header = head.encode_frame_header(home, start);
-    if read(start, header.len() as u64)? != header[..] {
-        return Ok(false);
-    }
+    let is_copy = |distance: u64| {
+        let at = start + distance;
+        let bytes = read(at, head.directory_bytes());
+        let found = bytes.and_then(|bytes| Directory::decode(&bytes, home, at));
+        found.map(|found| found.into_first(home)).as_ref() == Some(directory)
+    };
     let distances = [Some(head.directory_distance()), head.copy_distance()];
-    for distance in distances.into_iter().flatten() {
-        let bytes = read(start + distance, head.directory_bytes())?;
-        let found = Directory::decode(&bytes, home, start + distance);
-        if found.map(|found| found.into_first(home)).as_ref() != Some(directory) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    read(start, header.len() as u64).is_some_and(|bytes| bytes == header[..])
+        && distances.into_iter().flatten().all(is_copy)
 }

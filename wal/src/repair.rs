@@ -198,8 +198,8 @@ impl Core {
         report: &mut ScrubReport,
     ) -> Result<(Option<Arc<Table>>, Vec<GroupId>)> {
         if let Some(trailer) = segment.trailer()? {
-            let is_whole = segment.summary(&trailer)?.is_some() || !trailer.has_summary();
-            if !is_whole || segment.sealed_directories(&trailer)?.is_none() {
+            let is_whole = segment.summary(&trailer).is_some() || !trailer.has_summary();
+            if !is_whole || segment.sealed_directories(&trailer).is_none() {
                 report.damaged_seals.push(segment.path.clone());
             }
         } else if self.pipeline.shared().is_sealed(segment.header.number) {

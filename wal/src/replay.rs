@@ -151,12 +151,12 @@ impl Replay {
         if (trailer.first.sequence, trailer.first.predecessor) != (sequence, predecessor) {
             return Err(Error::damaged(&segment.path, 0, Damage::Order));
         }
-        if let Some(summary) = segment.summary(trailer)? {
+        if let Some(summary) = segment.summary(trailer) {
             self.ranges(segment, &summary);
             self.link = trailer.last;
             return Ok(());
         }
-        match segment.sealed_directories(trailer)? {
+        match segment.sealed_directories(trailer) {
             Some(directories) => {
                 let table = table(segment, &directories)?;
                 self.ranges(segment, &table.summary());

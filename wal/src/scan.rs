@@ -165,22 +165,22 @@ impl<'a> Scan<'a> {
         let Some(head) = Head::decode_frame_header(header, self.segment.home(), offset) else {
             return Ok(None);
         };
+        // At once, with the payloads, which need not be readable.
         let frame_bytes = head.frame_bytes().min(FRAME_READ_BYTES);
-        self.window.read_up_to(offset, frame_bytes)?;
-        for distance in [Some(head.directory_distance()), head.copy_distance()]
-            .into_iter()
-            .flatten()
-        {
-            if let Some(directory) = directory_at(
-                self.segment,
-                &mut self.window,
-                offset.saturating_add(distance),
-            )? && wanted.is(&directory)
-            {
-                return Ok(Some(directory.into_first(self.segment.home())));
+        let _ = self.window.read_up_to(offset, frame_bytes);
+        let distances = [Some(head.directory_distance()), head.copy_distance()];
+        let mut unread = None;
+        for distance in distances.into_iter().flatten() {
+            let at = offset.saturating_add(distance);
+            match directory_at(self.segment, &mut self.window, at) {
+                Ok(Some(directory)) if wanted.is(&directory) => {
+                    return Ok(Some(directory.into_first(self.segment.home())));
+                }
+                Ok(_) => {}
+                Err(error) => unread = Some(error),
             }
         }
-        Ok(None)
+        unread.map_or(Ok(None), Err)
     }
 
     /// Goes on looking, 8 bytes at a time: for the directory of the frame that should be at `offset`, and for later frames,

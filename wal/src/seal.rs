@@ -154,7 +154,8 @@ impl Trailer {
 }
 
 impl Segment {
-    /// The trailer, if the segment is sealed and it can be read.
+    /// The trailer, if the segment is sealed. One that is damaged is none; one that the disk does not give is an error: nobody
+    /// knows whether it is there.
     pub(crate) fn trailer(&self) -> Result<Option<Trailer>> {
         let place = self.trailer_place();
         if place.offset < SEGMENT_HEADER_BYTES as u64 {
@@ -167,31 +168,29 @@ impl Segment {
         Ok(Trailer::decode(&buf, place))
     }
 
-    /// The summary in a seal. `None` if there is none, or it is damaged: the directories say the same.
-    pub(crate) fn summary(&self, trailer: &Trailer) -> Result<Option<Records>> {
+    /// The summary in a seal. `None` if there is none, or it is damaged or cannot be read: the directories say the same.
+    pub(crate) fn summary(&self, trailer: &Trailer) -> Option<Records> {
         let offset = trailer.seal_offset + trailer.directory_bytes;
         let bytes = self.read(offset, trailer.summary_bytes)?;
         let is_right = crc32fast::hash(&bytes) == trailer.summary_checksum;
         let is_right = (is_right || planted("seal_not_checked")) && !bytes.is_empty();
-        Ok(is_right.then(|| record::decode(&bytes).ok()).flatten())
+        is_right.then(|| record::decode(&bytes).ok()).flatten()
     }
 
-    /// The directories in a seal. `None` if they are damaged: the frames say the same.
-    pub(crate) fn sealed_directories(&self, trailer: &Trailer) -> Result<Option<Vec<Directory>>> {
+    /// The directories in a seal. `None` if they are damaged or cannot be read: the frames say the same.
+    pub(crate) fn sealed_directories(&self, trailer: &Trailer) -> Option<Vec<Directory>> {
         let bytes = self.read(trailer.seal_offset, trailer.directory_bytes)?;
-        if crc32fast::hash(&bytes) != trailer.directories_checksum {
-            return Ok(None);
-        }
-        Ok(self.split_seal(bytes))
+        let is_right = crc32fast::hash(&bytes) == trailer.directories_checksum;
+        is_right.then(|| self.split_seal(bytes)).flatten()
     }
 
-    /// `len` bytes that the file has.
-    fn read(&self, offset: u64, len: u64) -> Result<Bytes> {
+    /// `len` bytes that the file has. A part of a seal that cannot be read is no better than one that is damaged, and no worse.
+    fn read(&self, offset: u64, len: u64) -> Option<Bytes> {
         let mut bytes = vec![0; len as usize];
-        self.file
-            .read_exact_at(&mut bytes, offset)
-            .map_err(Error::io("read", &self.path))?;
-        Ok(bytes.into())
+        let read = self.file.read_exact_at(&mut bytes, offset);
+        read.inspect_err(|error| tracing::warn!(path = %self.path.display(), %error, "cannot read a part of a seal"))
+            .ok()?;
+        Some(bytes.into())
     }
 
     /// The directories in a seal are as they stand in their frames, and checked as if they stood there.

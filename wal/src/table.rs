@@ -60,10 +60,8 @@ impl Table {
     /// Reads the table of a segment that is full: from its seal, or if that is damaged from its frames.
     pub(crate) fn load(segment: &Arc<Segment>) -> Result<Table> {
         let trailer = segment.trailer()?;
-        let sealed = match &trailer {
-            Some(trailer) => segment.sealed_directories(trailer)?,
-            None => None,
-        };
+        let sealed = trailer.as_ref();
+        let sealed = sealed.and_then(|trailer| segment.sealed_directories(trailer));
         let end = trailer.map_or(segment.header.file_bytes, |trailer| trailer.frames_end);
         let (directories, missing) = match sealed {
             Some(directories) => (directories, None),

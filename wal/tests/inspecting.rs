@@ -355,7 +355,11 @@ fn a_dump_goes_on_in_the_next_segment_where_the_disk_does_not_give_one() {
         _ => None,
     });
     let first = numbers.next().unwrap();
-    disk.make_bad(&segment(first), 600..601).unwrap();
+    let directory = frames(&read_file(&disk, &segment(first)))[1]
+        .directory
+        .start as u64;
+    disk.make_bad(&segment(first), directory..directory + 1)
+        .unwrap();
     let spoiled = outline(&dump(&disk));
     assert_eq!(spoiled.iter().filter(|line| *line == "bad").count(), 1);
     assert_eq!(spoiled.last(), whole.last());

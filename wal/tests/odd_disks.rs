@@ -223,7 +223,7 @@ fn a_sector_of_an_unmarked_end_that_cannot_be_read_is_never_cut() {
 #[test]
 fn any_read_that_fails_once_is_an_error_and_changes_nothing() {
     let expected = states(&steps()).pop().unwrap();
-    let mut failed = [0, 0];
+    let (mut failed, mut stood_in_for) = ([0, 0], 0);
     for disk in [
         disk_with(&small(), &steps()),
         killed_disk_with(&small(), &steps()),
@@ -242,16 +242,25 @@ fn any_read_that_fails_once_is_an_error_and_changes_nothing() {
             }
             let wal = opened.unwrap();
             let unread = agrees(&wal, &expected, is_eio).unwrap();
+            let is_still_to_come = || {
+                let file = disk.open_read(&Path::new(DIR).join("CONTROL")).unwrap();
+                (0..=n).any(|_| file.read_exact_at(&mut [0], 0).is_err())
+            };
+            if unread == 0 && is_still_to_come() {
+                break;
+            }
             if unread == 0 {
-                break; // it would come now
+                stood_in_for += 1; // a part of a seal, or nobody had asked for it yet
+                continue;
             }
             failed[1] += unread;
             assert_eq!(unread, 1);
             assert_eq!(agrees(&wal, &expected, |_| false), Some(0));
         }
     }
-    println!("{failed:?} reads failed while opening and later");
+    println!("{failed:?} reads failed while opening and later, {stood_in_for} did not matter");
     assert!(failed[0] > 10 && failed[1] > 10, "{failed:?}");
+    assert!(stood_in_for > 0);
 }
 
 /// Row 19.

@@ -6,7 +6,10 @@
 mod sealed;
 mod support;
 
-use duramen_wal::{Damage, Error, GroupId};
+use std::ops::Range;
+use std::sync::Arc;
+
+use duramen_wal::{Damage, Error, GroupId, Index, Wal};
 use sealed::*;
 use support::*;
 
@@ -49,6 +52,36 @@ fn the_directories_and_the_summary_in_a_seal_stand_in_for_each_other() {
     }
 }
 
+/// The sectors that hold nothing else.
+fn sectors_in(bytes: &Range<usize>) -> impl Iterator<Item = Range<u64>> + use<> {
+    let sectors = bytes.start.div_ceil(512) as u64..bytes.end as u64 / 512;
+    sectors.map(|sector| sector * 512..sector * 512 + 512)
+}
+
+/// Row 9. What cannot be read is no worse than what is damaged. (Without its trailer, nobody knows what a seal says.)
+#[test]
+fn a_part_of_a_seal_that_cannot_be_read_is_stood_in_for() {
+    let options = options(1 << 16);
+    let steps: Vec<Step> = (1..=120).map(|i| vec![append(1, i, i, 1, 500)]).collect();
+    let disk = disk_with(&options, &steps);
+    let bytes = read_file(&disk, &segment(1));
+    let parts = seal(&bytes).unwrap();
+    let sectors = sectors_in(&(parts.directories.start..parts.trailer.start));
+    assert!(sectors.size_hint().0 > 10);
+    for sector in sectors {
+        let bad = disk.fork();
+        bad.make_bad(&segment(1), sector).unwrap();
+        assert_holds(&bad, &options, &steps, 120);
+        let found = Wal::verify_on(Arc::new(bad.clone()), DIR, |_| true).unwrap();
+        assert_eq!(found.scrub.damaged_seals, [segment(1)]);
+        let wal = open(&bad, &options).unwrap();
+        let entries = wal.entries(GroupId(1), Index(1)..Index(2), u64::MAX);
+        let first = entries.unwrap().remove(0);
+        assert!(wal.is_entry(GroupId(1), &first).unwrap());
+        wal.repair(GroupId(1), first).unwrap();
+    }
+}
+
 #[test]
 fn a_seal_stands_in_for_the_directories_of_its_frames() {
     let (disk, steps) = sealed();
@@ -62,6 +95,53 @@ fn a_seal_stands_in_for_the_directories_of_its_frames() {
         }
     }
     assert_holds(&disk, &small(), &steps, 8);
+}
+
+/// Row 9.
+#[test]
+fn a_directory_that_cannot_be_read_is_stood_in_for_by_the_seal() {
+    // No payloads, so that there are sectors with nothing but a directory.
+    let many = |i: u64| vec![append(1, 200 * i - 199, 200 * i, 1, 0)];
+    let steps: Vec<Step> = (1..=6).map(many).collect();
+    let disk = disk_with(&small(), &steps);
+    let bytes = read_file(&disk, &segment(1));
+    assert!(is_sealed(&bytes));
+    let mut spoiled = 0;
+    for frame in frames(&bytes) {
+        for sector in sectors_in(&frame.directory) {
+            let bad = disk.fork();
+            bad.make_bad(&segment(1), sector).unwrap();
+            assert_holds(&bad, &small(), &steps, 6);
+            let found = Wal::verify_on(Arc::new(bad), DIR, |_| true).unwrap();
+            assert_eq!(found.bad_copies, [(segment(1), frame.header as u64)]);
+            spoiled += 1;
+        }
+    }
+    assert!(spoiled >= 6, "{spoiled}");
+}
+
+/// Row 9. Where there is no seal yet.
+#[test]
+fn the_directories_of_a_doubled_frame_that_cannot_be_read_stand_in_for_each_other() {
+    let many = |i: u64| vec![append(1, 200 * i - 199, 200 * i, 1, 0), vote(1, 1, 1)];
+    let (options, steps) = (options(1 << 16), [1, 2].map(many));
+    let disk = disk_with(&options, &steps);
+    let bytes = read_file(&disk, &segment(1));
+    let doubled = frames(&bytes)
+        .into_iter()
+        .filter(|frame| frame.copy.is_some());
+    let directories = doubled.flat_map(|frame| [Some(frame.directory), frame.copy]);
+    let mut spoiled = 0;
+    for sector in directories
+        .flatten()
+        .flat_map(|directory| sectors_in(&directory))
+    {
+        let bad = disk.fork();
+        bad.make_bad(&segment(1), sector).unwrap();
+        assert_holds(&bad, &options, &steps, 2);
+        spoiled += 1;
+    }
+    assert!(spoiled >= 4, "{spoiled}");
 }
 
 /// Row 38.
