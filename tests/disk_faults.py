@@ -136,9 +136,9 @@ class Round:
         child.wait()
         go_on()
         said = [json.loads(line) for line in said if line.endswith("\n")]
-        failed = [line["Failed"] for line in said if "Failed" in line]
+        failed = [why for line in said if (why := why_failed(line))]
         # That it failed is known, and no news to what compares.
-        self.said = [json.dumps(line) + "\n" for line in said if "Failed" not in line]
+        self.said = [json.dumps(line) + "\n" for line in said if not why_failed(line)]
         self.acknowledged = sum("Acknowledged" in line for line in said)
         return failed[0] if failed else None
 
@@ -158,7 +158,7 @@ class Round:
         child.wait()
         if not said:
             raise Wrong(f"opening says nothing and ends with {child.returncode}")
-        return next((line["Failed"] for line in said if "Failed" in line), None)
+        return next((why for line in said if (why := why_failed(line))), None)
 
     def compare(self, home):
         """The fault is gone: everything acknowledged is there."""
@@ -180,6 +180,11 @@ class Round:
     def lines(self):
         """What the last strace has seen."""
         return self.trace.read_text().splitlines()
+
+
+def why_failed(line):
+    """If a process has said that."""
+    return line.get("Failed") or line.get("Full")
 
 
 # The faults. Each says whether it was met.

@@ -195,7 +195,7 @@ def write_logged(fs, work, program, rng, logged, canary):
             said = [(logged.stat().st_size, line) for line in child.stdout]
             child.wait()
             go_on()
-            assert child.returncode == 0 and not any(line.startswith('{"Failed"') for _, line in said), said[-3:]
+            assert child.returncode == 0 and not any(line.startswith(('{"Failed"', '{"Full"')) for _, line in said), said[-3:]
     return life, said, begin
 
 

@@ -8,16 +8,16 @@ use std::process::Command;
 
 use redis::Value;
 
-use crate::support::{Nodes, ask_readonly, wait_for};
+use crate::support::{DURAMEN, Nodes, ask_readonly, wait_for};
 
 /// A file system in memory, which needs root.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: PathBuf) -> SmallDisk {
+    fn mount(at: PathBuf, size: &str) -> SmallDisk {
         fs::create_dir_all(&at).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=192m", "tmpfs"]);
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]);
         assert!(mount.arg(&at).status().unwrap().success(), "needs root");
         SmallDisk(at)
     }
@@ -32,6 +32,13 @@ impl SmallDisk {
         for block in [1 << 20, 4096] {
             while filler.write_all(&vec![1; block]).is_ok() {}
         }
+    }
+
+    /// Gives some back.
+    fn leave(&self, bytes: u64) {
+        let filler = fs::File::options().write(true).open(self.filler()).unwrap();
+        let filled = filler.metadata().unwrap().len();
+        filler.set_len(filled - bytes).unwrap();
     }
 
     fn empty(&self) {
@@ -51,7 +58,7 @@ impl Drop for SmallDisk {
 fn a_leader_whose_disk_is_full_is_replaced_reads_nothing_stale_and_catches_up_when_there_is_space()
 {
     let mut nodes = Nodes::new();
-    let disk = SmallDisk::mount(nodes.data(1));
+    let disk = SmallDisk::mount(nodes.data(1), "192m");
     nodes.start_all();
     nodes.leader();
     nodes.run_well(&["transfer", "--to", "1"], 2);
@@ -86,4 +93,31 @@ fn a_leader_whose_disk_is_full_is_replaced_reads_nothing_stale_and_catches_up_wh
     client.until_done::<()>(&["SET", "a", "after"]);
     assert_eq!(nodes.leader(), 1);
     nodes.kill_9_all();
+}
+
+/// It is no fault of the log, and goes on when there is space.
+#[test]
+#[ignore = "mounts a file system, which needs root; .ci/run runs it"]
+fn torture_of_a_full_disk_says_so_and_counts_nothing_as_lost_or_wrong() {
+    let parent = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(parent.path().join("disk"), "24m");
+    let torture = |rounds: &str| {
+        let mut command = Command::new(DURAMEN);
+        command.args(["torture", "--rounds", rounds, "--seed", "3", "--dir"]);
+        let output = command.arg(disk.0.join("torture")).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), error)
+    };
+    assert_eq!(torture("2"), (Some(0), String::new()));
+    disk.fill();
+    for left in [0, 200 << 10] {
+        disk.leave(left);
+        let (code, error) = torture("1000");
+        assert_eq!(code, Some(1), "{error}");
+        assert!(error.starts_with("error: the disk is full"), "{error}");
+        // Torture itself may have none, and then its child has none.
+        assert!(left == 0 || error.contains("no space left"), "{error}");
+    }
+    disk.empty();
+    assert_eq!(torture("2"), (Some(0), String::new()));
 }

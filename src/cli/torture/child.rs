@@ -43,7 +43,7 @@ pub(super) fn run(dir: &Path) -> Outcome {
         std::process::exit(1); // Nobody is left to kill it.
     });
     if let Err(error) = live(dir, life) {
-        say(&Line::Failed(error.to_string()));
+        say(&Line::of_error(&*error));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use duramen::client::{Client, Connection};
+use duramen::node::Trouble;
 use duramen::sim::history::History;
 use duramen::wal::Wal;
 use fastrand::Rng;
@@ -16,6 +17,7 @@ use fastrand::Rng;
 use super::super::cluster::Cluster;
 use super::Result;
 use super::content::{Purpose, rng};
+use super::full::DiskFull;
 use super::load::{Load, number};
 use super::marker::Marker;
 use super::summary::{Nodes, Summary};
@@ -104,7 +106,11 @@ impl<'a> Tortured<'a> {
             self.summary.recovered += changes;
         }
         self.summary.rounds += 1;
-        Ok(())
+        // After the look: what was acknowledged on a full disk must be there as well.
+        match self.full_disk() {
+            Some(full) if !self.summary.is_bad() => Err(full.into()),
+            _ => Ok(()),
+        }
     }
 
     fn kill_under_load(&mut self, load: &Load, rng: &mut Rng) -> Result<()> {
@@ -189,6 +195,13 @@ impl<'a> Tortured<'a> {
         Ok(())
     }
 
+    /// Something is not answered: that is wrong, but for a full disk.
+    fn blame_silence(&mut self, what: String) {
+        if self.full_disk().is_none() {
+            self.summary.blame(what);
+        }
+    }
+
     /// Waits until more operations have been answered. If they are not, that is wrong.
     fn goes_on(&mut self, load: &Load) -> bool {
         let (start, target) = (Instant::now(), load.returned() + OPERATIONS);
@@ -196,7 +209,7 @@ impl<'a> Tortured<'a> {
             if start.elapsed() > PATIENCE {
                 let nodes = self.running.len();
                 let what = format!("{nodes} nodes are up and answered nothing for {PATIENCE:?}");
-                self.summary.blame(what);
+                self.blame_silence(what);
                 return false;
             }
             sleep(Duration::from_millis(2));
@@ -246,8 +259,7 @@ impl<'a> Tortured<'a> {
             match client.ask(&["GET", key]) {
                 Ok(value) => values.push(number(&value)),
                 Err(error) => {
-                    self.summary
-                        .blame(format!("key {key} cannot be read: {error}"));
+                    self.blame_silence(format!("key {key} cannot be read: {error}"));
                     return None;
                 }
             }
@@ -264,13 +276,25 @@ impl<'a> Tortured<'a> {
 
     /// The leader, as it says itself.
     fn leader(&self) -> Option<u16> {
-        let leads = |id: &&u16| {
+        self.who_says("role:master")
+    }
+
+    /// A full disk, if a node says that it has one.
+    fn full_disk(&self) -> Option<DiskFull> {
+        let trouble = Trouble::Full;
+        let id = self.who_says(&format!("disk_trouble:{trouble}"))?;
+        Some(DiskFull(format!("the disk of node {id} is {trouble}")))
+    }
+
+    /// The first node that has this line in its `INFO`.
+    fn who_says(&self, line: &str) -> Option<u16> {
+        let says = |id: &&u16| {
             let connection = Connection::open(&self.address(**id), ANSWER_TIMEOUT);
             let info = connection.and_then(|mut connection| connection.ask(&["INFO"]));
-            let says = |text: &str| text.lines().any(|line| line == "role:master");
-            matches!(info, Ok(Ok(info)) if info.text().is_some_and(says))
+            let has_line = |text: &str| text.lines().any(|found| found == line);
+            matches!(info, Ok(Ok(info)) if info.text().is_some_and(has_line))
         };
-        self.running.keys().find(leads).copied()
+        self.running.keys().find(says).copied()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Torture of the log and the snapshots: a child writes, is killed, and what it left is compared with what it should have left.
 
+use std::error::Error;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use super::compare::{FoundLog, FoundSnapshots, History, Verdict};
 use super::content::{Purpose, rng};
 use super::deaths::Death;
 use super::failpoint::Place;
+use super::full::DiskFull;
 use super::marker::Marker;
 use super::model::{Log, Operation, Snapshots};
 use super::plan;
@@ -39,6 +41,8 @@ pub(super) struct Engine<'a> {
     log: History<Log>,
     snapshots: History<Snapshots>,
     seen: Seen,
+    /// A child has said so.
+    full: Option<DiskFull>,
     pub(super) summary: Summary,
 }
 
@@ -64,6 +68,7 @@ impl<'a> Engine<'a> {
             snapshots: History::new(next - 1, marker.model.snapshots.clone()),
             marker,
             seen: Seen::default(),
+            full: None,
             summary,
         };
         if engine.marker.round > 0 {
@@ -123,7 +128,7 @@ impl<'a> Engine<'a> {
             self.summary.torn += u64::from(is_torn);
         }
         self.summary.rounds += 1;
-        Ok(())
+        self.end_if_full()
     }
 
     /// Starts a child, and waits until it has died.
@@ -159,7 +164,7 @@ impl<'a> Engine<'a> {
         self.hear(lines);
         self.summary.torn = u64::from(self.look()?);
         self.summary.rounds = 1;
-        Ok(())
+        self.end_if_full()
     }
 
     /// Takes down what a child has said, and how it ended.
@@ -197,6 +202,7 @@ impl<'a> Engine<'a> {
                 }
                 Line::Moved(_) => seen.moves += 1,
                 Line::Failed(error) => summary.blame(format!("the child failed: {error}")),
+                Line::Full(what) => self.full = Some(DiskFull(what.clone())),
                 Line::DiedInWrite { place, bytes, of } if (1..*of).contains(bytes) => match place {
                     Place::Segment => seen.cut_segment_writes += 1,
                     Place::Control => seen.cut_control_writes += 1,
@@ -205,6 +211,14 @@ impl<'a> Engine<'a> {
                 Line::DiedAtCall(_) => seen.killed_at_calls += 1,
                 Line::Opened { .. } | Line::Submitted(_) | Line::DiedInWrite { .. } => {}
             }
+        }
+    }
+
+    /// What was acknowledged on a full disk must be there as well: so this comes after the look.
+    fn end_if_full(&mut self) -> Result<()> {
+        match self.full.take() {
+            Some(full) if !self.summary.is_bad() => Err(full.into()),
+            _ => Ok(()),
         }
     }
 
@@ -237,17 +251,24 @@ impl<'a> Engine<'a> {
         let is_torn = match self.look_at_log(&disk) {
             Ok(is_torn) => is_torn,
             Err(error) => {
-                self.summary
-                    .blame(format!("the log cannot be read: {error}"));
+                self.blame("the log", error)?;
                 false
             }
         };
         if let Err(error) = self.look_at_snapshots(disk) {
-            self.summary
-                .blame(format!("the snapshots cannot be read: {error}"));
+            self.blame("the snapshots", error)?;
         }
         self.marker.save(self.dir)?;
         Ok(is_torn)
+    }
+
+    fn blame(&mut self, what: &str, error: Box<dyn Error + Send + Sync>) -> Result<()> {
+        if let Some(full) = DiskFull::of(&*error) {
+            return Err(full.into());
+        }
+        self.summary
+            .blame(format!("{what} cannot be read: {error}"));
+        Ok(())
     }
 
     fn look_at_log(&mut self, disk: &Arc<dyn Disk>) -> Result<bool> {

@@ -186,7 +186,7 @@ impl DiskFile for FailingFile {
         if let Some(bytes) = self.fuse.last_bytes(self.place, buf.len()) {
             let written = self.file.write_all_at(&buf[..bytes], offset);
             if let Err(error) = written {
-                say(&Line::Failed(format!("in its last write: {error}")));
+                say(&Line::of_error(&error));
             }
             die(&Line::DiedInWrite {
                 place: self.place,

@@ -14,6 +14,7 @@ mod content;
 mod deaths;
 mod engine;
 mod failpoint;
+mod full;
 mod load;
 mod marker;
 mod model;
@@ -35,6 +36,7 @@ use tokio::task::spawn_blocking;
 use super::{Outcome, asked_to_stop, block_on_quietly};
 use cluster::Tortured;
 use engine::Engine;
+use full::DiskFull;
 use marker::{Marker, Mode};
 use said::{Life, lines_of};
 use summary::{Summary, check_floors};
@@ -51,6 +53,8 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 ///
 /// With --cluster there are three nodes, and clients that write to them and read from them; each round kills one, two or all nodes, and
 /// starts them again. What the clients were told must be linearizable, and what was acknowledged must be there.
+///
+/// A full disk ends it with an error: that is no loss.
 ///
 /// Ctrl-C ends it after the round, with the summary so far.
 #[derive(Debug, Args)]
@@ -118,8 +122,9 @@ impl Torture {
                     .tempdir();
                 let temporary = builder?;
                 let outcome = self.torture(temporary.path(), stop);
-                if outcome.is_err() {
-                    let _ = temporary.keep(); // What went wrong is to be looked at.
+                // What went wrong is to be looked at.
+                if outcome.as_ref().is_err_and(|error| !error.is::<DiskFull>()) {
+                    let _ = temporary.keep();
                 }
                 outcome?
             }
@@ -146,7 +151,9 @@ impl Torture {
                 dir.display()
             )
         };
-        let mut summary = run.map_err(|error| format!("{error}\n{}", again(self.rounds())))?;
+        let mut summary = run.map_err(|error| {
+            DiskFull::or(&*error, || format!("{error}\n{}", again(self.rounds())))
+        })?;
         summary.seconds = start.elapsed().as_secs_f64();
         self.print(&summary)?;
         if summary.is_bad() {
@@ -210,8 +217,9 @@ impl Torture {
             (None, seed) => {
                 let marker = Marker::new(mode, seed.unwrap_or_else(|| fastrand::u64(..)));
                 let made = OsDisk::new().create_dir_all(dir);
-                made.and_then(|()| marker.save(dir))
-                    .map_err(|error| format!("cannot use {path}: {error}"))?;
+                made.and_then(|()| marker.save(dir)).map_err(|error| {
+                    DiskFull::or(&error, || format!("cannot use {path}: {error}"))
+                })?;
                 Ok(marker)
             }
         }

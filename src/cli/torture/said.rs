@@ -6,6 +6,7 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 
 use super::failpoint::{Failpoint, Place};
+use super::full::DiskFull;
 use super::model::Model;
 
 /// What a child is to do. It ends with its standard input at the latest.
@@ -39,10 +40,21 @@ pub(super) enum Line {
     Moved(u64),
     /// Something that should not fail did.
     Failed(String),
+    /// There was no space for something.
+    Full(String),
     /// The failpoint, in a write.
     DiedInWrite { place: Place, bytes: u64, of: u64 },
     /// The failpoint, before or after another call.
     DiedAtCall(String),
+}
+
+impl Line {
+    pub(super) fn of_error(error: &(dyn std::error::Error + 'static)) -> Line {
+        match DiskFull::of(error) {
+            Some(DiskFull(what)) => Line::Full(what),
+            None => Line::Failed(error.to_string()),
+        }
+    }
 }
 
 /// Says it in one write, so that a kill does not cut the line.
