@@ -79,7 +79,10 @@ fn every_crash_while_cutting() {
         olds += u64::from(!is_new);
         news += u64::from(is_new);
     }
-    println!("proof: {olds} crashes left the old log, {news} the new one");
+    println!(
+        "{olds} crashes left the old log, {news} the new one\nproof: cut_crash_states {}",
+        olds + news
+    );
     assert!(olds > 50 && news > 0, "{olds} {news}");
 }
 

@@ -99,6 +99,6 @@ fn random_logs_with_random_damage() {
         cuts += 1;
         losses += u64::from(done.is_loss());
     }
-    println!("proof: {cuts} cuts, {losses} with losses, {refused} refused");
+    println!("{losses} cuts with losses, {refused} refused\nproof: random_cuts {cuts}");
     assert!(cuts > 400 && losses > 100, "{cuts} {losses} {refused}");
 }
