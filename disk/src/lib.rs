@@ -157,6 +157,12 @@ pub trait DiskFile: Send + Sync {
     /// after [`sync_data`](DiskFile::sync_data). `Unsupported` where the file system cannot do it: then nothing happened.
     fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()>;
 
+    /// Where the next bytes are, at `offset` or after it, that take space: up to there are zeros, and with `None` to the end. So
+    /// that nobody reads through a hole, however long a file says that it is. Where that is not known, it is `offset`.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset))
+    }
+
     /// The whole file as memory, read-only.
     ///
     /// Only for a file that nobody writes, cuts off or punches from now on; removing it is fine. A read error under the

@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fd::AsFd;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
 
 use crate::{Caution, DirLock, Disk, DiskFile, LOCK_FILE, LockMode, Map, caution};
 
@@ -233,6 +234,15 @@ impl DiskFile for OsFile {
                 }
                 done => return done,
             }
+        }
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        // Nothing else uses the cursor.
+        match rustix::fs::seek(&self.0, SeekFrom::Data(offset)) {
+            Ok(next) => Ok(Some(next)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(_) => Ok(Some(offset)), // Whatever it is, reading tells.
         }
     }
 
@@ -520,6 +530,23 @@ mod tests {
                 .all(|(n, &byte)| byte == u8::from(!hole(n)))
         );
         assert!(blocks() < before - 800_000, "{before}, now {}", blocks());
+    }
+
+    #[test]
+    fn a_hole_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = OsDisk.create(&dir.path().join("file")).unwrap();
+        let data = 1 << 39;
+        file.write_all_at(b"data", data).unwrap();
+        file.set_len(1 << 40).unwrap();
+        file.sync_data().unwrap();
+        if file.next_data(0).unwrap() == Some(0) {
+            return; // The file system has no holes.
+        }
+        assert_eq!(file.next_data(0).unwrap(), Some(data));
+        assert_eq!(file.next_data(data + 2).unwrap(), Some(data + 2));
+        assert_eq!(file.next_data(data + (1 << 20)).unwrap(), None);
+        assert_eq!(file.next_data(1 << 40).unwrap(), None);
     }
 
     #[test]

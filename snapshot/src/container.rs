@@ -213,16 +213,25 @@ impl Container {
     }
 
     /// Looks for chunk records, and a snapshot's manifest, without a table: at each multiple of 8 that is not in one. Where a
-    /// file is no snapshot any more, its manifest does not count.
+    /// file is no snapshot any more, its manifest does not count. Holes cost nothing: a length is only claimed.
     fn scan(&self, from: u64, role: Role, contents: &mut Contents) {
         let mut at = from;
         let mut window = Window::default();
         while at + RECORD_HEAD_BYTES as u64 <= contents.file_bytes {
-            let Some(buf) = window.at(&*self.file, at, contents.file_bytes) else {
+            if !window.load(&*self.file, at, contents.file_bytes) {
                 at += SECTOR_BYTES - at % SECTOR_BYTES; // It cannot be read.
                 contents.unreadable = at;
                 continue;
-            };
+            }
+            if window.is_zeros {
+                match self.file.next_data(window.end()) {
+                    Ok(Some(next)) => at = next / ALIGN * ALIGN,
+                    Ok(None) => return,
+                    Err(_) => at = window.end(),
+                }
+                continue;
+            }
+            let buf = window.from(at);
             if let Some(row) = Row::decode_head(buf, at)
                 && row.end() <= contents.file_bytes
             {
@@ -252,28 +261,40 @@ const SECTOR_BYTES: u64 = 512;
 struct Window {
     bytes: Vec<u8>,
     start: u64,
+    is_zeros: bool,
 }
 
 impl Window {
     const BYTES: u64 = 256 << 10;
 
-    /// What is at `at`, as far as it was read: a record's or a block's head at least, where the file has so much.
-    fn at(&mut self, file: &dyn DiskFile, at: u64, file_bytes: u64) -> Option<&[u8]> {
+    /// Reads what is at `at`, unless it was: a record's or a block's head at least, where the file has so much. Says whether it
+    /// can be read.
+    fn load(&mut self, file: &dyn DiskFile, at: u64, file_bytes: u64) -> bool {
         let wanted = (BLOCK_HEAD_BYTES as u64).min(file_bytes - at);
-        if at < self.start || at + wanted > self.start + self.bytes.len() as u64 {
+        if at < self.start || at + wanted > self.end() {
             self.start = at;
             let len = Self::BYTES.min(file_bytes - at);
             if !self.read(file, len) && !self.read(file, wanted) {
                 self.bytes.clear();
-                return None;
+                return false;
             }
+            self.is_zeros = self.bytes.iter().all(|byte| *byte == 0);
         }
-        Some(&self.bytes[(at - self.start) as usize..])
+        true
     }
 
     fn read(&mut self, file: &dyn DiskFile, len: u64) -> bool {
         self.bytes.resize(len as usize, 0);
         file.read_exact_at(&mut self.bytes, self.start).is_ok()
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    /// What is at `at`, as far as it was read.
+    fn from(&self, at: u64) -> &[u8] {
+        &self.bytes[(at - self.start) as usize..]
     }
 }
 

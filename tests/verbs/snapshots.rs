@@ -80,6 +80,32 @@ fn a_damaged_chunk_is_named_and_is_4() {
     duramen(&["snapshot", "list"], node.path()).expect(4, &["damaged: "]);
 }
 
+/// A length is a claim, of bytes that nobody wrote: reading through 4 TiB of them would take an hour.
+#[test]
+fn a_file_that_claims_to_be_very_long_is_damaged_and_takes_no_time() {
+    let _alone = one_at_a_time();
+    let (node, snapshots) = node_with_snapshots();
+    let (first, _) = files(&snapshots).swap_remove(0);
+    let empty = snapshots.join("00000000000000ff.chunks");
+    for path in [first, empty] {
+        let mut open = fs::OpenOptions::new();
+        let file = open.write(true).create(true).truncate(false).open(path);
+        file.unwrap().set_len(4 << 40).unwrap();
+    }
+    for action in ["list", "verify"] {
+        duramen(&["snapshot", action], node.path()).expect(
+            4,
+            &[
+                "snapshots: damaged",
+                "up to entry 10 of term 3",
+                "up to entry 20 of term 3",
+                "damaged: 00000000000000ff.chunks at 0: the header is bad",
+                "the trailer is bad",
+            ],
+        );
+    }
+}
+
 #[test]
 fn what_holds_no_snapshots_is_1_and_stays_as_it_is() {
     let _alone = one_at_a_time();
