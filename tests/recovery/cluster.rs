@@ -12,6 +12,8 @@ use duramen::node::{Error, Input, Report};
 use duramen::sim::{Settings, World};
 use duramen::wal::{Index, LogId, NodeId, Term, Wal};
 
+use super::damage::{Part, bytes_of, parts};
+
 const SECOND: Duration = Duration::from_secs(1);
 /// A cluster that can serve does so within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,6 +52,10 @@ pub(crate) struct Cluster {
 pub(crate) struct Base {
     /// Of nodes 1 to 3.
     pub(crate) disks: Vec<SimDisk>,
+    /// The same, before anything was done to them.
+    whole: Vec<SimDisk>,
+    /// Up to where the newest snapshot of each node stands for the log.
+    pub(crate) snapshotted: Vec<Index>,
     shape: Shape,
     acknowledged: Vec<(Bytes, Bytes)>,
     /// All entries that are committed, from the first one on.
@@ -118,13 +124,14 @@ impl Cluster {
 
     /// Switches the machines off. Their logs say of all that is there that it was durable.
     pub(crate) fn stop(mut self) -> Base {
-        let base = self.kill();
+        let mut base = self.kill();
         for disk in &base.disks {
             let mut options = settings(base.shape).storage.log;
             options.keep_suspects = true;
             let log = Wal::open_on(Arc::new(disk.clone()), "/node/log", options);
             log.unwrap().close().unwrap(); // It writes down how far it is durable.
         }
+        base.whole = base.disks.iter().map(SimDisk::fork).collect();
         base
     }
 
@@ -140,9 +147,17 @@ impl Cluster {
         };
         let purged = raft.base().index.0;
         let committed = (purged + 1..=raft.commit().0).map(id_at).collect();
+        let snapshotted = self.world.nodes().map(|node| {
+            let newest = node.storage().snapshots().list().pop();
+            newest.map_or(Index(0), |newest| Index(newest.manifest.meta().last_index))
+        });
+        let snapshotted = snapshotted.collect();
         nodes().for_each(|id| self.world.kill(id));
+        let disks: Vec<SimDisk> = nodes().map(|id| self.world.disk(id).fork()).collect();
         Base {
-            disks: nodes().map(|id| self.world.disk(id).fork()).collect(),
+            whole: disks.iter().map(SimDisk::fork).collect(),
+            disks,
+            snapshotted,
             shape: self.shape,
             acknowledged: self.acknowledged.clone(),
             committed,
@@ -152,7 +167,7 @@ impl Cluster {
 }
 
 /// What became of a cluster.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Outcome {
     /// It serves, and all is there.
     pub(crate) is_served: bool,
@@ -162,6 +177,8 @@ pub(crate) struct Outcome {
     pub(crate) bad: u64,
     /// Nodes whose snapshot could not be read.
     pub(crate) stateless: u64,
+    /// The entries that the leader of a cluster that does not serve waits for.
+    pub(crate) named: BTreeSet<LogId>,
 }
 
 impl Base {
@@ -194,7 +211,8 @@ impl Base {
             base: self,
         };
         let refused = trial.refused();
-        let outcome = Outcome {
+        trial.calls_bad_what_is();
+        let mut outcome = Outcome {
             refused,
             bad: trial
                 .world
@@ -207,8 +225,9 @@ impl Base {
                 .filter(|node| node.raft().lacks_state())
                 .count() as u64,
             is_served: false,
+            named: BTreeSet::new(),
         };
-        let is_served = match trial.fate() {
+        outcome.is_served = match trial.fate() {
             Fate::Served => {
                 let is_served = trial.is_served(PATIENCE);
                 assert!(
@@ -223,25 +242,22 @@ impl Base {
                     !trial.is_served(WATCHED),
                     "committed, and nobody has it: {nowhere:?}"
                 );
-                trial.says_why(&nowhere);
+                outcome.named = trial.says_why(&nowhere);
                 false
             }
             Fate::Open => {
                 let is_served = trial.is_served(WATCHED);
                 if !is_served {
-                    trial.says_why(&BTreeSet::new());
+                    outcome.named = trial.says_why(&BTreeSet::new());
                 }
                 is_served
             }
         };
-        match is_served {
+        match outcome.is_served {
             true => trial.agrees(),
             false => trial.keeps_all(),
         }
-        Outcome {
-            is_served,
-            ..outcome
-        }
+        outcome
     }
 }
 
@@ -275,6 +291,29 @@ impl Trial {
             assert!(is_named, "{id} says {text}");
         }
         ended.len() as u64
+    }
+
+    /// Entries are bad whose bytes are not what they were, or cannot be read, and no others.
+    fn calls_bad_what_is(&self) {
+        for node in self.world.nodes() {
+            let bad: Vec<LogId> = node.raft().bad_entries().map(|(id, _)| id).collect();
+            if bad.is_empty() {
+                continue;
+            }
+            let number = node.status().id.0 as usize - 1;
+            let (whole, now) = (&self.base.whole[number], &self.base.disks[number]);
+            let struck: BTreeSet<LogId> = parts(whole)
+                .into_iter()
+                .filter(|place| bytes_of(now, place) != bytes_of(whole, place))
+                .filter_map(|place| match place.part {
+                    Part::Payload(id) => Some(id),
+                    Part::Frame | Part::Seal => None,
+                })
+                .collect();
+            for id in bad {
+                assert!(struck.contains(&id), "node {}: {id} is whole", number + 1);
+            }
+        }
     }
 
     fn fate(&self) -> Fate {
@@ -316,22 +355,22 @@ impl Trial {
 
     /// A cluster that waits says for what: too few nodes are up, or somebody's state is lost, or the leader names entries, all that
     /// nobody has among them.
-    fn says_why(&self, nowhere: &BTreeSet<LogId>) {
+    fn says_why(&self, nowhere: &BTreeSet<LogId>) -> BTreeSet<LogId> {
         let reports: Vec<Report> = self.world.nodes().map(|node| node.report()).collect();
         if 2 * reports.len() as u64 <= NODES || reports.iter().any(|it| it.snapshots.is_state_lost)
         {
-            return;
+            return BTreeSet::new();
         }
         let mut waiting = reports.iter().filter(|report| report.is_leader());
         let named = waiting.find_map(|leader| {
             let named: BTreeSet<LogId> = leader.waits_for.iter().map(|(id, _)| *id).collect();
             (!named.is_empty() && named.is_superset(nowhere)).then_some(named)
         });
-        assert!(named.is_some(), "{nowhere:?} are nowhere: {reports:?}");
+        named.unwrap_or_else(|| panic!("{nowhere:?} are nowhere: {reports:?}"))
     }
 
-    /// Nobody has given up anything that is committed.
-    fn keeps_all(&self) {
+    /// Nobody has given up anything that is committed, nor has anything else in its place.
+    fn keeps_all(&mut self) {
         for id in &self.base.committed {
             let keeps =
                 |raft: &duramen::raft::Raft| id.index <= raft.base().index || raft.holds(*id);
@@ -339,6 +378,41 @@ impl Trial {
             let refused = NODES - self.world.nodes().count() as u64;
             assert!(2 * (keepers + refused) > NODES, "{id} is given up");
         }
+        for node in self.world.nodes() {
+            let view = node.state().view();
+            for (key, value) in &self.base.acknowledged {
+                let found = view.find(key);
+                let is_right = found.is_none_or(|found| found == value);
+                assert!(is_right, "{key:?} at {}", node.status().id);
+            }
+        }
+        self.reads_are_right();
+    }
+
+    /// Whoever answers a read has all that was acknowledged.
+    fn reads_are_right(&mut self) {
+        let expected = Arc::new(self.base.acknowledged.clone());
+        let wrong: Arc<Mutex<Option<Bytes>>> = Arc::default();
+        for id in nodes()
+            .filter(|id| self.world.node(*id).is_some())
+            .collect::<Vec<_>>()
+        {
+            let (expected, wrong) = (expected.clone(), wrong.clone());
+            let look = move |state: Result<&Kv, _>| {
+                let Ok(state) = state else {
+                    return;
+                };
+                let view = state.view();
+                let differs = expected
+                    .iter()
+                    .find(|(key, value)| view.find(key) != Some(value));
+                *wrong.lock().unwrap() = differs.map(|(key, _)| key.clone());
+            };
+            self.world.give(id, Input::Read(Box::new(look)));
+        }
+        self.world.run_for(SECOND);
+        let wrong = wrong.lock().unwrap().take();
+        assert_eq!(wrong, None, "a read was answered without it");
     }
 
     /// All who are up have the same: all that was acknowledged, and nothing bad.

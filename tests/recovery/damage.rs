@@ -66,6 +66,14 @@ pub(crate) fn parts(disk: &SimDisk) -> Vec<Place> {
     parts
 }
 
+/// What stands at a place; `None` if it cannot be read.
+pub(crate) fn bytes_of(disk: &SimDisk, place: &Place) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; place.bytes as usize];
+    let file = disk.open(&place.path).ok()?;
+    file.read_exact_at(&mut bytes, place.offset).ok()?;
+    Some(bytes)
+}
+
 /// Flips a bit of an entry's payload.
 pub(crate) fn flip_payload(disk: &SimDisk, id: LogId) {
     let parts = parts(disk);

@@ -82,7 +82,7 @@ fn try_place(
             wanted.is_none_or(|wanted| wanted == outcome.is_served),
             "{struck:?}: {outcome:?}"
         );
-        outcomes.lock().unwrap().push(outcome);
+        outcomes.lock().unwrap().push(outcome.clone());
         outcome
     });
     assert!(sum.cases > 0);
