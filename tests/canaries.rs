@@ -70,7 +70,7 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
     (
         "half_an_install",
         "lib",
-        "storage::tests::restoring::a_log_that_an_installed_snapshot_is_not_of_is_reset",
+        "storage::tests::restoring::an_installed_snapshot_is_taken_in_whole_or_not_at_all_whenever_the_node_dies",
     ),
     (
         "install_keeps_the_tail",
@@ -156,6 +156,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "who_was_away_is_believed",
         "scripts",
         "identity::a_node_that_was_added_anew_under_its_number_is_not_ended_by_a_member_that_was_away",
+    ),
+    (
+        "newer_record_is_read",
+        "lib",
+        "storage::tests::identity::a_newer_record_is_refused_with_both_versions",
     ),
     (
         "loss_is_ignored",

@@ -135,6 +135,17 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// The record was written by a later version of this program.
+    #[error("{} has a node's record of version {found}, this program reads version {expected}: use the program that wrote it, or a newer one", path.display())]
+    Version {
+        /// The directory.
+        path: PathBuf,
+        /// The version that it says to have.
+        found: u8,
+        /// The version that this program reads.
+        expected: u8,
+    },
+
     /// Neither a snapshot nor the log says who belongs to the cluster.
     #[error("{} does not say who belongs to the cluster as of entry {base}", path.display())]
     NoMembership {
@@ -186,7 +197,7 @@ impl Storage {
     /// drew, is durable on return: nobody has heard of it before.
     ///
     /// # Errors
-    /// [`Error::OtherNode`], [`Error::NoLog`], [`Error::NotEmpty`], [`Error::NoIdentity`]: this node must not take part with this
+    /// [`Error::OtherNode`], [`Error::NoLog`], [`Error::NotEmpty`], [`Error::NoIdentity`], [`Error::Version`]: this node must not take part with this
     /// directory.
     /// [`Error::Log`], [`Error::Snapshots`], [`Error::Io`].
     pub fn open(
@@ -379,13 +390,20 @@ fn draw(disk: &dyn Disk, dir: &Path) -> Result<u128, Error> {
 
 /// Reads whose log it is. `None` if that was not written yet.
 fn read_record(wal: &Wal, dir: &Path, claim: &Claim) -> Result<Option<Record>, Error> {
-    let record = wal.user_record(GROUP);
+    let bytes = wal.user_record(GROUP);
     let path = dir.to_owned();
-    if record.is_empty() && wal.groups().is_empty() {
+    if bytes.is_empty() && wal.groups().is_empty() {
         return Ok(None);
     }
-    let Some(record) = Record::decode(&record) else {
-        return Err(Error::NoIdentity { path });
+    let Some(record) = Record::decode(&bytes) else {
+        return Err(match Record::later_version(&bytes) {
+            Some(found) => Error::Version {
+                path,
+                found,
+                expected: Record::VERSION,
+            },
+            None => Error::NoIdentity { path },
+        });
     };
     let found = record.identity();
     let expected = claim.completed_by(&found);

@@ -365,6 +365,32 @@ fn a_log_that_does_not_say_whose_it_is_is_refused() {
     assert!(matches!(error, Error::NoIdentity { .. }), "{error}");
 }
 
+/// Of a log that a later program has written.
+#[test]
+fn a_newer_record_is_refused_with_both_versions() {
+    let (disk, storage) = begun();
+    kill(&disk, storage);
+    let wal = Wal::open_on(
+        Arc::new(disk.clone()),
+        Path::new(DIR).join("log"),
+        options().log,
+    )
+    .unwrap();
+    let mut newer = wal.user_record(GROUP).to_vec();
+    newer[0] = 2;
+    let mut batch = Batch::new();
+    batch.user_record(GROUP, newer.clone());
+    wal.write(batch).unwrap();
+    drop(wal);
+    let error = try_open(&disk).map(|_| ()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Version { path, found: 2, expected: 1 } if path == Path::new(DIR)),
+        "{error}"
+    );
+    let wal = Wal::open_on(Arc::new(disk), Path::new(DIR).join("log"), options().log).unwrap();
+    assert_eq!(wal.user_record(GROUP), newer, "it is as it was");
+}
+
 fn record() -> Record {
     let mut record = Record::new(&identity_of("c", 1), 9);
     record.start(5);

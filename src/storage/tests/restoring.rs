@@ -119,16 +119,23 @@ fn a_log_that_an_installed_snapshot_is_not_of_is_reset() {
     }
 }
 
+/// The log ends before it, or goes on after it with entries that conflict with it.
 #[test]
 fn an_installed_snapshot_is_taken_in_whole_or_not_at_all_whenever_the_node_dies() {
+    for last in [5, 12] {
+        install_over_log(last);
+    }
+}
+
+fn install_over_log(last: u64) {
     let (disk, mut storage) = begun();
-    persist(&mut storage, &append(entries(1, 5, 1), 4));
+    persist(&mut storage, &append(entries(1, last, 1), 4));
     kill(&disk, storage);
     let before = Content {
         base: LogId::default(),
         membership: voters(3),
         has_snapshot: false,
-        log: entries(1, 5, 1),
+        log: entries(1, last, 1),
     };
     let installed = Content {
         base: id(8, 3),
