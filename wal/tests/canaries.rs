@@ -56,6 +56,11 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "what_stood_in_a_recycled_segment_is_not_reported_as_cut",
     ),
     (
+        "number_not_checked",
+        "old_bytes",
+        "frames_of_a_later_history_in_a_spare_are_not_read_when_it_is_a_segment_again",
+    ),
+    (
         "no_reserve",
         "failing",
         "on_a_full_disk_votes_truncations_purges_and_vital_entries_are_taken",

@@ -260,3 +260,42 @@ fn a_damaged_payload_of_a_segment_without_a_seal_is_reported_and_never_cut() {
         );
     }
 }
+
+/// Row 5: the length of a sealed segment is there, and of its bytes those before some byte, whatever that is. It is no clean
+/// end: the first frame whose directory is gone is named, and nothing is cut.
+#[test]
+fn a_sealed_segment_that_ends_in_zeros_is_served_whole_or_named() {
+    let (disk, steps) = sealed();
+    let whole = read_file(&disk, &segment(1));
+    let frames = frames(&whole);
+    let (mut errors, mut same) = (0, 0);
+    let written = 64..whole.iter().rposition(|byte| *byte != 0).unwrap();
+    for at in written.step_by(7) {
+        let _replay = Replay(|| format!("zeros from {at} on"));
+        let spoiled = disk.fork();
+        let len = whole.len() - at;
+        spoil(&spoiled, &segment(1), at, |bytes| bytes.fill(0), len);
+        let lost = at + whole[at..].iter().position(|byte| *byte != 0).unwrap();
+        // Of two directories the first one is enough.
+        let Some(named) = frames.iter().position(|frame| lost < frame.directory.end) else {
+            assert_holds(&spoiled, &small(), &steps, steps.len());
+            same += 1;
+            continue;
+        };
+        let before = files(&spoiled, DIR.as_ref());
+        match error(open(&spoiled, &small())) {
+            Error::DamagedDirectory {
+                path,
+                offset,
+                sequence,
+            } => {
+                let place = (segment(1), frames[named].header as u64, named as u64 + 1);
+                assert_eq!((path, offset, sequence), place);
+            }
+            other => panic!("{other}"),
+        }
+        assert_eq!(files(&spoiled, DIR.as_ref()), before);
+        errors += 1;
+    }
+    assert!(errors > 1900 && same > 300, "{errors} errors, {same} same");
+}

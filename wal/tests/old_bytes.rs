@@ -1,0 +1,132 @@
+//! Row 6: what stood in a file before is never taken for what was written there last, whatever stands around it.
+
+#![allow(clippy::unwrap_used)] // helpers of tests, too
+
+mod support;
+
+use duramen_disk::SimDisk;
+use duramen_wal::Options;
+use support::*;
+
+fn small() -> Options {
+    options(1 << 14)
+}
+
+/// How the last frame is torn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Torn {
+    Payload,
+    Directory,
+    AllButHeader,
+}
+
+fn tear(disk: &SimDisk, how: Torn) -> FrameParts {
+    let frame = frames(&read_file(disk, &segment(1))).pop().unwrap();
+    match how {
+        Torn::Payload => flip(disk, &segment(1), frame.payload.start),
+        Torn::Directory => flip(disk, &segment(1), frame.directory.start + 20),
+        Torn::AllButHeader => {
+            let from = frame.payload.start;
+            let len = frame.end - from;
+            spoil(disk, &segment(1), from, |bytes| bytes.fill(0), len);
+        }
+    }
+    frame
+}
+
+/// Puts back what a frame left on the disk that was cut off, behind the frame that has its place now.
+fn put_back(disk: &SimDisk, cut: &FrameParts, bytes: &[u8]) {
+    let resume = frames(&read_file(disk, &segment(1))).pop().unwrap();
+    assert_eq!(resume.header, cut.header);
+    if resume.end < cut.end {
+        let old = &bytes[resume.end..cut.end];
+        let put = |bytes: &mut [u8]| bytes.copy_from_slice(old);
+        spoil(disk, &segment(1), resume.end, put, old.len());
+    }
+}
+
+/// The last frame is cut, the same is appended again, in another epoch, and cut again, four times. Also where the zeros that
+/// are written over what is cut never reach the disk.
+#[test]
+fn what_was_cut_and_is_appended_again_and_cut_is_the_newest_or_not_there() {
+    let mut cuts = 0;
+    for bytes in (1..200).step_by(3) {
+        for (how, zeros_are_lost) in [Torn::Payload, Torn::Directory, Torn::AllButHeader]
+            .into_iter()
+            .flat_map(|how| [(how, false), (how, true)])
+        {
+            let _replay = Replay(|| format!("{bytes} bytes, {how:?}, {zeros_are_lost}"));
+            let steps = [
+                vec![append(1, 1, 1, 1, 10)],
+                vec![append(1, 2, 2, 1, bytes)],
+            ];
+            let states = states(&steps);
+            let mut disk = killed_disk_with(&small(), &steps);
+            for _ in 0..4 {
+                let cut = tear(&disk, how);
+                let torn = read_file(&disk, &segment(1));
+                let wal = open(&disk, &small()).unwrap();
+                assert_eq!(
+                    wal.recovery().cut.as_ref().unwrap().offset,
+                    cut.header as u64
+                );
+                cuts += 1;
+                assert_eq!(state_of(&wal), states[1]);
+                drop(wal);
+                if zeros_are_lost {
+                    put_back(&disk, &cut, &torn);
+                }
+                disk.kill();
+                let wal = open(&disk, &small()).unwrap();
+                assert_eq!(state_of(&wal), states[1]);
+                wal.write(batch(&steps[1])).unwrap();
+                let next = disk.fork();
+                next.kill();
+                let again = open(&next.fork(), &small()).unwrap();
+                assert_eq!(state_of(&again), states[2]);
+                disk = next;
+            }
+        }
+    }
+    assert_eq!(cuts, 67 * 3 * 2 * 4);
+}
+
+/// One entry that fills a segment.
+fn large(index: u64) -> Step {
+    vec![append(1, index, index, 1, 7800)]
+}
+
+/// The segments were restored from an older copy, and a file that waits to become one was not: it holds frames of this log
+/// that have higher numbers and marks than any that is written into it. Nothing but the number of the segment that they stood
+/// in tells them from frames that follow.
+#[test]
+fn frames_of_a_later_history_in_a_spare_are_not_read_when_it_is_a_segment_again() {
+    let mut steps = vec![large(1)];
+    let older = disk_with(&small(), &steps);
+    let disk = older.fork();
+    let purged = |index| vec![purge(1, index - 1, 1)];
+    let many = (12..112).map(|index| vec![append(1, index, index, 1, 10)]);
+    let later = (2..12).map(|index| [large(index), purged(index)].concat());
+    let last = [large(112), large(113), purged(113)];
+    write_all(
+        &open(&disk, &small()).unwrap(),
+        &later.chain(many).chain(last).collect::<Vec<_>>(),
+    );
+    let files = files(&disk, DIR.as_ref()).into_iter();
+    let spares = files.filter(|(path, _)| path.extension().is_some_and(|name| name == "tmp"));
+    let (path, spare) = spares.max_by_key(|(_, bytes)| frames(bytes).len()).unwrap();
+    let number = spare[32];
+    assert!(frames(&spare).len() > 40);
+    assert!(number > 2, "segment {number} becomes segment 2");
+    write_file(&older, &path, &spare);
+
+    let wal = open(&older, &small()).unwrap();
+    steps.extend((2..60).map(|index| vec![append(1, index, index, 1, 200)]));
+    for k in 1..steps.len() {
+        wal.write(batch(&steps[k])).unwrap();
+        let killed = older.fork();
+        killed.kill();
+        assert_holds(&killed, &small(), &steps[..=k], k + 1);
+    }
+    assert_eq!(read_file(&older, &segment(2))[48], 1, "it is the spare");
+}
