@@ -66,6 +66,11 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "on_a_full_disk_votes_truncations_purges_and_vital_entries_are_taken",
     ),
     (
+        "no_reserve",
+        "failing",
+        "on_a_full_disk_what_lags_is_moved_by_the_reserve_and_frees_a_segment",
+    ),
+    (
         "move_replayed_as_append",
         "moving",
         "the_beginning_of_a_group_is_moved_and_what_follows_it_stays",

@@ -492,3 +492,47 @@ fn a_slot_of_control_that_was_read_from_the_cache_is_written_again_first() {
         }
     }
 }
+
+/// What lags holds the oldest segment, and no segment can be made: the reserve takes the move, which frees one.
+#[test]
+fn on_a_full_disk_what_lags_is_moved_by_the_reserve_and_frees_a_segment() {
+    const LAGGARD: u64 = 2;
+    let mut steps = vec![vec![append(LAGGARD, 1, 3, 1, 100)]];
+    let disk = disk_with(&roomy(), &steps);
+    let wal = open(&disk, &roomy()).unwrap();
+    disk.set_free_bytes(Some(4 * roomy().segment_bytes));
+    // Ever smaller ones, so that nothing is left but the reserve.
+    let mut last = 0;
+    for bytes in [1000, 100, 0] {
+        loop {
+            let step = vec![append(1, last + 1, last + 1, 1, bytes)];
+            match wal.write(batch(&step)) {
+                Ok(()) => steps.push(step),
+                Err(Error::Full { .. }) => break,
+                Err(other) => panic!("{other}"),
+            }
+            last += 1;
+        }
+    }
+    assert!(last > 500, "{last}");
+    assert!(disk.open_read(&segment(1)).is_ok());
+    disk.set_free_bytes(Some(0));
+    assert_eq!(wal.stats().entries_moved, 0);
+    let segments = wal.stats().segments;
+
+    steps.push(vec![purge(1, last, 1)]);
+    wal.write(batch(steps.last().unwrap())).unwrap();
+    assert_eq!(wal.stats().entries_moved, 3);
+    assert!(disk.open_read(&segment(1)).is_err());
+    assert!(wal.stats().segments < segments, "{:?}", wal.stats());
+    assert_eq!(state_of(&wal), *states(&steps).last().unwrap());
+
+    // The freed file is the next segment.
+    steps.push(vec![append(1, last + 1, last + 1, 1, 1000)]);
+    wal.write(batch(steps.last().unwrap())).unwrap();
+    for seed in 0..4 {
+        let after = disk.fork();
+        after.power_cut(seed);
+        assert_holds(&after, &roomy(), &steps, steps.len());
+    }
+}
