@@ -285,6 +285,15 @@ impl Group {
         Some(match record {
             Record::Entries(run) => self.take_entries(run, source.take(run, metas), live),
             Record::Truncate { last, .. } => {
+                let is_elsewhere = |extent: &Extent| match *source {
+                    Source::Written { segment, .. } => extent.place != Place::Written { segment },
+                    Source::Pending { .. } => false,
+                };
+                if planted("older_not_truncated")
+                    && self.find(last.index.next()).is_some_and(is_elsewhere)
+                {
+                    return None;
+                }
                 let was = self.replace(last.index.next(), end, Vec::new(), live);
                 self.end_gone(*last);
                 was

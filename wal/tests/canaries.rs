@@ -29,6 +29,11 @@ const CANARIES: &[(&str, &str, &str)] = &[
     ),
     ("freed_early", "crash", "every_crash_while_a_purge_waits"),
     (
+        "older_not_truncated",
+        "purging",
+        "truncated_entries_never_come_back_whether_their_segment_is_freed_or_not",
+    ),
+    (
         "removed_before_control",
         "purging",
         "a_purge_frees_the_segments_that_hold_nothing_else",
