@@ -6,7 +6,9 @@ use byteorder::{ByteOrder, LittleEndian as LE};
 
 use crate::canary::planted;
 use crate::error::{Damage, Error, Result};
-use crate::format::{ALIGN, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use crate::format::{
+    ALIGN, DIRECTORY_HEAD_BYTES, FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, padded,
+};
 use crate::frame::{Directory, Head, Link};
 use crate::record::{self, Record, Records, entry_checksum};
 use crate::segment::Segment;
@@ -248,6 +250,13 @@ impl<'a> Scan<'a> {
             return Err(damaged(Damage::Content));
         }
         let payload_offset = directory.payload_offset();
+        if planted("padding_counts") {
+            let (offset, len) = (payload_offset + claimed, padded(claimed) - claimed);
+            let padding = self.window.read_up_to(offset, len)?;
+            if padding.iter().any(|byte| *byte != 0) {
+                return Err(damaged(Damage::Content));
+            }
+        }
         let payloads = self.window.read_up_to(payload_offset, claimed)?;
         let bad_entries = bad_entries(&records, payloads, payload_offset);
         Ok(Frame {

@@ -23,6 +23,11 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "every_bit_of_the_last_segment_when_all_is_marked",
     ),
     (
+        "padding_counts",
+        "damage",
+        "every_bit_of_the_last_segment_when_all_is_marked",
+    ),
+    (
         "old_frames",
         "damage",
         "a_frame_of_another_history_is_not_taken",
