@@ -130,11 +130,13 @@ fn a_directory_that_cannot_be_written_is_looked_at_and_not_changed() {
     };
     let lock = log.join("LOCK");
     fs::set_permissions(&lock, fs::Permissions::from_mode(0o444)).unwrap();
+    let before = files(node.path());
     mode(0o555);
     verify(&log).expect(4, &["entry 21 of term 3"]);
     dump(&log).expect(4, &["entry 21 of term 3"]);
     repair(&log).expect(4, &["entries 21 to 40"]);
     mode(0o755);
+    assert_eq!(files(node.path()), before);
 }
 
 #[test]
