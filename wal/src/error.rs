@@ -81,12 +81,15 @@ pub enum Error {
     },
 
     /// A frame that was durable cannot be read, not even which entries are in it. Nothing was changed.
-    #[error("damaged: {} at offset {offset}: frame {sequence} was durable, and neither it nor a copy of its directory can be read; nothing was changed: keep a copy, then let the peers make this node anew", path.display())]
+    #[error("damaged: {} at offset {offset}, up to {bytes} bytes: frame {sequence} was durable, and neither it nor a copy of its directory can be read; nothing was changed: keep a copy, then let the peers make this node anew", path.display())]
     DamagedDirectory {
         /// The file.
         path: PathBuf,
         /// Where the frame should start, in bytes.
         offset: u64,
+        /// How many bytes it takes, if its header or the next frame can be read; otherwise the most it can take: up to where
+        /// the seal says that frames end, or else all that was written, or the rest of the file.
+        bytes: u64,
         /// Its number.
         sequence: u64,
     },

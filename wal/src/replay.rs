@@ -11,7 +11,7 @@ use crate::frame::{Directory, Link};
 use crate::groups::{Groups, Source};
 use crate::record::{Record, Records};
 use crate::recovery::{Cut, DamagedEntry, RecoveryReport};
-use crate::scan::{BadEntry, Frame, Rest, Scan};
+use crate::scan::{BadEntry, Frame, Missing, Rest, Scan};
 use crate::seal::{Full, Trailer};
 use crate::segment::Segment;
 use crate::states::States;
@@ -120,7 +120,7 @@ impl Replay {
             let next = trailers.get(at + 1).and_then(Option::as_ref);
             match &trailers[at] {
                 Some(trailer) => self.sealed(segment, trailer)?,
-                None => self.unsealed(segment, next.map(|next| next.first.sequence))?,
+                None => self.unsealed(segment, None, next.map(|next| next.first.sequence))?,
             }
         }
         self.tail(&segments[tail..], segments[0].header.number)
@@ -134,8 +134,15 @@ impl Replay {
         self.link = match trailer {
             Some(trailer) => trailer.first,
             None => {
-                let link = Scan::new(oldest)?.first_link()?;
-                link.ok_or_else(|| no_directory(oldest, FIRST_FRAME, self.control_mark))?
+                let mut scan = Scan::new(oldest)?;
+                match scan.first_link()? {
+                    Some(link) => link,
+                    None => {
+                        let rest = scan.rest(FIRST_FRAME, u64::MAX)?;
+                        let end = rest.missing_end(oldest, None);
+                        return Err(no_directory(oldest, FIRST_FRAME..end, self.control_mark));
+                    }
+                }
             }
         };
         Ok(())
@@ -163,7 +170,10 @@ impl Replay {
                 self.link = trailer.last;
                 Ok(())
             }
-            None => self.unsealed(segment, Some(trailer.last.sequence)),
+            None => {
+                let (end, until) = (trailer.frames_end, trailer.last.sequence);
+                self.unsealed(segment, Some(end), Some(until))
+            }
         }
     }
 
@@ -176,20 +186,30 @@ impl Replay {
     }
 
     /// Takes in a segment that has a sealed successor and no seal that can be read: it is sealed again. `until` is the
-    /// sequence of the successor's first frame, if it is known.
-    fn unsealed(&mut self, segment: &Arc<Segment>, until: Option<u64>) -> Result<()> {
+    /// sequence of the successor's first frame, if it is known, and `frames_end` where its own end.
+    fn unsealed(
+        &mut self,
+        segment: &Arc<Segment>,
+        frames_end: Option<u64>,
+        until: Option<u64>,
+    ) -> Result<()> {
         let first = self.link;
         let mut scan = Scan::new(segment)?;
         let mut end = FIRST_FRAME;
         let mut directories = Vec::new();
-        while let Ok(frame) = scan.frame(end, self.link, u64::MAX)? {
+        let rest = loop {
+            let frame = match scan.frame(end, self.link, u64::MAX)? {
+                Ok(frame) => frame,
+                Err(rest) => break rest,
+            };
             end = frame.directory.frame_end();
             self.link = frame.directory.link_after();
             self.report_damage(segment, frame.bad_entries);
             directories.push(frame.directory);
-        }
+        };
         if directories.is_empty() || until.is_some_and(|until| self.link.sequence < until) {
-            return Err(no_directory(segment, end, self.link.sequence));
+            let missing = end..rest.missing_end(segment, frames_end);
+            return Err(no_directory(segment, missing, self.link.sequence));
         }
         let table = table(segment, &directories)?;
         self.ranges(segment, &table.summary());
@@ -229,7 +249,7 @@ impl Replay {
                 Ok(Err(rest)) => break rest,
                 Err(error) => {
                     self.lose(error)?;
-                    break EndOfLog::unknown(segments);
+                    break EndOfLog::unknown(segments, frames.at);
                 }
             };
             tail.saw_mark(frame.directory.head.mark);
@@ -238,12 +258,17 @@ impl Replay {
         };
         tail.saw_mark(rest.mark);
         if tail.mark >= frames.link.sequence && !planted("damage_cut") {
-            let segment = &segments[frames.at];
-            self.lose(no_directory(segment, frames.end, frames.link.sequence))?;
+            let missing = frames.end..rest.missing_end;
+            self.lose(no_directory(
+                &segments[frames.at],
+                missing,
+                frames.link.sequence,
+            ))?;
         }
         let is_new_log = oldest == 1 && begin == 1;
         if frames.link.sequence == begin && !is_new_log {
-            return Err(no_directory(&segments[0], FIRST_FRAME, begin));
+            let missing = FIRST_FRAME..rest.missing_end;
+            return Err(no_directory(&segments[0], missing, begin));
         }
         self.keep_decided(&mut tail, &mut held)?;
         if self.keep_suspects {
@@ -371,12 +396,8 @@ impl Replay {
     }
 }
 
-fn no_directory(segment: &Segment, offset: u64, sequence: u64) -> Error {
-    Error::DamagedDirectory {
-        path: segment.path.clone(),
-        offset,
-        sequence,
-    }
+fn no_directory(segment: &Segment, place: Range<u64>, sequence: u64) -> Error {
+    Missing { place, sequence }.error(segment)
 }
 
 fn table(segment: &Segment, directories: &[Directory]) -> Result<Table> {
@@ -407,14 +428,17 @@ struct EndOfLog {
     mark: u64,
     /// Where the last thing ends that was written, by segment. 0 if there is none.
     written_ends: Vec<u64>,
+    /// Where the frame ends at the latest that would be next.
+    missing_end: u64,
 }
 
 impl EndOfLog {
     /// Where the disk does not give it.
-    fn unknown(segments: &[Arc<Segment>]) -> EndOfLog {
+    fn unknown(segments: &[Arc<Segment>], at: usize) -> EndOfLog {
         EndOfLog {
             mark: 0,
             written_ends: vec![0; segments.len()],
+            missing_end: segments[at].header.file_bytes,
         }
     }
 }
@@ -451,6 +475,7 @@ impl<'a> Frames<'a> {
         let mut end = EndOfLog {
             mark: rest.mark,
             written_ends: vec![0; self.at],
+            missing_end: rest.missing_end(&self.segments[self.at], None),
         };
         end.written_ends.push(rest.written_end);
         for at in self.at + 1..self.segments.len() {

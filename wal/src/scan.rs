@@ -1,5 +1,6 @@
 //! Looking for frames in a segment.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use byteorder::{ByteOrder, LittleEndian as LE};
@@ -11,7 +12,7 @@ use crate::format::{
 };
 use crate::frame::{Directory, Head, Link};
 use crate::record::{self, Record, Records, entry_checksum};
-use crate::segment::Segment;
+use crate::segment::{Segment, SegmentHeader};
 use crate::types::{GroupId, Index, LogId};
 use crate::window::Window;
 
@@ -48,18 +49,49 @@ pub(crate) struct Rest {
     pub(crate) written_end: u64,
     /// Where the first frame stands whose header is whole.
     pub(crate) next: Option<u64>,
+    /// Where the frame that was looked for ends, by its header.
+    end: Option<u64>,
     /// How many directories that might be the right one were read.
     tries: u32,
 }
 
 impl Rest {
+    /// Where the frame ends at the latest that was looked for and is not there; `frames_end` if that is known of the segment.
+    pub(crate) fn missing_end(&self, segment: &Segment, frames_end: Option<u64>) -> u64 {
+        let SegmentHeader {
+            file_bytes,
+            is_recycled,
+            ..
+        } = segment.header;
+        // In a recycled segment it is where the last header or directory ends, which says nothing of payloads.
+        let is_known = self.written_end > 0 && !is_recycled;
+        let written_end = is_known.then_some(self.written_end);
+        let end = self.end.or(self.next).or(frames_end).or(written_end);
+        end.map_or(file_bytes, |end| end.min(file_bytes))
+    }
+
     fn wrote(&mut self, end: u64, file_bytes: u64) {
         self.written_end = self.written_end.max(end.min(file_bytes));
     }
 }
 
-/// Where a frame begins whose directory cannot be read, and its sequence.
-pub(crate) type Missing = (u64, u64);
+/// A frame whose directory cannot be read.
+pub(crate) struct Missing {
+    /// Where it begins, and ends at the latest.
+    pub(crate) place: Range<u64>,
+    pub(crate) sequence: u64,
+}
+
+impl Missing {
+    pub(crate) fn error(self, segment: &Segment) -> Error {
+        Error::DamagedDirectory {
+            path: segment.path.clone(),
+            offset: self.place.start,
+            bytes: self.place.end.saturating_sub(self.place.start),
+            sequence: self.sequence,
+        }
+    }
+}
 
 /// A frame has two directories. More that claim to be of it are made up, and each may claim to be as long as the file.
 const TRIES_MAX: u32 = 16;
@@ -139,16 +171,19 @@ impl<'a> Scan<'a> {
         let mut link = None;
         while offset < end {
             let wanted = Wanted { offset, link };
-            let mut next = None;
+            let mut rest = Rest::default();
             let mut found = self.by_header(&wanted)?;
             if found.is_none() {
-                let rest = self.look_on(&wanted, end)?;
-                (found, next) = (rest.directory, rest.next);
+                rest = self.look_on(&wanted, end)?;
+                found = rest.directory.take();
             }
             let Some(directory) = found else {
-                let sequence = directories.last().map_or(0, |last| last.head.sequence + 1);
-                missing.get_or_insert((offset, sequence));
-                let Some(next) = next else {
+                let last = directories.last();
+                missing.get_or_insert(Missing {
+                    place: offset..rest.missing_end(self.segment, Some(end)),
+                    sequence: last.map_or(0, |last| last.head.sequence + 1),
+                });
+                let Some(next) = rest.next else {
                     break;
                 };
                 (offset, link) = (next, None);
@@ -297,8 +332,11 @@ fn look_at(
         return Ok(());
     };
     rest.mark = rest.mark.max(head.mark);
+    let has_sequence = |link: Link| head.sequence == link.sequence;
     if header.is_some() && place > wanted.offset {
         rest.next.get_or_insert(place);
+    } else if header.is_some() && wanted.link.is_none_or(has_sequence) {
+        rest.end = Some(place.saturating_add(head.frame_bytes()));
     }
     if segment.header.is_recycled {
         let bytes = match header {

@@ -69,11 +69,7 @@ impl Table {
         };
         let table = Table::of(segment.header.number, &directories);
         let mut table = table.map_err(|reason| Error::damaged(&segment.path, 0, reason))?;
-        table.missing = missing.map(|(offset, sequence)| Error::DamagedDirectory {
-            path: segment.path.clone(),
-            offset,
-            sequence,
-        });
+        table.missing = missing.map(|missing| missing.error(segment));
         Ok(table)
     }
 

@@ -618,9 +618,11 @@ fn a_frame_of_another_history_is_not_taken() {
                     Error::DamagedDirectory {
                         path,
                         offset,
+                        bytes,
                         sequence,
                     } => {
                         let at = frames[noticed].header as u64;
+                        assert!(offset + bytes <= our.len() as u64);
                         assert_eq!(
                             (path, offset, sequence),
                             (segment(1), at, noticed as u64 + 1)

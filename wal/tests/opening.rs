@@ -173,6 +173,7 @@ fn an_older_copy_of_a_segment_does_not_fit_what_is_known_of_it() {
                     path: named,
                     sequence,
                     offset,
+                    ..
                 } => {
                     assert_eq!(named, path);
                     let end = frames(&bytes).last().map_or(64, |last| last.end);

@@ -153,10 +153,12 @@ fn one_case(disk: &SimDisk, case: &Case, steps: &[Step], whole: &[u8], frame: &F
             Error::DamagedDirectory {
                 path,
                 offset,
+                bytes,
                 sequence,
             } => {
                 let place = (segment(1), frame.header as u64, VICTIM as u64 + 1);
                 assert_eq!((path, offset, sequence), place);
+                assert_eq!(bytes, (frame.end - frame.header) as u64);
             }
             other => panic!("{other}"),
         }

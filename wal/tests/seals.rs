@@ -7,6 +7,7 @@ mod sealed;
 mod support;
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use duramen_wal::{Damage, Error, GroupId, Index, Wal};
@@ -144,33 +145,60 @@ fn the_directories_of_a_doubled_frame_that_cannot_be_read_stand_in_for_each_othe
     assert!(spoiled >= 4, "{spoiled}");
 }
 
-/// Row 38.
+/// Which frame cannot be read: the file, where in it, and its number.
+fn missing(error: &Error) -> (PathBuf, Range<usize>, u64) {
+    match error {
+        Error::DamagedDirectory {
+            path,
+            offset,
+            bytes,
+            sequence,
+        } => {
+            let said = format!("offset {offset}, up to {bytes} bytes: frame {sequence} ");
+            assert!(error.to_string().contains(&said), "{error}");
+            let place = *offset as usize..(offset + bytes) as usize;
+            (path.clone(), place, *sequence)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// Row 38. How long the frame is says its header, or the next frame; of the last one the seal, if that can be read, or what is
+/// written behind it.
 #[test]
 fn a_directory_that_is_bad_in_its_frame_and_in_the_seal_is_named() {
     let (disk, _) = sealed();
-    for (n, frame) in frames(&read_file(&disk, &segment(1)))
-        .into_iter()
-        .enumerate()
-    {
-        for how in WITHOUT_A_SEAL {
+    let whole = read_file(&disk, &segment(1));
+    let frames = frames(&whole);
+    for (n, frame) in frames.iter().enumerate() {
+        for (how, header_is_bad) in WITHOUT_A_SEAL
+            .into_iter()
+            .flat_map(|how| [(how, false), (how, true)])
+        {
+            let _replay = Replay(|| format!("frame {n}, {how:?}, {header_is_bad}"));
             let spoiled = disk.fork();
             spoil_seal(&spoiled, how);
             let copy = frame.copy.as_ref().map(|copy| copy.start + 7);
-            for byte in [frame.directory.end - 8].into_iter().chain(copy) {
+            let header = header_is_bad.then_some(frame.header);
+            for byte in [frame.directory.end - 8]
+                .into_iter()
+                .chain(copy)
+                .chain(header)
+            {
                 flip(&spoiled, &segment(1), byte);
             }
             let before = files(&spoiled, DIR.as_ref());
-            match error(open(&spoiled, &small())) {
-                Error::DamagedDirectory {
-                    path,
-                    offset,
-                    sequence,
-                } => {
-                    let place = (segment(1), frame.header as u64, n as u64 + 1);
-                    assert_eq!((path, offset, sequence), place);
+            let is_last = n == frames.len() - 1;
+            let end = match how {
+                Seal::NoTrailer | Seal::Overwritten if is_last && header_is_bad => {
+                    let written = read_file(&spoiled, &segment(1));
+                    let last = written.iter().rposition(|byte| *byte != 0).unwrap();
+                    (last + 1).next_multiple_of(8)
                 }
-                other => panic!("{other}"),
-            }
+                _ => frame.end,
+            };
+            let place = (segment(1), frame.header..end, n as u64 + 1);
+            assert_eq!(missing(&error(open(&spoiled, &small()))), place);
             assert_eq!(files(&spoiled, DIR.as_ref()), before);
         }
     }
@@ -206,16 +234,11 @@ fn a_directory_that_is_bad_in_its_frame_and_in_the_seal_is_named_by_reading() {
                         assert!(of_frame != n);
                         assert_eq!(read[0], *entry);
                     }
-                    Err(Error::DamagedDirectory {
-                        path,
-                        offset,
-                        sequence,
-                    }) => {
+                    Err(error) => {
                         assert!((n..frames.len()).contains(&of_frame));
-                        let place = (segment(1), frame.header as u64, n as u64 + 1);
-                        assert_eq!((path, offset, sequence), place);
+                        let place = (segment(1), frame.header..frame.end, n as u64 + 1);
+                        assert_eq!(missing(&error), place);
                     }
-                    Err(other) => panic!("entry {index} of group {group}: {other}"),
                 }
             }
         }
@@ -283,17 +306,12 @@ fn a_sealed_segment_that_ends_in_zeros_is_served_whole_or_named() {
             continue;
         };
         let before = files(&spoiled, DIR.as_ref());
-        match error(open(&spoiled, &small())) {
-            Error::DamagedDirectory {
-                path,
-                offset,
-                sequence,
-            } => {
-                let place = (segment(1), frames[named].header as u64, named as u64 + 1);
-                assert_eq!((path, offset, sequence), place);
-            }
-            other => panic!("{other}"),
-        }
+        let (path, place, sequence) = missing(&error(open(&spoiled, &small())));
+        let frame = &frames[named];
+        let expected = (segment(1), frame.header, named as u64 + 1);
+        assert_eq!((path, place.start, sequence), expected);
+        let header_is_whole = lost >= frame.header + 40;
+        assert!(place.end == frame.end || !header_is_whole, "{place:?}");
         assert_eq!(files(&spoiled, DIR.as_ref()), before);
         errors += 1;
     }
