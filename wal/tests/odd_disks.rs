@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use duramen_disk::{Disk, Failure, Op, SimDisk};
-use duramen_wal::{Error, GroupId, Index, Options, Wal};
+use duramen_wal::{Entry, Error, GroupId, Index, Options, Wal};
 use support::*;
 
 fn small() -> Options {
@@ -96,8 +96,8 @@ fn each_sector(files: &BTreeMap<PathBuf, Vec<u8>>) -> impl Iterator<Item = (&Pat
         .flat_map(move |(path, bytes)| sectors(bytes).map(move |sector| (path, sector)))
 }
 
-/// Whether a log holds this, but for entries that cannot be read: `bad` says of the errors whether they may be. How many.
-fn agrees(wal: &Wal, state: &State, bad: impl Fn(&Error) -> bool) -> Option<u64> {
+/// Whether a log holds this, but for entries that cannot be read: `bad` says of which, with which error, that may be. How many.
+fn agrees(wal: &Wal, state: &State, bad: impl Fn(&Entry, &Error) -> bool) -> Option<u64> {
     let groups: Vec<_> = state.keys().copied().collect();
     let mut unread = 0;
     if wal.groups() != groups {
@@ -118,8 +118,8 @@ fn agrees(wal: &Wal, state: &State, bad: impl Fn(&Error) -> bool) -> Option<u64>
             match wal.entries(group, index..index.next(), 0) {
                 Ok(read) if read[0] == *entry => {}
                 Ok(_) => return None,
-                Err(error) if bad(&error) => unread += 1,
-                Err(error) => panic!("{error}"),
+                Err(error) if bad(entry, &error) => unread += 1,
+                Err(error) => panic!("entry {index} of group {group}: {error}"),
             }
         }
     }
@@ -142,7 +142,9 @@ fn a_sector_that_goes_bad_under_an_open_log_is_an_error_of_its_entries_alone() {
         let now = read_file(&disk, path);
         disk.make_bad(path, sector * 512..sector * 512 + 512)
             .unwrap();
-        let here = |error: &Error| is_eio(error) && path_of(error) == Some(path);
+        let here = |entry: &Entry, error: &Error| {
+            is_eio(error) && path_of(error) == Some(path) && is_hit(&now, &entry.payload, sector)
+        };
         unread += agrees(&wal, &expected, here).unwrap();
         if !last_segments.contains(&path) && path.extension().is_some() {
             wal.write(batch(&vec![user(9, b"new")])).unwrap();
@@ -241,7 +243,7 @@ fn any_read_that_fails_once_is_an_error_and_changes_nothing() {
                 continue;
             }
             let wal = opened.unwrap();
-            let unread = agrees(&wal, &expected, is_eio).unwrap();
+            let unread = agrees(&wal, &expected, |_, error| is_eio(error)).unwrap();
             let is_still_to_come = || {
                 let file = disk.open_read(&Path::new(DIR).join("CONTROL")).unwrap();
                 (0..=n).any(|_| file.read_exact_at(&mut [0], 0).is_err())
@@ -255,7 +257,7 @@ fn any_read_that_fails_once_is_an_error_and_changes_nothing() {
             }
             failed[1] += unread;
             assert_eq!(unread, 1);
-            assert_eq!(agrees(&wal, &expected, |_| false), Some(0));
+            assert_eq!(agrees(&wal, &expected, |_, _| false), Some(0));
         }
     }
     println!("{failed:?} reads failed while opening and later, {stood_in_for} did not matter");
@@ -376,8 +378,9 @@ fn a_lost_or_misdirected_write_is_named_or_was_past_the_mark() {
                 };
                 let last = steps.len();
                 let fits = (last - past..=last).rev();
-                let mut fits =
-                    fits.filter_map(|k| Some((k, agrees(&wal, &states[k], is_damaged)?)));
+                let mut fits = fits.filter_map(|k| {
+                    Some((k, agrees(&wal, &states[k], |_, error| is_damaged(error))?))
+                });
                 let (k, bad) = fits.next().expect("a state that may be");
                 cut += u64::from(k < last);
                 damaged += u64::from(k == last && bad > 0);

@@ -373,6 +373,16 @@ pub(crate) fn frames(segment: &[u8]) -> Vec<FrameParts> {
     frames
 }
 
+/// Whether an entry of a segment cannot be read where this sector cannot: it has some of its bytes, or the trailer, without
+/// which nobody knows whether there is a seal, and where.
+pub(crate) fn is_hit(segment: &[u8], payload: &[u8], sector: u64) -> bool {
+    let (begin, bytes) = (sector as usize * 512, payload.len());
+    let from = (begin + 1).saturating_sub(bytes);
+    let to = (begin + 511 + bytes).min(segment.len());
+    let has_some = bytes > 0 && segment[from..to].windows(bytes).any(|at| at == payload);
+    has_some || begin + 512 == segment.len()
+}
+
 /// Changes bytes of a file, durably.
 pub(crate) fn spoil(
     disk: &dyn Disk,
