@@ -254,7 +254,8 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         } else if self.is_stranger(by, by_uuid) {
             self.strangers.insert(by);
             let is_stranger = |id| self.strangers.contains(&id);
-            match self.raft.membership().is_majority(is_stranger) {
+            let is_most = self.raft.membership().is_majority(is_stranger);
+            match is_most || planted("strangers_are_believed") {
                 true => self.note(Err(Error::Refused { by, refusal })),
                 false => {
                     tracing::warn!(%by, %refusal, "refused by a node that is not the one known by this number")
@@ -293,6 +294,6 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// and this one is if the same is true of a majority of its voters.
     fn is_stranger(&self, node: NodeId, uuid: u128) -> bool {
         let known = self.known_uuid(node);
-        known != 0 && known != uuid && !planted("strangers_are_believed")
+        known != 0 && known != uuid
     }
 }
