@@ -243,7 +243,7 @@ fn is_felt(bug: &str) -> bool {
         .arg(dir.path().join("torture"))
         .env("DURAMEN_CANARY", bug)
         .stderr(Stdio::null());
-    let said = planted::ends_in_time(command, planted::Output::Stdout);
+    let said = planted::ends_in_time(command, planted::Output::Stdout, planted::SECONDS_MAX);
     let seconds = start.elapsed().as_secs_f64();
     let Some(said) = said else {
         println!("{bug:32} NOT CAUGHT by torture");
@@ -263,7 +263,8 @@ fn is_seen(bug: &str) -> bool {
         .args(["sim", "--seeds", "0..100000", "--ops", "1000"])
         .env("DURAMEN_CANARY", bug)
         .stdout(Stdio::null());
-    let Some(said) = planted::ends_in_time(command, planted::Output::Stderr) else {
+    let Some(said) = planted::ends_in_time(command, planted::Output::Stderr, planted::SECONDS_MAX)
+    else {
         println!("{bug:32} NOT CAUGHT by the simulator");
         return false;
     };
