@@ -10,7 +10,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
-use duramen_disk::{Crash, CrashState, Failure, SimDisk, every_crash, every_error};
+use duramen_disk::{Crash, CrashState, Failure, Op, SimDisk, every_crash, every_error};
 use duramen_snapshot::{Error, Result, SnapshotStore};
 use support::*;
 
@@ -167,11 +167,12 @@ impl Story {
     }
 
     /// Each call fails once. The store says so, and nothing is wrong after it.
-    fn every_error(&self, failure: impl Into<Failure>, is_fine: impl Fn(&Result<()>) -> bool) {
+    fn every_error(&self, failure: impl Into<Failure>, is_fine: impl Fn(Op, &Result<()>) -> bool) {
         let mut calls = 0;
         for failed in every_error(&self.start, failure, |disk| self.live(disk)) {
             let (known, ended) = &failed.outcome;
-            assert!(is_fine(ended), "{ended:?} after {:?}", failed.failed_in);
+            let op = failed.failed_in.0;
+            assert!(is_fine(op, ended), "{ended:?} after {:?}", failed.failed_in);
             for power_cut in [false, true] {
                 let disk = failed.disk.fork();
                 match power_cut {
@@ -187,16 +188,22 @@ impl Story {
     }
 
     fn every_kind_of_error(&self) {
-        let told = |ended: &Result<()>| matches!(ended, Ok(()) | Err(Error::Io { .. }));
+        let told = |_, ended: &Result<()>| matches!(ended, Ok(()) | Err(Error::Io { .. }));
         self.every_error(Failure::EIO, told);
-        let full = |ended: &Result<()>| {
+        let full = |_, ended: &Result<()>| {
             matches!(
                 ended,
                 Ok(()) | Err(Error::Full { .. } | Error::Poisoned { .. })
             )
         };
         self.every_error(ErrorKind::StorageFull, full);
-        self.every_error(Failure::SHORT, Result::is_ok);
+        self.every_error(Failure::SHORT, |_, ended| ended.is_ok());
+        // Reads and writes go on after a signal; of other calls the disk sees to that.
+        let completed = |op, ended: &Result<()>| match op {
+            Op::Read | Op::Write => ended.is_ok(),
+            _ => told(op, ended),
+        };
+        self.every_error(ErrorKind::Interrupted, completed);
     }
 
     /// What cannot be read once is there when it can be read again.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -57,7 +57,20 @@ struct OtherProcess {
 
 impl OtherProcess {
     fn run(test: &str, dir: &Path) -> OtherProcess {
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        OtherProcess::run_by(Command::new(std::env::current_exe().unwrap()), test, dir)
+    }
+
+    /// No file may have more than so many blocks of 512 bytes: what would be behind is an error.
+    fn run_with_file_size_limit(blocks: u64, test: &str, dir: &Path) -> OtherProcess {
+        let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &limited])
+            .arg(std::env::current_exe().unwrap());
+        OtherProcess::run_by(command, test, dir)
+    }
+
+    fn run_by(mut command: Command, test: &str, dir: &Path) -> OtherProcess {
         command
             .args(["--exact", test, "--ignored", "--nocapture"])
             .env(DIR_OF_CHILD, dir)
@@ -145,6 +158,29 @@ fn child_that_writes_until_it_is_killed() {
             ticket.wait().unwrap();
             say(&format!("acknowledged {index} ."));
         }
+    }
+}
+
+#[test]
+#[ignore = "a child of other tests"]
+fn child_that_writes_up_to_its_file_size_limit() {
+    let Some(dir) = std::env::var_os(DIR_OF_CHILD) else {
+        return;
+    };
+    let wal = Wal::open(dir, small()).unwrap();
+    for index in wal.last(GroupId(1)).index.0 + 1.. {
+        let Err(error) = wal.write(batch(&step(index))) else {
+            continue;
+        };
+        say(&format!("acknowledged {} .", index - 1));
+        let mut cause = &error;
+        while let Error::Poisoned { cause: inner } = cause {
+            cause = inner;
+        }
+        println!("{error}");
+        let is_told = matches!(cause, Error::Io { op: "write", source, .. } if source.kind() == ErrorKind::FileTooLarge);
+        assert!(is_told, "{error}");
+        return;
     }
 }
 
@@ -237,4 +273,29 @@ fn what_was_acknowledged_is_there_after_kill_9() {
     assert!(acknowledged > 200, "{acknowledged}");
     println!("{acknowledged} batches, {unacknowledged} of them not acknowledged");
     assert!(segments >= 2, "{segments}");
+}
+
+/// Row 19, with a real limit, in the middle of a segment: a write is short there, the rest of it is an error.
+#[test]
+fn a_write_that_a_file_size_limit_cuts_short_is_an_error_and_loses_nothing() {
+    let _alone = alone();
+    for blocks in [40, 57, 90] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Wal::create(dir.path(), small()).unwrap());
+        let child = "child_that_writes_up_to_its_file_size_limit";
+        let mut other = OtherProcess::run_with_file_size_limit(blocks, child, dir.path());
+        let mut said = String::new();
+        other.lines.read_to_string(&mut said).unwrap();
+        other.end();
+        let acknowledged = last_acknowledged(&said).unwrap();
+        assert!(acknowledged > 10, "{acknowledged}");
+        let wal = Wal::open(dir.path(), small()).unwrap();
+        // The last one may be whole by one of its two directories.
+        let held = wal.last(GroupId(1)).index.0;
+        assert!((acknowledged..=acknowledged + 1).contains(&held));
+        assert_eq!(wal.recovery().damaged, []);
+        assert_holds_batches(&wal, held);
+        wal.write(batch(&step(held + 1))).unwrap();
+        assert_holds_batches(&wal, held + 1);
+    }
 }
