@@ -178,6 +178,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "identity::a_stranger_under_a_members_number_is_refused_and_ends_nobody_else",
     ),
     (
+        "time_goes_back",
+        "scripts",
+        "clocks::a_clock_that_goes_back_ends_no_session_early_and_repeats_no_call",
+    ),
+    (
         "torn_everywhere_is_kept",
         "scripts",
         "machines::three_nodes_on_which_the_same_batch_is_torn_serve_again",

@@ -90,6 +90,8 @@ struct Client {
     uses_sessions: bool,
     /// Its session, and the number of its last call.
     session: Option<(SessionId, u64)>,
+    /// How long that lives, or the one that it asks for.
+    lifetime_ms: u64,
     /// What it has called, until it is answered or given up.
     open: Option<Open>,
     /// What it waits for: the answer to that, or a session.
@@ -140,8 +142,9 @@ pub(super) struct Clients {
 
 /// A client asks no longer than this, in microseconds.
 const PATIENCE_MICROS: u64 = 6_000_000;
-/// Sessions live so long, some or others: clocks that jump end the short ones.
-const LIFETIMES_MS: [u64; 2] = [5_000, 3_600_000];
+/// Sessions live so long, some or others: clocks that jump end the short ones, and no others.
+const LIFETIMES_MS: [u64; 2] = [5_000, LONG_MS];
+const LONG_MS: u64 = 3_600_000;
 /// Between two calls; most often much less, so that some come at the same time.
 const PAUSE_MICROS: u64 = 1_000_000;
 
@@ -237,6 +240,10 @@ impl Clients {
             "call {:?} of session {session:?}",
             open.number
         );
+        assert_ne!(
+            client.lifetime_ms, LONG_MS,
+            "session {session:?} ended early"
+        );
         self.expired += 1;
         if open.is_undecided {
             self.unknown += 1;
@@ -300,6 +307,7 @@ impl Clients {
             }
             None => {
                 let lifetime_ms = LIFETIMES_MS[world.rng.usize(..LIFETIMES_MS.len())];
+                client.lifetime_ms = lifetime_ms;
                 propose(Action::Open { lifetime_ms }, time, told.clone())
             }
         };

@@ -1,7 +1,7 @@
 //! A machine: a disk, a clock, and a process that runs a node, or does not.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,23 +13,31 @@ use crate::node::{
     StateMachine, Storage, StorageOptions,
 };
 
-/// A node's own clock. It may be ahead of the world's, and jump.
+/// A node's own clock. It may be ahead of the world's, and jump; what time it says it is may go back, as well.
 #[derive(Debug, Clone, Default)]
-pub struct SimClock(Arc<AtomicU64>);
+pub struct SimClock {
+    now: Arc<AtomicU64>,
+    /// How wrong it is about what time it is, in milliseconds.
+    wrong_by: Arc<AtomicI64>,
+}
+
+/// What time it is when the world begins, in milliseconds since 1970.
+const BEGINNING_MS: u64 = 1_600_000_000_000;
 
 impl SimClock {
     fn set(&self, micros: u64) {
-        self.0.fetch_max(micros, Ordering::Relaxed); // It never goes back.
+        self.now.fetch_max(micros, Ordering::Relaxed); // It never goes back.
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
+        Duration::from_micros(self.now.load(Ordering::Relaxed))
     }
 
     fn log_time(&self) -> LogTime {
-        LogTime(self.0.load(Ordering::Relaxed) / 1000)
+        let now = BEGINNING_MS + self.now.load(Ordering::Relaxed) / 1000;
+        LogTime(now.saturating_add_signed(self.wrong_by.load(Ordering::Relaxed)))
     }
 }
 
@@ -262,6 +270,11 @@ impl<S: StateMachine> Machine<S> {
     /// Its clock jumps.
     pub(super) fn jump(&mut self, micros: u64) {
         self.ahead += micros;
+    }
+
+    /// Its clock is set, ahead or back.
+    pub(super) fn set_clock(&mut self, millis: i64) {
+        self.clock.wrong_by.fetch_add(millis, Ordering::Relaxed);
     }
 
     /// What comes in.

@@ -6,7 +6,7 @@
 //!
 //! [`run()`] is what `duramen sim` does: key/value stores whose processes are killed and whose power is cut in the middle of
 //! writes, with messages that are lost, doubled, late and out of order, links that are cut one way, disks that stall, fail, are
-//! damaged, emptied and set back, clocks that jump; nodes are replaced meanwhile, and leaderships handed over. What the
+//! damaged, emptied and set back, clocks that jump and go back; nodes are replaced meanwhile, and leaderships handed over. What the
 //! clients were told must be linearizable ([`linearizable`]).
 
 mod clients;

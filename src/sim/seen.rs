@@ -39,7 +39,7 @@ pub struct Seen {
     pub kills: u64,
     /// Machines whose power was cut.
     pub power_cuts: u64,
-    /// Processes that stood still for a while, clocks that jumped, disks that stalled.
+    /// Processes that stood still for a while, clocks that jumped or were set back, disks that stalled.
     pub pauses: u64,
     /// Syncs that failed.
     pub failed_syncs: u64,

@@ -48,6 +48,7 @@ enum Fault {
     ChangeNetwork,
     Pause,
     JumpClock,
+    SetClock,
     StallDisk,
     StallApplier,
     SlowDisk,
@@ -61,7 +62,7 @@ enum Fault {
 }
 
 /// How often each is drawn, in 30 s.
-const RATES: [(Fault, u32); 20] = [
+const RATES: [(Fault, u32); 21] = [
     (Fault::Start, 60),
     (Fault::Kill, 10),
     (Fault::CutPower, 15),
@@ -72,6 +73,7 @@ const RATES: [(Fault, u32); 20] = [
     (Fault::ChangeNetwork, 2),
     (Fault::Pause, 8),
     (Fault::JumpClock, 4),
+    (Fault::SetClock, 4),
     (Fault::StallDisk, 6),
     (Fault::StallApplier, 40),
     (Fault::SlowDisk, 2),
@@ -167,11 +169,16 @@ impl Weather {
                 world.set_faults(faults);
             }
             Fault::StallApplier => world.stall_applier(one, time / 6),
-            Fault::Pause | Fault::JumpClock | Fault::StallDisk => {
+            Fault::Pause | Fault::JumpClock | Fault::SetClock | Fault::StallDisk => {
                 self.struck.pauses += 1;
                 match fault {
                     Fault::Pause => world.pause(one, time),
                     Fault::JumpClock => world.jump_clock(one, time),
+                    Fault::SetClock => {
+                        let by = 10 * millis as i64; // Some sessions do not live so long.
+                        let by = if world.rng.bool() { by } else { -by };
+                        world.set_clock(one, by);
+                    }
                     _ => world.stall_disk(one, time),
                 }
             }

@@ -168,7 +168,7 @@ impl<S: StateMachine> World<S> {
     }
 
     /// What time it is for a node: what it would stamp into the log.
-    pub(super) fn log_time(&self, id: NodeId) -> LogTime {
+    pub fn log_time(&self, id: NodeId) -> LogTime {
         self.machines[&id].clock.log_time()
     }
 
@@ -248,9 +248,15 @@ impl<S: StateMachine> World<S> {
         self.machine(id).pause(until);
     }
 
-    /// A node's clock jumps ahead.
+    /// A node's clock jumps ahead: so much time has passed for it at once, as for one that was asleep.
     pub fn jump_clock(&mut self, id: NodeId, time: Duration) {
         self.machine(id).jump(micros(time));
+    }
+
+    /// A node's clock is set ahead, or back: what time it is for it changes, and not how much time has passed.
+    pub fn set_clock(&mut self, id: NodeId, millis: i64) {
+        self.note(Event::Said(format!("{id} sets its clock by {millis} ms")));
+        self.machine(id).set_clock(millis);
     }
 
     /// No write of the disk ends for a while.

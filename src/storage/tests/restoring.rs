@@ -183,8 +183,20 @@ fn install_over_log(last: u64) {
             crash.outcome
         );
         found[state] += 1;
+        goes_on(&crash.disk, content);
     }
     assert!(found.iter().all(|states| *states > 10), "{found:?}");
+}
+
+/// Entries are appended to what was restored, and are there when it is restored again.
+fn goes_on(disk: &SimDisk, mut content: Content) {
+    let last = content.log.last().map_or(content.base, |last| last.id);
+    let more = entries(last.index.0 + 1, last.index.0 + 2, 4);
+    let (mut storage, _) = restored(disk);
+    persist(&mut storage, &append(more.clone(), 4));
+    kill(disk, storage);
+    content.log.extend(more);
+    assert_eq!(restore_twice(disk, 6), content);
 }
 
 /// The same for a node's own snapshot, and the purge that relies on it.
