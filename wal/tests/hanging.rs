@@ -7,7 +7,9 @@ mod support;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,12 +112,16 @@ fn while_a_sync_hangs_reads_and_submitters_go_on_and_nobody_is_told_that_it_is_d
     assert_eq!(state_of(wal), states(&steps)[23]);
     assert!(!submit(wal, 24).is_durable());
     hanging.assert_nobody_is_told();
-    // It shows: since when the write has been under way.
+    // It shows: for how long the write has been under way, which is longer each time.
     let stats = wal.stats();
     assert!(
-        stats.writing_for.is_some() && stats.in_flight_bytes > 0,
+        stats.writing_for.is_some_and(|time| time >= A_WHILE) && stats.in_flight_bytes > 0,
         "{stats:?}"
     );
+    thread::sleep(A_WHILE);
+    let later = wal.stats().writing_for;
+    let earlier = stats.writing_for.map(|time| time + A_WHILE);
+    assert!(later >= earlier, "{later:?} after {earlier:?}");
 
     // A power cut now shows what was acknowledged, and whole batches of the rest.
     let after = hanging.disk.fork();
@@ -131,6 +137,33 @@ fn while_a_sync_hangs_reads_and_submitters_go_on_and_nobody_is_told_that_it_is_d
         assert_eq!(index, expected);
     }
     hanging.waiter.join().unwrap().unwrap();
+}
+
+/// Row 37. Who waited for so long as it liked, and then dropped the future, has taken nothing back, and holds nobody up.
+#[test]
+fn who_drops_a_future_while_the_sync_hangs_loses_nothing() {
+    let hanging = Hanging::new(&threaded(1 << 16), 1);
+    for index in 5..=6 {
+        let mut ticket = submit(&hanging.wal, index);
+        let polled = Pin::new(&mut ticket).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending());
+        drop(ticket);
+    }
+    hanging.submit(7);
+    hanging.assert_nobody_is_told();
+    hanging.disk.release_all_syncs();
+    for expected in [4, 7] {
+        let (index, outcome) = hanging.told.recv_timeout(LONG).unwrap();
+        outcome.unwrap();
+        assert_eq!(index, expected);
+    }
+    hanging.waiter.join().unwrap().unwrap();
+    // What the power leaves has all of them.
+    let after = hanging.disk.fork();
+    after.power_cut(7);
+    let steps: Vec<Step> = (1..=7).map(one).collect();
+    let found = open(&after, &threaded(1 << 16)).unwrap();
+    assert_eq!(held(&found, &states(&steps)), 7);
 }
 
 /// Row 37. Completion goes from sync to sync: what hangs later is not told with what is released before.
