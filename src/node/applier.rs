@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use duramen_snapshot::{Meta, SnapshotId, SnapshotStore};
+use duramen_snapshot::{Manifest, Meta, SnapshotId, SnapshotReader, SnapshotStore};
 use duramen_wal::{Entry, Index};
 
 use super::job::{Job, Lost, damaged_chunks};
@@ -44,12 +44,12 @@ pub(super) enum Kind<S: StateMachine> {
     Tick(LogTime),
 }
 
-/// A snapshot, and where it is.
+/// A snapshot that is to be read. It is held until then: newer ones may take its place before the applier comes to it.
 pub(super) struct SnapshotFile {
-    pub(super) store: SnapshotStore,
-    pub(super) id: SnapshotId,
+    reader: SnapshotReader,
+    store: SnapshotStore,
     /// The node's directory, for errors.
-    pub(super) dir: PathBuf,
+    dir: PathBuf,
 }
 
 /// What became of [`Work`]. To be given to [`Node::handle`](super::Node::handle).
@@ -126,22 +126,29 @@ impl<S: StateMachine> Applier<S> {
 }
 
 impl SnapshotFile {
-    pub(super) fn of(storage: &Storage, id: SnapshotId) -> SnapshotFile {
-        SnapshotFile {
-            store: storage.snapshots().clone(),
-            id,
+    pub(super) fn of(
+        storage: &Storage,
+        id: SnapshotId,
+    ) -> Result<SnapshotFile, duramen_snapshot::Error> {
+        let store = storage.snapshots().clone();
+        Ok(SnapshotFile {
+            reader: store.reader(id)?,
+            store,
             dir: storage.dir().to_owned(),
-        }
+        })
+    }
+
+    pub(super) fn manifest(&self) -> &Manifest {
+        self.reader.manifest()
     }
 
     /// Reads the state that is in it. What of it is damaged is the answer, and then the state is not to be used.
-    pub(super) fn read<S: StateMachine>(&self, state: &mut S) -> Result<Lost, Error> {
-        let (store, id) = (&self.store, self.id);
-        let Err(source) = state.restore(&mut store.reader(id)?) else {
+    pub(super) fn read<S: StateMachine>(mut self, state: &mut S) -> Result<Lost, Error> {
+        let Err(source) = state.restore(&mut self.reader) else {
             return Ok(Lost::new());
         };
-        let lost = damaged_chunks(store, &store.manifest(id)?);
-        let (op, path) = ("read a snapshot in", self.dir.clone());
+        let lost = damaged_chunks(&self.store, self.manifest());
+        let (op, path) = ("read a snapshot in", self.dir);
         match lost.is_empty() {
             true => Err(storage::Error::Io { op, path, source }.into()),
             false => Ok(lost),

@@ -3,7 +3,6 @@
 
 use duramen_snapshot::{ChunkName, SnapshotId};
 
-use super::applier::SnapshotFile;
 use super::applying::Restoring;
 use super::job::Lost;
 use super::{Clock, Error, Node, StateMachine};
@@ -98,9 +97,10 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     }
 
     fn has_own_state(&mut self, id: SnapshotId) -> Result<(), Error> {
-        let manifest = self.storage.snapshots().manifest(id)?;
-        let file = SnapshotFile::of(&self.storage, id);
-        let name = SnapshotName::of(&manifest).encode();
+        let Some(file) = self.hold(id)? else {
+            return Ok(()); // What has taken its place is told of next.
+        };
+        let name = SnapshotName::of(file.manifest()).encode();
         self.restore(file, self.raft.base().index, Restoring::Own(name));
         Ok(())
     }

@@ -244,7 +244,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         let bootstrap = storage.is_blank().then(bootstrap);
         let (lost, manifest) = match restored.snapshot {
             Some((id, name)) => {
-                let lost = SnapshotFile::of(&storage, id).read(&mut state)?;
+                let lost = SnapshotFile::of(&storage, id)?.read(&mut state)?;
                 (lost, Some(name.encode()))
             }
             None => (BTreeSet::new(), None),

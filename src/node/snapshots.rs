@@ -317,15 +317,25 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
 
     /// A snapshot is durable here.
     pub(super) fn installed(&mut self, offer: &Offer, id: SnapshotId) -> Result<(), Error> {
+        let Some(file) = self.hold(id)? else {
+            return Ok(()); // If it is needed in spite of those that have taken its place, it is offered again.
+        };
         if self.raft.snapshot_installed(offer) == SnapshotFate::Newest {
             self.snapshots.installed += 1;
             self.snapshots.mending = None; // The state is in this one.
             tracing::info!(last = %offer.last, "installed a snapshot");
-            let file = SnapshotFile::of(&self.storage, id);
             let restoring = Restoring::Installed(offer.clone());
             self.restore(file, offer.last.index, restoring);
         }
         Ok(())
+    }
+
+    /// A snapshot, to be read. None if newer ones have taken its place, and it was dropped.
+    pub(super) fn hold(&self, id: SnapshotId) -> Result<Option<SnapshotFile>, Error> {
+        match SnapshotFile::of(&self.storage, id) {
+            Err(duramen_snapshot::Error::NoSuchSnapshot { .. }) => Ok(None),
+            held => Ok(Some(held?)),
+        }
     }
 
     pub(super) fn broken(&self, op: &'static str, source: io::Error) -> Error {

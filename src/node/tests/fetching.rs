@@ -193,6 +193,46 @@ fn a_state_that_is_mended_while_a_newer_one_is_read_is_not_needed_any_more() {
     }
 }
 
+/// So it was, with an applier that stood still while two more were installed, in the simulator's seed 838.
+#[test]
+fn a_state_that_waits_to_be_read_is_there_when_newer_snapshots_have_taken_its_place() {
+    let mut it = with_a_damaged_snapshot();
+    it.pass(10);
+    let installed = Input::Finished(fetch_all(&mut it).run());
+    give(&mut it, installed);
+    let store = it.node.storage().snapshots().clone();
+    for index in [10, 11] {
+        let writer = store.begin(Meta::new(1, index)).unwrap();
+        writer.publish().unwrap();
+    }
+    store.drop_older(2).unwrap();
+    assert!(
+        store
+            .list()
+            .iter()
+            .all(|it| it.manifest.meta().last_index > 9)
+    );
+    it.turn();
+    it.write();
+    assert_eq!((it.node.state().0, it.node.status().applied), (9, Index(9)));
+}
+
+/// It has arrived, and is gone before the node hears of it.
+#[test]
+fn a_snapshot_whose_place_newer_ones_have_taken_before_it_is_told_of_is_asked_for_again() {
+    let mut it = with_a_damaged_snapshot();
+    it.pass(10);
+    let installed = Input::Finished(fetch_all(&mut it).run());
+    it.node.storage().snapshots().drop_older(0).unwrap();
+    give(&mut it, installed);
+    assert!(it.node.take_work().is_none() && it.node.raft().lacks_state());
+    let again = fetch_all(&mut it).run();
+    it.node.handle(Input::Finished(again));
+    it.turn();
+    it.write();
+    assert_eq!((it.node.state().0, it.node.status().applied), (9, Index(9)));
+}
+
 #[test]
 fn a_state_that_is_mended_is_applied_to() {
     let mut it = with_a_damaged_snapshot();
