@@ -58,6 +58,11 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
         "transport::codec::tests::half_a_frame_is_waited_for_and_a_large_one_refused",
     ),
     (
+        "claims_are_believed",
+        "commands",
+        "half_requests_that_claim_the_largest_length_hold_no_more_than_was_sent",
+    ),
+    (
         "damaged_counts_as_lacked",
         "recovery",
         "targeted::every_combination_of_damaged_copies_of_four_entries",

@@ -162,6 +162,37 @@ fn clients_leave_the_node_the_files_that_it_needs() {
     });
 }
 
+/// Row 26.
+#[test]
+fn half_requests_that_claim_the_largest_length_hold_no_more_than_was_sent() {
+    let node = Node::start();
+    let mut client = connect(&node.address()).unwrap();
+    let before = node.asked_bytes();
+    let half = |address, bytes: &[u8]| {
+        let mut stream = TcpStream::connect::<String>(address).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    // A value of 8 MiB, a request of 64 * 1024 words, and a handshake of 64 KiB.
+    let value = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$8388608\r\nv";
+    let words = b"*65536\r\n$4\r\nMGET\r\n";
+    let mut held: Vec<TcpStream> = Vec::new();
+    for _ in 0..200 {
+        held.push(half(node.address(), value));
+        held.push(half(node.address(), words));
+    }
+    for _ in 0..50 {
+        held.push(half(node.peer_address(), &[0, 0, 1, 0, 0, 0, 0, 0, 7]));
+    }
+    wait_for("all of them to be read", || {
+        let info: String = run(&mut client, "INFO clients");
+        info.contains("connected_clients:401").then_some(())
+    });
+    let asked = node.asked_bytes() - before;
+    println!("{asked} bytes more");
+    assert!(asked < held.len() * (64 << 10) + (64 << 20), "{asked}");
+}
+
 #[test]
 fn keys_expire_without_anybody_asking_for_them() {
     let node = Node::start();

@@ -6,6 +6,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::canary::planted;
 use crate::kv::VALUE_BYTES_MAX;
 
 /// A command with its arguments. Never empty.
@@ -168,6 +169,9 @@ impl Array {
         self.request_bytes += len;
         if self.request_bytes > REQUEST_BYTES_MAX {
             return Err(ProtocolError::TooBig);
+        }
+        if planted("claims_are_believed") {
+            buf.reserve(len);
         }
         self.bulk_bytes = Some(len);
         Ok(self.bulk_bytes)

@@ -453,11 +453,18 @@ impl Node {
 
     /// What its process has in memory, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// What its process has asked for, whether it uses that or not, in bytes.
+    pub(crate) fn asked_bytes(&self) -> usize {
+        self.status_bytes("VmData:")
+    }
+
+    fn status_bytes(&self, field: &str) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let line = line.unwrap();
         let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
         kib << 10
     }

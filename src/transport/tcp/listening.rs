@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use duramen_wal::NodeId;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -23,7 +23,7 @@ pub(super) const UNKNOWN_MAX: usize = 64;
 /// Connections of nodes that are not members. A member has one.
 pub(super) const STRANGERS_MAX: usize = 32;
 /// Read at once. The buffer grows beyond it only with what has arrived.
-const READ_BYTES: usize = 64 << 10;
+pub(super) const READ_BYTES: usize = 64 << 10;
 /// How long to wait before accepting again, when the system has no more connections to give.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -88,7 +88,8 @@ impl Reception {
         }
     }
 
-    async fn receive(
+    /// Serves one connection, until its other end closes it. What is wrong with it is returned, and closes it.
+    pub(super) async fn receive(
         &self,
         mut stream: TcpStream,
         node: &impl Endpoint,
@@ -107,24 +108,36 @@ impl Reception {
         };
         drop(place);
         let _stranger = stranger.filter(|_| !self.handshakes.addresses.is_member(from));
-        let mut replaced = self.latest.replace(from);
-        loop {
-            while let Some(body) = take_frame(&mut buf, BODY_BYTES_MAX)? {
-                let packet = decode_packet(body)?;
-                if packet.from() != from {
-                    let what = format!("node {from} sent a message of node {}", packet.from());
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-                }
-                node.deliver(packet);
+        let replaced = self.latest.replace(from);
+        tokio::select! {
+            ended = deliver_all(&mut stream, &mut buf, from, node) => ended,
+            _ = replaced => Err(io::Error::other("the node has connected anew, or is no member any more")),
+        }
+    }
+}
+
+/// Gives the messages of `from` to `node`, until the stream ends behind one of them.
+pub(super) async fn deliver_all(
+    stream: &mut (impl AsyncRead + Unpin),
+    buf: &mut BytesMut,
+    from: NodeId,
+    node: &impl Endpoint,
+) -> io::Result<()> {
+    loop {
+        while let Some(body) = take_frame(buf, BODY_BYTES_MAX)? {
+            let packet = decode_packet(body)?;
+            if packet.from() != from {
+                let what = format!("node {from} sent a message of node {}", packet.from());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
             }
-            buf.reserve(READ_BYTES);
-            let read = tokio::select! {
-                read = stream.read_buf(&mut buf) => read?,
-                _ = &mut replaced => return Err(io::Error::other("the node has connected anew, or is no member any more")),
+            node.deliver(packet);
+        }
+        buf.reserve(READ_BYTES);
+        if stream.read_buf(buf).await? == 0 {
+            return match buf.is_empty() {
+                true => Ok(()),
+                false => Err(io::ErrorKind::UnexpectedEof.into()),
             };
-            if read == 0 {
-                return Ok(());
-            }
         }
     }
 }

@@ -1,16 +1,19 @@
 //! Tests of connections and handshakes, between endpoints that admit what they are told to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use duramen_wal::{LogId, Term};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::listening::{STRANGERS_MAX, UNKNOWN_MAX};
+use super::listening::{READ_BYTES, STRANGERS_MAX, UNKNOWN_MAX, deliver_all};
 use super::*;
 use crate::raft::{Envelope, Membership, Message};
+use crate::transport::codec::BODY_BYTES_MAX;
 use crate::transport::{Network, Packet, Refusal};
 
 /// A node as its transport knows it.
@@ -298,21 +301,57 @@ async fn a_node_that_has_ended_connects_to_nobody_and_admits_nobody() {
     assert!(inbox_1.try_recv().is_err());
 }
 
+/// Row 26.
 #[tokio::test]
-async fn garbage_closes_the_connection() {
+async fn garbage_closes_the_connection_with_a_reason() {
     let (listener, peers) = listener().await;
     let address = peers[&NodeId(2)].clone();
     let (node_2, mut inbox_2) = node(2);
-    listen(transport(2, &peers), listener, node_2);
-    for garbage in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xff; 100], &[0; 8]] {
+    let transport = transport(2, &peers);
+    let reception = Reception::new(transport.handshakes.clone(), transport.latest.clone());
+    for (garbage, reason) in [
+        (
+            &b"GET / HTTP/1.0\r\n\r\n"[..],
+            "a frame of 542393671 bytes, the limit is 16384",
+        ),
+        (
+            &[0xff; 100],
+            "a frame of 4294967295 bytes, the limit is 16384",
+        ),
+        (&[0; 8], "a bad handshake: UnexpectedEnd { additional: 1 }"),
+        (&[4, 0, 0, 0], "unexpected end of file"),
+    ] {
         let mut stream = TcpStream::connect(&address).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
         stream.write_all(garbage).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let received = reception.receive(accepted, &node_2, place);
+        let ended = timeout(Duration::from_secs(5), received).await.unwrap();
+        assert_eq!(ended.unwrap_err().to_string(), reason);
         let mut answer = Vec::new();
         // Closed, or reset because not everything was read.
         let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut answer))
             .await
             .unwrap();
         assert!(answer.is_empty());
+    }
+    assert!(inbox_2.try_recv().is_err());
+}
+
+/// Row 26.
+#[tokio::test]
+async fn half_a_frame_that_claims_the_largest_length_holds_no_more_than_was_sent() {
+    let (node_2, mut inbox_2) = node(2);
+    for sent in [0, 1, 1000, 3 << 20] {
+        let mut half = (BODY_BYTES_MAX as u32).to_le_bytes().to_vec();
+        half.extend([0; 4]); // The checksum, of what never comes.
+        half.resize(half.len() + sent, 7);
+        let mut buf = BytesMut::new();
+        let ended = deliver_all(&mut &half[..], &mut buf, NodeId(1), &node_2).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(buf, half);
+        assert!(buf.capacity() <= 2 * half.len() + 2 * READ_BYTES, "{sent}");
     }
     assert!(inbox_2.try_recv().is_err());
 }
