@@ -5,10 +5,15 @@
 //! which sets of operations led to which state. An operation whose outcome is unknown may have taken effect at any moment after
 //! its call, or never. For short histories of few clients; one object, one key at a time.
 //!
+//! Whatever can follow a state can also follow the same state where fewer operations of unknown outcome took effect: those that are left
+//! need not. So of two ways to a state, the one that needs more of them is not gone. And it is searched first for an order in which no
+//! two of them follow each other, then no three, and so on: a few hundred operations with a dozen of unknown outcome have an order like
+//! that, and all the orders of the dozen, wherever nobody looked, are more than can be tried.
+//!
 //! Of what can be next, that is tried first which returned first. So what may take effect for long, a call that was repeated or one of
 //! unknown outcome, is put where a read shows it, and not first wherever it shows nowhere: the search would learn of that too late.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::Hash;
 
 /// What one copy of the object does.
@@ -63,15 +68,27 @@ const STEPS_MAX: usize = 2_000_000;
 pub fn check<M: Model>(history: &[Operation<M::Call, M::Output>]) -> Verdict {
     let mut by_return: Vec<usize> = (0..history.len()).collect();
     by_return.sort_by_key(|at| history[*at].returned_at());
+    let none = Set(vec![0; history.len().div_ceil(64)]);
     let mut search = Search::<M> {
         history,
         by_return,
-        done: Set(vec![0; history.len().div_ceil(64)]),
-        seen: HashSet::new(),
+        in_a_row_max: 1,
+        is_bounded: false,
+        known: none.clone(),
+        unknown: none,
+        seen: HashMap::new(),
+        steps: 0,
         path: Vec::new(),
         explained: 0,
     };
-    search.run()
+    loop {
+        let verdict = search.run();
+        if !search.is_bounded || !matches!(verdict, Verdict::NotLinearizable { .. }) {
+            return verdict;
+        }
+        search.seen.clear();
+        (search.is_bounded, search.in_a_row_max) = (false, search.in_a_row_max + 1);
+    }
 }
 
 /// Which operations have taken effect.
@@ -86,14 +103,28 @@ impl Set {
     fn flip(&mut self, at: usize) {
         self.0[at / 64] ^= 1 << (at % 64);
     }
+
+    fn is_subset(&self, of: &Set) -> bool {
+        self.0.iter().zip(&of.0).all(|(own, of)| own & !of == 0)
+    }
 }
 
 struct Search<'h, M: Model> {
     history: &'h [Operation<M::Call, M::Output>],
     /// The operations in the order of their returns.
     by_return: Vec<usize>,
-    done: Set,
-    seen: HashSet<(Set, M::State)>,
+    /// So many operations of unknown outcome may follow each other.
+    in_a_row_max: usize,
+    /// It was an obstacle.
+    is_bounded: bool,
+    /// Of the operations that returned, those that have taken effect.
+    known: Set,
+    /// Of the others.
+    unknown: Set,
+    /// By what has taken effect of those that returned, and the state: with which of the others, so many of them at the end, it was
+    /// come to.
+    seen: HashMap<(Set, M::State), Vec<(Set, usize)>>,
+    steps: usize,
     /// The order so far: each operation, by its place in `by_return`, with the state before it.
     path: Vec<(usize, M::State)>,
     explained: usize,
@@ -107,7 +138,7 @@ impl<M: Model> Search<'_, M> {
             if self.all_explained() {
                 return Verdict::Linearizable;
             }
-            if self.seen.len() > STEPS_MAX {
+            if self.steps > STEPS_MAX {
                 return Verdict::GaveUp;
             }
             match self.next(&state, from) {
@@ -123,7 +154,7 @@ impl<M: Model> Search<'_, M> {
                             explained: self.explained,
                         };
                     };
-                    self.done.flip(self.by_return[place]);
+                    self.flip(self.by_return[place]);
                     (state, from) = (before, place + 1);
                 }
             }
@@ -133,20 +164,54 @@ impl<M: Model> Search<'_, M> {
     /// Nothing is left but what may never have happened.
     fn all_explained(&self) -> bool {
         let mut operations = self.history.iter().enumerate();
-        operations.all(|(at, operation)| operation.returned.is_none() || self.done.has(at))
+        operations.all(|(at, operation)| operation.returned.is_none() || self.known.has(at))
+    }
+
+    fn is_done(&self, at: usize) -> bool {
+        self.known.has(at) || self.unknown.has(at)
+    }
+
+    fn flip(&mut self, at: usize) {
+        match self.history[at].returned {
+            Some(_) => self.known.flip(at),
+            None => self.unknown.flip(at),
+        }
+    }
+
+    /// How many operations of unknown outcome took effect last.
+    fn in_a_row(&self) -> usize {
+        let last_first = self.path.iter().rev();
+        let operations = last_first.map(|(place, _)| &self.history[self.by_return[*place]]);
+        operations.take_while(|it| it.returned.is_none()).count()
+    }
+
+    /// Whether it was come to this state, with so many of unknown outcome at the end, with no more than now. Remembers it.
+    fn was_seen(&mut self, state: &M::State, in_a_row: usize) -> bool {
+        let key = (self.known.clone(), state.clone());
+        let ways = self.seen.entry(key).or_default();
+        let allows =
+            |(unknown, row): &(Set, usize)| unknown.is_subset(&self.unknown) && *row <= in_a_row;
+        if ways.iter().any(allows) {
+            return true;
+        }
+        ways.push((self.unknown.clone(), in_a_row));
+        self.steps += 1;
+        false
     }
 
     /// The first operation from the place `from` on that can be the next one, in a way that was not tried. It is done then.
     fn next(&mut self, state: &M::State, from: usize) -> Option<(usize, M::State)> {
         // What was called after another one returned comes after it.
-        let mut returns = self.by_return.iter().filter(|at| !self.done.has(**at));
+        let mut returns = self.by_return.iter().filter(|at| !self.is_done(**at));
         let first_return = returns
             .next()
             .map_or(u64::MAX, |at| self.history[*at].returned_at());
+        let in_a_row = self.in_a_row();
         for place in from..self.by_return.len() {
             let at = self.by_return[place];
             let operation = &self.history[at];
-            if self.done.has(at) || operation.called > first_return {
+            let is_known = operation.returned.is_some();
+            if self.is_done(at) || operation.called > first_return {
                 continue;
             }
             let (after, output) = M::step(state, &operation.call);
@@ -157,11 +222,15 @@ impl<M: Model> Search<'_, M> {
             if !fits {
                 continue;
             }
-            self.done.flip(at);
-            if self.seen.insert((self.done.clone(), after.clone())) {
+            if !is_known && in_a_row == self.in_a_row_max {
+                self.is_bounded = true;
+                continue;
+            }
+            self.flip(at);
+            if !self.was_seen(&after, if is_known { 0 } else { in_a_row + 1 }) {
                 return Some((place, after));
             }
-            self.done.flip(at);
+            self.flip(at);
         }
         None
     }
@@ -326,6 +395,62 @@ mod tests {
             history.push(operation(time, Access::Read, Some((time + 1, value))));
         }
         assert_eq!(check::<Register>(&history), Verdict::Linearizable);
+    }
+
+    /// A list.
+    struct List;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Edit {
+        Read,
+        Clear,
+        Append(u8),
+    }
+
+    impl Model for List {
+        type State = Vec<u8>;
+        type Call = Edit;
+        type Output = Vec<u8>;
+
+        fn step(state: &Vec<u8>, edit: &Edit) -> (Vec<u8>, Vec<u8>) {
+            let after = match edit {
+                Edit::Read => state.clone(),
+                Edit::Clear => Vec::new(),
+                Edit::Append(value) => [&state[..], &[*value]].concat(),
+            };
+            let length = vec![after.len() as u8];
+            match edit {
+                Edit::Read => (after.clone(), after),
+                _ => (after, length),
+            }
+        }
+    }
+
+    /// As in the simulator's seed 1696.
+    #[test]
+    fn of_many_that_may_have_been_first_the_one_that_shows_later_is_found_soon() {
+        let operation = |called, call, returned| Operation {
+            called,
+            call,
+            returned,
+        };
+        let mut history: Vec<_> = (1..=12)
+            .map(|value| operation(0, Edit::Append(value), None))
+            .collect();
+        for (time, call, returned) in [
+            (10, Edit::Append(20), vec![1]),
+            (20, Edit::Append(21), vec![3]),
+            (30, Edit::Append(22), vec![4]),
+            (40, Edit::Read, vec![20, 7, 21, 22]),
+            (50, Edit::Clear, vec![0]),
+            (60, Edit::Clear, vec![0]),
+            (70, Edit::Append(23), vec![1]),
+            (80, Edit::Append(24), vec![4]),
+            (90, Edit::Read, vec![23, 12, 1, 24]),
+        ] {
+            history.push(operation(time, call, Some((time + 1, returned))));
+        }
+        assert_eq!(check::<List>(&history), Verdict::Linearizable);
     }
 
     /// Eight clients, three hundred operations, some of unknown outcome.
