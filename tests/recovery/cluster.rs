@@ -12,7 +12,7 @@ use duramen::node::{Error, Input, Report};
 use duramen::sim::{Settings, World};
 use duramen::wal::{Index, LogId, NodeId, Term, Wal};
 
-use super::damage::{Part, bytes_of, parts};
+use super::disks::{Struck, Whole};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// A cluster that can serve does so within this time.
@@ -53,7 +53,7 @@ pub(crate) struct Base {
     /// Of nodes 1 to 3.
     pub(crate) disks: Vec<SimDisk>,
     /// The same, before anything was done to them.
-    whole: Vec<SimDisk>,
+    whole: Arc<Vec<Whole>>,
     /// Up to where the newest snapshot of each node stands for the log.
     pub(crate) snapshotted: Vec<Index>,
     shape: Shape,
@@ -131,7 +131,7 @@ impl Cluster {
             let log = Wal::open_on(Arc::new(disk.clone()), "/node/log", options);
             log.unwrap().close().unwrap(); // It writes down how far it is durable.
         }
-        base.whole = base.disks.iter().map(SimDisk::fork).collect();
+        base.whole = Arc::new(base.disks.iter().map(Whole::new).collect());
         base
     }
 
@@ -155,7 +155,7 @@ impl Cluster {
         nodes().for_each(|id| self.world.kill(id));
         let disks: Vec<SimDisk> = nodes().map(|id| self.world.disk(id).fork()).collect();
         Base {
-            whole: disks.iter().map(SimDisk::fork).collect(),
+            whole: Arc::new(disks.iter().map(Whole::new).collect()),
             disks,
             snapshotted,
             shape: self.shape,
@@ -204,14 +204,18 @@ impl Base {
 
     /// Starts all nodes, and looks whether what must become of them does. Panics otherwise.
     pub(crate) fn start(self, seed: u64) -> Outcome {
+        let copies = self.whole.iter().zip(&self.disks);
+        let struck: Vec<Struck> = copies.map(|(whole, disk)| whole.compare(disk)).collect();
+        let given = self.disks.iter().map(SimDisk::fork).collect();
         let mut trial = Trial {
             world: World::on_disks(seed, self.disks.clone(), settings(self.shape), |_| {
                 Kv::default()
             }),
+            given,
             base: self,
         };
         let refused = trial.refused();
-        trial.calls_bad_what_is();
+        trial.nodes_say_what_is(&struck);
         let mut outcome = Outcome {
             refused,
             bad: trial
@@ -273,6 +277,8 @@ enum Fate {
 /// A cluster that was started from damaged disks.
 struct Trial {
     world: World<Kv>,
+    /// The disks as they were when it was.
+    given: Vec<SimDisk>,
     base: Base,
 }
 
@@ -293,26 +299,29 @@ impl Trial {
         ended.len() as u64
     }
 
-    /// Entries are bad whose bytes are not what they were, or cannot be read, and no others.
-    fn calls_bad_what_is(&self) {
-        for node in self.world.nodes() {
-            let bad: Vec<LogId> = node.raft().bad_entries().map(|(id, _)| id).collect();
-            if bad.is_empty() {
+    /// What the nodes say of themselves is what their disks say. The rest relies on it.
+    fn nodes_say_what_is(&self, struck: &[Struck]) {
+        for (id, struck) in nodes().zip(struck) {
+            let Some(node) = self.world.node(id) else {
+                let why = struck.is_log_struck || struck.are_snapshots_struck;
+                assert!(why, "{id} has not started, and nothing is wrong there");
                 continue;
+            };
+            let raft = node.raft();
+            let bad: BTreeSet<LogId> = raft.bad_entries().map(|(id, _)| id).collect();
+            let is_in_log = |id: &&LogId| raft.holds(**id) && id.index > raft.base().index;
+            let in_log = struck.payloads.iter().filter(is_in_log).copied();
+            let struck_here: BTreeSet<LogId> = in_log.collect();
+            let must_be_bad = &struck_here - &struck.memberships;
+            let are_right = bad.is_subset(&struck_here) && bad.is_superset(&must_be_bad);
+            assert!(are_right, "{id} calls bad {bad:?} of {struck_here:?}");
+            for committed in &self.base.committed {
+                let is_there = raft.holds(*committed) || committed.index <= raft.base().index;
+                let is_whole = struck.whole.contains(committed);
+                assert!(is_there || !is_whole, "{id} has cut {committed}");
             }
-            let number = node.status().id.0 as usize - 1;
-            let (whole, now) = (&self.base.whole[number], &self.base.disks[number]);
-            let struck: BTreeSet<LogId> = parts(whole)
-                .into_iter()
-                .filter(|place| bytes_of(now, place) != bytes_of(whole, place))
-                .filter_map(|place| match place.part {
-                    Part::Payload(id) => Some(id),
-                    Part::Frame | Part::Seal => None,
-                })
-                .collect();
-            for id in bad {
-                assert!(struck.contains(&id), "node {}: {id} is whole", number + 1);
-            }
+            let why = struck.are_snapshots_struck;
+            assert!(why || !raft.lacks_state(), "{id}: its snapshot is whole");
         }
     }
 
@@ -353,15 +362,19 @@ impl Trial {
         write(&mut self.world, "after".into(), "x".into(), time)
     }
 
-    /// A cluster that waits says for what: too few nodes are up, or somebody's state is lost, or the leader names entries, all that
-    /// nobody has among them.
+    /// A cluster that waits says for what: too few nodes are up, or the leader names entries, all that nobody has among them. Only
+    /// where no leader has its state, it is enough that somebody says that its own is lost.
     fn says_why(&self, nowhere: &BTreeSet<LogId>) -> BTreeSet<LogId> {
         let reports: Vec<Report> = self.world.nodes().map(|node| node.report()).collect();
-        if 2 * reports.len() as u64 <= NODES || reports.iter().any(|it| it.snapshots.is_state_lost)
-        {
+        if 2 * reports.len() as u64 <= NODES {
             return BTreeSet::new();
         }
-        let mut waiting = reports.iter().filter(|report| report.is_leader());
+        let is_lost = |report: &Report| report.snapshots.is_state_lost;
+        let leads_well = |report: &&Report| report.is_leader() && !is_lost(report);
+        let mut waiting = reports.iter().filter(leads_well);
+        if reports.iter().any(is_lost) && waiting.clone().count() == 0 {
+            return BTreeSet::new();
+        }
         let named = waiting.find_map(|leader| {
             let named: BTreeSet<LogId> = leader.waits_for.iter().map(|(id, _)| *id).collect();
             (!named.is_empty() && named.is_superset(nowhere)).then_some(named)
@@ -375,8 +388,14 @@ impl Trial {
             let keeps =
                 |raft: &duramen::raft::Raft| id.index <= raft.base().index || raft.holds(*id);
             let keepers = self.world.nodes().filter(|node| keeps(node.raft())).count() as u64;
-            let refused = NODES - self.world.nodes().count() as u64;
-            assert!(2 * (keepers + refused) > NODES, "{id} is given up");
+            let refused = nodes().filter(|node| self.world.node(*node).is_none());
+            let keeps = |node: &NodeId| {
+                let number = node.0 as usize - 1;
+                let (then, now) = (&self.given[number], &self.base.disks[number]);
+                self.base.whole[number].is_kept(*id, then, now)
+            };
+            let keepers = keepers + refused.filter(keeps).count() as u64;
+            assert!(2 * keepers > NODES, "{id} is given up");
         }
         for node in self.world.nodes() {
             let view = node.state().view();

@@ -108,6 +108,11 @@ pub(crate) fn files(disk: &SimDisk) -> Vec<Place> {
     files
 }
 
+/// Whether a file is one of the log's.
+pub(crate) fn is_of_log(file: &Place) -> bool {
+    file.path.starts_with(LOG)
+}
+
 /// The manifest in a snapshot file, with the head of its block.
 pub(crate) fn manifest(disk: &SimDisk, file: Place) -> Place {
     const MAGIC: &[u8] = b"DURAMANI";

@@ -9,6 +9,7 @@
 mod cases;
 mod cluster;
 mod damage;
+mod disks;
 mod lagging;
 mod places;
 mod random;
