@@ -140,7 +140,7 @@ const IN_TESTS: &[(&str, &str, &str)] = &[
     (
         "stall_ignored",
         "scripts",
-        "machines::a_leader_whose_sync_hangs_hands_over_and_says_for_how_long_it_has_waited",
+        "machines::a_leader_whose_sync_hangs_hands_over",
     ),
     (
         "stale_rejection_counts",

@@ -109,6 +109,14 @@ impl Set {
     }
 }
 
+/// How it was come to a state.
+struct Way {
+    /// The operations of unknown outcome that have taken effect.
+    unknown: Set,
+    /// How many of them at the end.
+    in_a_row: usize,
+}
+
 struct Search<'h, M: Model> {
     history: &'h [Operation<M::Call, M::Output>],
     /// The operations in the order of their returns.
@@ -121,9 +129,8 @@ struct Search<'h, M: Model> {
     known: Set,
     /// Of the others.
     unknown: Set,
-    /// By what has taken effect of those that returned, and the state: with which of the others, so many of them at the end, it was
-    /// come to.
-    seen: HashMap<(Set, M::State), Vec<(Set, usize)>>,
+    /// By what has taken effect of those that returned, and the state: the ways to there.
+    seen: HashMap<(Set, M::State), Vec<Way>>,
     steps: usize,
     /// The order so far: each operation, by its place in `by_return`, with the state before it.
     path: Vec<(usize, M::State)>,
@@ -189,12 +196,12 @@ impl<M: Model> Search<'_, M> {
     fn was_seen(&mut self, state: &M::State, in_a_row: usize) -> bool {
         let key = (self.known.clone(), state.clone());
         let ways = self.seen.entry(key).or_default();
-        let allows =
-            |(unknown, row): &(Set, usize)| unknown.is_subset(&self.unknown) && *row <= in_a_row;
+        let allows = |way: &Way| way.unknown.is_subset(&self.unknown) && way.in_a_row <= in_a_row;
         if ways.iter().any(allows) {
             return true;
         }
-        ways.push((self.unknown.clone(), in_a_row));
+        let unknown = self.unknown.clone();
+        ways.push(Way { unknown, in_a_row });
         self.steps += 1;
         false
     }

@@ -141,7 +141,7 @@ fn in_a_bad_network_with_a_link_that_is_cut_one_way_writes_go_on() {
 
 /// Rows 28 and 37. Its network is well: the others hear of it all the time.
 #[test]
-fn a_leader_whose_sync_hangs_hands_over_and_says_for_how_long_it_has_waited() {
+fn a_leader_whose_sync_hangs_hands_over() {
     for seed in 0..20 {
         let mut world = cluster(seed);
         assert!(append(&mut world, "a"));
