@@ -6,6 +6,7 @@ use duramen_disk::{Disk, DiskFile};
 
 use crate::canary::planted;
 use crate::error::{Error, Result, is_full};
+use crate::format::TRAILER_BYTES;
 use crate::frame::Home;
 use crate::segment::{Segment, SegmentHeader, segment_path};
 
@@ -97,10 +98,20 @@ impl Spare {
         if file.len().map_err(Error::io("look at", &path))? != file_bytes {
             return Ok(None);
         }
-        // After a power cut the length may be there and the space not.
-        match file.allocate(file_bytes) {
+        // After a power cut the length may be there and the space not. And a directory that was restored from an older copy may have
+        // a spare of its later history, which becomes the segment again that it was: its old trailer would be taken for a seal.
+        let trailer = file_bytes - TRAILER_BYTES as u64;
+        let reserved = file.allocate(file_bytes).and_then(|()| {
+            let zeros = if planted("old_seal") {
+                0
+            } else {
+                TRAILER_BYTES
+            };
+            file.write_all_at(&[0; TRAILER_BYTES][..zeros], trailer)
+        });
+        match reserved {
             Err(error) if is_full(&error) => return Ok(None),
-            reserved => reserved.map_err(Error::io("allocate", &path))?,
+            reserved => reserved.map_err(Error::io("reserve", &path))?,
         }
         Ok(Some(Spare {
             number,

@@ -32,6 +32,11 @@ const CANARIES: &[(&str, &str, &str)] = &[
         "damage",
         "a_frame_of_another_history_is_not_taken",
     ),
+    (
+        "old_seal",
+        "old_bytes",
+        "the_seal_of_a_spare_that_becomes_the_segment_again_that_it_was_in_a_later_history_is_none",
+    ),
     ("freed_early", "crash", "every_crash_while_a_purge_waits"),
     (
         "older_not_truncated",

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use duramen_disk::SimDisk;
 use duramen_wal::Options;
 use support::*;
@@ -122,6 +124,40 @@ fn frames_of_a_later_history_in_a_spare_are_not_read_when_it_is_a_segment_again(
 
     let wal = open(&older, &small()).unwrap();
     steps.extend((2..60).map(|index| vec![append(1, index, index, 1, 200)]));
+    for k in 1..steps.len() {
+        wal.write(batch(&steps[k])).unwrap();
+        let killed = older.fork();
+        killed.kill();
+        assert_holds(&killed, &small(), &steps[..=k], k + 1);
+    }
+    assert_eq!(read_file(&older, &segment(2))[48], 1, "it is the spare");
+}
+
+/// The same, and the spare gets the number again that it had when it was a segment, and was sealed.
+#[test]
+fn the_seal_of_a_spare_that_becomes_the_segment_again_that_it_was_in_a_later_history_is_none() {
+    let mut steps = vec![large(1)];
+    let older = disk_with(&small(), &steps);
+    let disk = older.fork();
+    let later = [
+        large(2),
+        large(3),
+        [large(4), vec![purge(1, 3, 1)]].concat(),
+    ];
+    write_all(&open(&disk, &small()).unwrap(), &later);
+    let mut files = files(&disk, DIR.as_ref()).into_iter();
+    let was_second = |path: &Path, bytes: &[u8]| {
+        path.extension().is_some_and(|name| name == "tmp") && bytes[32] == 2
+    };
+    let (path, spare) = files
+        .find(|(path, bytes)| was_second(path, bytes))
+        .expect("the second segment is a spare");
+    let trailer = &spare[spare.len() - 128..];
+    assert_eq!(trailer[8..16], *b"DURAMENS", "it was sealed");
+    write_file(&older, &path, &spare);
+
+    let wal = open(&older, &small()).unwrap();
+    steps.extend((2..20).map(|index| vec![append(1, index, index, 1, 100)]));
     for k in 1..steps.len() {
         wal.write(batch(&steps[k])).unwrap();
         let killed = older.fork();
