@@ -211,15 +211,16 @@ impl Clerk {
     /// A request arrives.
     fn arrive(&self, call: &Call, attempt: &Attempt, world: &mut World<Store>) {
         let mailbox = attempt.mailbox.clone();
+        let time = world.log_time(attempt.server);
         let input = match call {
             Call::Get(key) => read(key.clone(), mailbox),
             Call::Put(key, value) => {
                 let command = Command::set(key.clone(), value.clone());
-                self.write(command, world.now(), mailbox)
+                self.write(command, time, mailbox)
             }
             Call::Append(key, value) => {
                 let command = Command::append(key.clone(), value.clone());
-                self.write(command, world.now(), mailbox)
+                self.write(command, time, mailbox)
             }
         };
         if !world.give(attempt.server, input) {
@@ -228,7 +229,7 @@ impl Clerk {
     }
 
     /// A call of its session, or first the opening of one.
-    fn write(&self, command: Command, now: Duration, mailbox: Mailbox) -> Input<Store> {
+    fn write(&self, command: Command, time: LogTime, mailbox: Mailbox) -> Input<Store> {
         let command = command.encode();
         let action = match self.session {
             None => Action::Open {
@@ -240,9 +241,8 @@ impl Clerk {
                 command: &command,
             },
         };
-        let millis = u64::try_from(now.as_millis()).unwrap();
         Input::Propose {
-            command: action.encode(LogTime(millis)),
+            command: action.encode(time),
             on_applied: Box::new(move |given| {
                 *mailbox.lock().unwrap() = Some(match given {
                     Ok(given) => told(given),
