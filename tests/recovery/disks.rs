@@ -1,7 +1,6 @@
 //! What the disks say, whatever the nodes say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use duramen::disk::SimDisk;
 use duramen::raft::Membership;
@@ -14,8 +13,6 @@ use super::damage::{Part, Place, bytes_of, files, is_of_log, parts};
 pub(crate) struct Whole {
     disk: SimDisk,
     payloads: Vec<(LogId, Place)>,
-    /// Segments that have a seal.
-    sealed: BTreeSet<PathBuf>,
 }
 
 /// What was done to a disk.
@@ -27,7 +24,7 @@ pub(crate) struct Struck {
     pub(crate) memberships: BTreeSet<LogId>,
     /// Entries in the log whose bytes are what they were.
     pub(crate) whole: BTreeSet<LogId>,
-    /// Something else of the log; or a sector cannot be read, of a segment without a seal, which is an error there.
+    /// Something else of the log.
     pub(crate) is_log_struck: bool,
     /// Something of the snapshots.
     pub(crate) are_snapshots_struck: bool,
@@ -38,19 +35,15 @@ const SECTOR_BYTES: u64 = 512;
 impl Whole {
     pub(crate) fn new(disk: &SimDisk) -> Whole {
         let disk = disk.fork();
-        let mut whole = Whole {
-            payloads: Vec::new(),
-            sealed: BTreeSet::new(),
-            disk: disk.clone(),
-        };
-        for place in parts(&disk) {
-            match place.part {
-                Part::Payload(id) => whole.payloads.push((id, place)),
-                Part::Seal => drop(whole.sealed.insert(place.path)),
-                Part::Frame => {}
-            }
+        let parts = parts(&disk).into_iter();
+        let payloads = parts.filter_map(|place| match place.part {
+            Part::Payload(id) => Some((id, place)),
+            Part::Frame | Part::Seal => None,
+        });
+        Whole {
+            payloads: payloads.collect(),
+            disk,
         }
-        whole
     }
 
     /// What was done to a copy of it.
@@ -97,9 +90,6 @@ impl Whole {
     /// Whether what was done to a sector was not only done to payloads.
     fn is_log(&self, now: &SimDisk, sector: &Place) -> bool {
         let (before, after) = (bytes_of(&self.disk, sector), bytes_of(now, sector));
-        if after.is_none() && !self.sealed.contains(&sector.path) {
-            return true;
-        }
         let is_payload = |at: u64| {
             let here = |place: &Place| (place.offset..place.offset + place.bytes).contains(&at);
             let mut places = self.payloads.iter().map(|(_, place)| place);

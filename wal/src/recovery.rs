@@ -14,6 +14,9 @@
 //! | bad | any | whole | **damage**: `DamagedDirectory`, nothing changed | **torn**: cut with all after it, reported |
 //! | bad | any | bad | **damage**: `DamagedDirectory`, nothing changed | **torn** if there is anything but zeros (in a recycled segment: any header or directory of this log), else the end |
 //!
+//! A payload that cannot be read is bad at or below the mark. Above it, and elsewhere, a sector that cannot be read is an error unless
+//! something else says the same: what cannot be read is not torn.
+//!
 //! Segments before the last one that has a frame are all at or below the mark: a segment is begun only when all before it
 //! is durable. Their frames are not looked at if they have a seal; those after the last seal are the *tail* of the log, and
 //! read frame by frame. What is kept and suspect is said by the frame that begins the epoch, so that it stays suspect.

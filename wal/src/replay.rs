@@ -271,6 +271,10 @@ impl Replay {
             return Err(no_directory(&segments[0], missing, begin));
         }
         self.keep_decided(&mut tail, &mut held)?;
+        // What cannot be read is not torn.
+        if let Some(error) = held.iter_mut().find_map(|frame| frame.unread.take()) {
+            self.lose(error)?;
+        }
         if self.keep_suspects {
             let mut bad = Vec::new();
             for frame in std::mem::take(&mut held) {

@@ -21,8 +21,10 @@ pub(crate) struct Frame {
     pub(crate) segment: Arc<Segment>,
     pub(crate) directory: Directory,
     pub(crate) records: Records,
-    /// Entries whose payload does not match its checksum.
+    /// Entries whose payload does not match its checksum, or cannot be read.
     pub(crate) bad_entries: Vec<BadEntry>,
+    /// Why the payloads cannot be read, if they cannot.
+    pub(crate) unread: Option<Error>,
 }
 
 /// An entry that is known, and whose payload is not what was written.
@@ -292,13 +294,15 @@ impl<'a> Scan<'a> {
                 return Err(damaged(Damage::Content));
             }
         }
-        let payloads = self.window.read_up_to(payload_offset, claimed)?;
-        let bad_entries = bad_entries(&records, payloads, payload_offset);
+        // At once. If that fails, some may be readable all the same.
+        let unread = self.window.read_up_to(payload_offset, claimed).err();
+        let bad_entries = bad_entries(&records, &mut self.window, payload_offset);
         Ok(Frame {
             segment: self.segment.clone(),
             directory,
             records,
             bad_entries,
+            unread,
         })
     }
 }
@@ -391,9 +395,9 @@ fn follows(directory: &Directory, link: Link) -> bool {
         && epoch_follows
 }
 
-fn bad_entries(records: &Records, payloads: &[u8], payload_offset: u64) -> Vec<BadEntry> {
+fn bad_entries(records: &Records, window: &mut Window<'_>, payload_offset: u64) -> Vec<BadEntry> {
     let mut bad = Vec::new();
-    let mut at = 0;
+    let mut offset = payload_offset;
     for (record, metas) in records.iter() {
         let Record::Entries(run) = record else {
             continue;
@@ -406,18 +410,14 @@ fn bad_entries(records: &Records, payloads: &[u8], payload_offset: u64) -> Vec<B
                 term: run.first.term,
                 index: Index(index),
             };
-            let end = at + meta.payload_bytes as usize;
-            let payload = payloads.get(at..end);
-            if payload.is_none_or(|payload| entry_checksum(run.group, id, payload) != meta.checksum)
-            {
-                let offset = payload_offset + at as u64;
-                bad.push(BadEntry {
-                    group: run.group,
-                    id,
-                    offset,
-                });
+            let payload = window.read_up_to(offset, meta.payload_bytes.into());
+            let is_whole = payload
+                .is_ok_and(|payload| entry_checksum(run.group, id, payload) == meta.checksum);
+            if !is_whole {
+                let group = run.group;
+                bad.push(BadEntry { group, id, offset });
             }
-            at = end;
+            offset += u64::from(meta.payload_bytes);
         }
     }
     bad

@@ -184,6 +184,48 @@ fn an_entry_in_a_sector_that_cannot_be_read_is_repaired() {
     assert_eq!(read(&wal).unwrap(), *first);
 }
 
+/// Row 9. In a segment without a seal, whose payloads are looked at by `open`: each sector that is all payload.
+#[test]
+fn a_sector_of_a_durable_payload_at_the_end_of_the_log_is_an_error_of_its_entry_alone() {
+    let steps: Vec<Step> = (1..=3)
+        .map(|index| vec![append(1, index, index, 1, 2000)])
+        .collect();
+    let disk = disk_with(&small(), &steps);
+    let bytes = read_file(&disk, &segment(1));
+    let expected = &states(&steps).pop().unwrap()[&GroupId(1)].entries;
+    let mut hit = 0;
+    let frames = frames(&bytes).into_iter();
+    let frames = frames.filter(|frame| !frame.payload.is_empty());
+    for (frame, entry) in frames.zip(expected) {
+        let sectors = frame.payload.start.div_ceil(512)..frame.payload.end / 512;
+        for sector in sectors.map(|sector| sector as u64 * 512) {
+            let _replay = Replay(|| format!("{}, the sector at {sector}", entry.id));
+            let disk = disk.fork();
+            disk.make_bad(&segment(1), sector..sector + 512).unwrap();
+            let wal = open(&disk, &small()).unwrap();
+            let [damaged] = &wal.recovery().damaged[..] else {
+                panic!("{:?}", wal.recovery());
+            };
+            assert_eq!(damaged.entry.id, entry.id);
+            for one in expected {
+                let read = wal.entries(GroupId(1), one.id.index..one.id.index.next(), u64::MAX);
+                match one.id == entry.id {
+                    true => assert!(is_eio(&error(read))),
+                    false => assert_eq!(read.unwrap()[0], *one),
+                }
+            }
+            wal.write(batch(&vec![append(1, 4, 4, 1, 100)])).unwrap();
+            wal.repair(GroupId(1), entry.clone()).unwrap();
+            drop(wal);
+            let wal = open(&disk, &small()).unwrap();
+            let read = wal.entries(GroupId(1), Index(1)..Index(4), u64::MAX);
+            assert_eq!(read.unwrap(), *expected);
+            hit += 1;
+        }
+    }
+    assert_eq!(hit, 9);
+}
+
 /// Row 9. Also where nothing marks the last frame: what cannot be read is not torn.
 #[test]
 fn a_sector_of_an_unmarked_end_that_cannot_be_read_is_never_cut() {
