@@ -5,6 +5,7 @@
 //! cannot be told, or the directory is not what was meant.
 
 mod address;
+mod bench;
 mod client;
 mod cluster;
 mod log;
@@ -38,6 +39,7 @@ enum Command {
     Snapshot(snapshot::SnapshotCommand),
     Sim(sim::Sim),
     Torture(torture::Torture),
+    Bench(bench::Bench),
 }
 
 /// Runs the program with the arguments of the process.
@@ -51,6 +53,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Snapshot(snapshot) => snapshot.run(),
         Command::Sim(sim) => sim.run().map(Ended::from), // Its nodes are too many to listen to.
         Command::Torture(torture) => torture.run().map(Ended::from), // And so are its processes.
+        Command::Bench(bench) => bench.run().map(Ended::from),
     };
     match outcome {
         Ok(ended) => ExitCode::from(ended.code()),
