@@ -1,11 +1,14 @@
-//! Clients that ask one thing after the other, all on one thread, so that they leave the machine to the servers.
+//! Work that clients do. Those that speak the Redis protocol are `duramen bench`; those of etcd are here, and do the same: all on one thread, so
+//! that they leave the machine to the servers, one request after the other.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::path::Path;
+use std::process::Command;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
@@ -20,18 +23,9 @@ pub struct Load {
     /// How many requests a client sends before it waits for their answers.
     pipeline: usize,
     value_bytes: usize,
-    /// The clients use this many keys between them.
     keys: u64,
-    end: End,
-}
-
-/// When they stop.
-#[derive(Debug, Clone, Copy)]
-enum End {
-    /// After a quarter of it more, which is not counted.
-    After(Duration),
-    /// When each key has been written once.
-    AllKeys,
+    /// How long requests are sent that count; a quarter of it more comes first.
+    time: Duration,
 }
 
 /// What came of it.
@@ -41,7 +35,7 @@ pub struct Measured {
     pub p50_us: u32,
     pub p99_us: u32,
     /// How much of one core the clients took.
-    pub client_cpu: f64,
+    pub client_cores: f64,
 }
 
 const KEYS: u64 = 100_000;
@@ -54,19 +48,16 @@ impl Load {
             pipeline,
             value_bytes: 256,
             keys: KEYS,
-            end: End::After(time),
+            time,
         }
     }
 
     /// Writes so many keys once each.
     pub fn filling(keys: u64, value_bytes: usize) -> Load {
         Load {
-            operation: Operation::Put,
-            clients: 64,
-            pipeline: 16,
             value_bytes,
             keys,
-            end: End::AllKeys,
+            ..Load::new(Operation::Fill, 64, 16, Duration::from_secs(1))
         }
     }
 
@@ -74,19 +65,49 @@ impl Load {
         self.pipeline > 1
     }
 
-    /// Runs it against a server.
+    /// Runs it against a server. `duramen` is the program.
     ///
     /// # Errors
     /// The server does not answer, or says no.
-    pub fn run(&self, wire: Wire, address: &str) -> io::Result<Measured> {
+    pub fn run(&self, wire: Wire, address: &str, duramen: &Path) -> io::Result<Measured> {
+        match wire {
+            Wire::Redis => self.run_bench(address, duramen),
+            Wire::EtcdHttp => self.run_http(address),
+        }
+    }
+
+    fn run_bench(&self, address: &str, duramen: &Path) -> io::Result<Measured> {
+        let output = Command::new(duramen)
+            .args(["bench", "--json", "--at", address])
+            .args(["--operations", self.operation.name()])
+            .args(["--clients", &self.clients.to_string()])
+            .args(["--pipeline", &self.pipeline.to_string()])
+            .args(["--value-bytes", &self.value_bytes.to_string()])
+            .args(["--keys", &self.keys.to_string()])
+            .args(["--seconds", &self.time.as_secs_f64().to_string()])
+            .output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(io::Error::other(said));
+        }
+        let said: Value = serde_json::from_slice(&output.stdout)?;
+        let said = &said["measured"][0];
+        let number = |key: &str| said[key].as_f64();
+        let measured = || {
+            Some(Measured {
+                per_second: number("per_second")?,
+                p50_us: number("p50_us")? as u32,
+                p99_us: number("p99_us")? as u32,
+                client_cores: number("client_cores")?,
+            })
+        };
+        measured().ok_or_else(|| io::Error::other(format!("not what `bench` says: {said}")))
+    }
+
+    fn run_http(&self, address: &str) -> io::Result<Measured> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let shared = Rc::new(Shared {
-            next_key: Cell::new(0),
-            from: Cell::new(Instant::now()),
-            until: Cell::new(Instant::now()),
-        });
         let clients = async {
             let mut streams = Vec::new();
             for _ in 0..self.clients {
@@ -94,92 +115,50 @@ impl Load {
                 stream.set_nodelay(true)?;
                 streams.push(stream);
             }
-            if let End::After(time) = self.end {
-                shared.from.set(Instant::now() + time / 4);
-                shared.until.set(Instant::now() + time / 4 + time);
-            }
-            let begun = Instant::now();
+            let from = Instant::now() + self.time / 4;
+            let window = Rc::new((from, from + self.time));
             let tasks: Vec<_> = streams
                 .into_iter()
-                .map(|stream| tokio::task::spawn_local(self.ask_on(wire, stream, shared.clone())))
+                .map(|stream| tokio::task::spawn_local(Load::ask_on(*self, stream, window.clone())))
                 .collect();
             let mut latencies = Vec::new();
             for task in tasks {
                 latencies.extend(task.await.map_err(io::Error::other)??);
             }
-            let counted = match self.end {
-                End::After(time) => time,
-                End::AllKeys => begun.elapsed(),
-            };
-            io::Result::Ok((latencies, counted))
+            io::Result::Ok(latencies)
         };
         let (begun, cpu) = (Instant::now(), cpu_seconds());
-        let (latencies, counted) = runtime.block_on(LocalSet::new().run_until(clients))?;
-        let client_cpu = (cpu_seconds() - cpu) / begun.elapsed().as_secs_f64();
-        Ok(Measured::new(latencies, counted, client_cpu))
+        let latencies = runtime.block_on(LocalSet::new().run_until(clients))?;
+        let client_cores = (cpu_seconds() - cpu) / begun.elapsed().as_secs_f64();
+        let time = begun.elapsed() - self.time / 4;
+        Ok(Measured::new(latencies, time, client_cores))
     }
 
     async fn ask_on(
         self,
-        wire: Wire,
         mut stream: TcpStream,
-        shared: Rc<Shared>,
+        window: Rc<(Instant, Instant)>,
     ) -> io::Result<Vec<u32>> {
+        let wire = Wire::EtcdHttp;
         let value = vec![b'v'; self.value_bytes];
-        let (mut requests, mut answers) = (Vec::new(), Vec::new());
+        let (mut request, mut answers) = (Vec::new(), Vec::new());
         let mut latencies = Vec::new();
         loop {
-            requests.clear();
-            let mut sent = 0;
-            while sent < self.pipeline
-                && let Some(key) = self.next_key(&shared)
-            {
-                wire.put_request(&mut requests, self.operation, &key, &value);
-                sent += 1;
-            }
-            if sent == 0 {
+            let asked = Instant::now();
+            if asked >= window.1 && !latencies.is_empty() {
                 return Ok(latencies);
             }
-            let asked = Instant::now();
-            stream.write_all(&requests).await?;
-            for _ in 0..sent {
-                read_answer(wire, &mut stream, &mut answers).await?;
-            }
-            let answered = Instant::now();
-            let counts = match self.end {
-                End::After(_) => (shared.from.get()..shared.until.get()).contains(&answered),
-                End::AllKeys => true,
-            };
-            if counts {
-                let latency = (answered - asked).as_micros() as u32;
-                latencies.extend(std::iter::repeat_n(latency, sent));
+            request.clear();
+            let key = format!("bench:{}", fastrand::u64(..self.keys));
+            wire.put_request(&mut request, self.operation, &key, &value);
+            stream.write_all(&request).await?;
+            read_answer(wire, &mut stream, &mut answers).await?;
+            // Whenever it is answered: else what takes longest would be left out.
+            if asked >= window.0 {
+                latencies.push(asked.elapsed().as_micros() as u32);
             }
         }
     }
-
-    fn next_key(&self, shared: &Shared) -> Option<String> {
-        let number = shared.next_key.get();
-        let has_ended = match self.end {
-            End::After(_) => Instant::now() >= shared.until.get(),
-            End::AllKeys => number >= self.keys,
-        };
-        shared.next_key.set(number + 1);
-        // Spread: as if they came in any order.
-        let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % self.keys;
-        let key = match self.end {
-            End::After(_) => spread,
-            End::AllKeys => number,
-        };
-        (!has_ended).then(|| format!("key:{key:012}"))
-    }
-}
-
-/// What the clients of a load have in common.
-struct Shared {
-    next_key: Cell<u64>,
-    /// Answers in between count.
-    from: Cell<Instant>,
-    until: Cell<Instant>,
 }
 
 async fn read_answer(wire: Wire, stream: &mut TcpStream, answers: &mut Vec<u8>) -> io::Result<()> {
@@ -195,7 +174,7 @@ async fn read_answer(wire: Wire, stream: &mut TcpStream, answers: &mut Vec<u8>) 
 }
 
 impl Measured {
-    fn new(mut latencies: Vec<u32>, time: Duration, client_cpu: f64) -> Measured {
+    fn new(mut latencies: Vec<u32>, time: Duration, client_cores: f64) -> Measured {
         latencies.sort_unstable();
         let at = |share: f64| {
             let place = (latencies.len() as f64 * share) as usize;
@@ -205,7 +184,7 @@ impl Measured {
             per_second: latencies.len() as f64 / time.as_secs_f64(),
             p50_us: at(0.5),
             p99_us: at(0.99),
-            client_cpu,
+            client_cores,
         }
     }
 }
@@ -215,7 +194,7 @@ impl fmt::Display for Measured {
         write!(
             f,
             "{:.0}/s, p50 {} us, p99 {} us, clients on {:.2} cores",
-            self.per_second, self.p50_us, self.p99_us, self.client_cpu
+            self.per_second, self.p50_us, self.p99_us, self.client_cores
         )
     }
 }

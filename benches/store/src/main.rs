@@ -1,7 +1,8 @@
 //! Duramen's replicated store beside etcd and a lone Redis, on one machine, in one run.
 //!
 //! The systems take turns at each piece of work, in several rounds, and what is shown is the median of the rounds: whatever else the
-//! machine does meanwhile meets all of them. All clients are on one thread, whose use of the processor is shown.
+//! machine does meanwhile meets all of them. All clients are on one thread, whose use of the processor is shown: where that is near one core,
+//! the clients are what is measured.
 
 mod load;
 mod systems;
@@ -49,6 +50,10 @@ struct Options {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+
+    /// Write table and figures into this directory too, under today's date
+    #[arg(long, value_name = "DIR")]
+    results: Option<PathBuf>,
 }
 
 /// How much is done.
@@ -85,14 +90,22 @@ fn main() -> io::Result<()> {
             eprintln!("{} is not installed, and left out", kind.name());
         }
     }
-    let mut table = Table::new(systems.iter().map(|system| system.kind).collect());
+    let kinds = systems.iter().map(|system| system.kind).collect();
+    let mut table = Table::new(dir.path(), kinds);
     idle_memory(&systems, &mut table);
-    throughput(&systems, &plan, &mut table)?;
+    throughput(&systems, &plan, &options, &mut table)?;
+    slow_follower(&systems, &plan, &options, &mut table)?;
     failover(&mut systems, &plan, &mut table)?;
-    restart(&mut systems, &plan, &mut table)?;
+    restart(&mut systems, &plan, &options, &mut table)?;
     match options.json {
         true => println!("{:#}", table.json()),
         false => println!("{table}"),
+    }
+    if let Some(dir) = &options.results {
+        std::fs::create_dir_all(dir)?;
+        let path = |kind| dir.join(format!("stores-{}.{kind}", table::today()));
+        std::fs::write(path("md"), table.to_string())?;
+        std::fs::write(path("json"), format!("{:#}\n", table.json()))?;
     }
     Ok(())
 }
@@ -129,7 +142,12 @@ fn loads(time: Duration) -> Vec<(String, Load, &'static str)> {
     loads
 }
 
-fn throughput(systems: &[System], plan: &Plan, table: &mut Table) -> io::Result<()> {
+fn throughput(
+    systems: &[System],
+    plan: &Plan,
+    options: &Options,
+    table: &mut Table,
+) -> io::Result<()> {
     for round in 1..=plan.rounds {
         for (name, load, target) in loads(plan.time) {
             for system in systems {
@@ -137,10 +155,31 @@ fn throughput(systems: &[System], plan: &Plan, table: &mut Table) -> io::Result<
                     continue; // HTTP/1.1 answers one after the other.
                 }
                 let kind = system.kind;
-                let measured = load.run(kind.wire(), &system.leader()?)?;
+                let measured = load.run(kind.wire(), &system.leader()?, &options.duramen)?;
                 eprintln!("round {round}: {name}: {}: {measured}", kind.name());
                 add(table, kind, &name, target, &measured);
             }
+        }
+    }
+    Ok(())
+}
+
+/// One of three nodes stands still: all that is written has to be on both others.
+fn slow_follower(
+    systems: &[System],
+    plan: &Plan,
+    options: &Options,
+    table: &mut Table,
+) -> io::Result<()> {
+    let name = "put, 64 clients, a follower stands still";
+    let load = Load::new(Operation::Put, 64, 1, plan.time);
+    for round in 1..=plan.rounds {
+        for system in systems.iter().filter(|system| system.kind != Kind::Redis) {
+            let kind = system.kind;
+            let run = |leader: &str| load.run(kind.wire(), leader, &options.duramen);
+            let measured = system.without_a_follower(run)?;
+            eprintln!("round {round}: {name}: {}: {measured}", kind.name());
+            add(table, kind, name, "4 x etcd", &measured);
         }
     }
     Ok(())
@@ -154,7 +193,7 @@ fn add(table: &mut Table, kind: Kind, name: &str, target: &'static str, measured
     row("", Unit::PerSecond, target, measured.per_second);
     row(", p50", Unit::Micros, "", measured.p50_us.into());
     row(", p99", Unit::Micros, "", measured.p99_us.into());
-    row(", clients' CPU", Unit::Cores, "", measured.client_cpu);
+    row(", clients' CPU", Unit::Cores, "", measured.client_cores);
 }
 
 fn failover(systems: &mut [System], plan: &Plan, table: &mut Table) -> io::Result<()> {
@@ -180,7 +219,12 @@ fn failover(systems: &mut [System], plan: &Plan, table: &mut Table) -> io::Resul
 }
 
 /// Writes that much, kills all, and starts all again.
-fn restart(systems: &mut [System], plan: &Plan, table: &mut Table) -> io::Result<()> {
+fn restart(
+    systems: &mut [System],
+    plan: &Plan,
+    options: &Options,
+    table: &mut Table,
+) -> io::Result<()> {
     let keys = (plan.restart_mib << 20) / RESTART_VALUE_BYTES as u64;
     for system in systems
         .iter_mut()
@@ -188,7 +232,8 @@ fn restart(systems: &mut [System], plan: &Plan, table: &mut Table) -> io::Result
     {
         let (kind, mib) = (system.kind, plan.restart_mib);
         eprintln!("restart: filling {} with {mib} MiB", kind.name());
-        Load::filling(keys, RESTART_VALUE_BYTES).run(kind.wire(), &system.leader()?)?;
+        let load = Load::filling(keys, RESTART_VALUE_BYTES);
+        load.run(kind.wire(), &system.leader()?, &options.duramen)?;
         system.kill_all()?;
         let took = system.start_all()?.as_secs_f64() * 1000.0;
         let name = format!("restart with {mib} MiB, until a write");

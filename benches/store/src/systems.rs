@@ -236,6 +236,28 @@ impl System {
         Ok(took)
     }
 
+    /// Does something while a follower stands still, which has caught up afterwards. `work` is told where the leader is.
+    ///
+    /// # Errors
+    /// Those of `work`; there is no leader.
+    pub fn without_a_follower<T>(&self, work: impl FnOnce(&str) -> io::Result<T>) -> io::Result<T> {
+        let leader = self.until_written()?;
+        let follower = (leader + 1) % self.nodes.len();
+        self.signal(follower, "-STOP")?;
+        let done = work(&self.nodes[leader].client);
+        self.signal(follower, "-CONT")?;
+        self.until_caught_up(follower)?;
+        done
+    }
+
+    fn signal(&self, number: usize, signal: &str) -> io::Result<()> {
+        if let Some(child) = &self.nodes[number].child {
+            let id = child.id().to_string();
+            Command::new("kill").args([signal, &id]).status()?;
+        }
+        Ok(())
+    }
+
     /// Waits until a node answers a linearizable read.
     fn until_caught_up(&self, number: usize) -> io::Result<()> {
         let (wire, address) = (self.kind.wire(), &self.nodes[number].client);

@@ -1,6 +1,8 @@
 //! What was measured: medians, ratios, and what is wanted.
 
 use std::fmt;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
@@ -8,6 +10,7 @@ use crate::systems::Kind;
 
 /// All of it.
 pub struct Table {
+    machine: String,
     kinds: Vec<Kind>,
     rows: Vec<Row>,
 }
@@ -70,7 +73,7 @@ impl Row {
         values.sort_by(f64::total_cmp);
         match self.name.ends_with("worst") {
             true => values.last().copied(),
-            false => values.get(values.len() / 2).copied(),
+            false => values.get(values.len().saturating_sub(1) / 2).copied(),
         }
     }
 
@@ -81,8 +84,10 @@ impl Row {
 }
 
 impl Table {
-    pub fn new(kinds: Vec<Kind>) -> Table {
+    /// `dir` is where the data is.
+    pub fn new(dir: &Path, kinds: Vec<Kind>) -> Table {
         Table {
+            machine: machine(dir),
             kinds,
             rows: Vec::new(),
         }
@@ -115,7 +120,7 @@ impl Table {
                 "ratios": ratios.collect::<Map<_, _>>(),
             })
         });
-        json!({ "notes": NOTES, "rows": rows.collect::<Vec<_>>() })
+        json!({ "machine": self.machine, "notes": NOTES, "rows": rows.collect::<Vec<_>>() })
     }
 
     fn others(&self) -> impl Iterator<Item = Kind> {
@@ -134,29 +139,81 @@ const NOTES: [&str; 4] = [
     "Values have 256 bytes, and the keys are 100,000.",
 ];
 
+/// Markdown.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:38} {:6}", "", "")?;
+        writeln!(f, "{}\n", self.machine)?;
+        write!(f, "| | |")?;
         for kind in &self.kinds {
-            write!(f, "{:>10}", kind.name())?;
+            write!(f, " {} |", kind.name())?;
         }
         for kind in self.others() {
-            write!(f, "{:>10}", format!("/ {}", kind.name()))?;
+            write!(f, " / {} |", kind.name())?;
         }
-        writeln!(f, "  wanted")?;
+        writeln!(f, " wanted |")?;
+        let columns = self.kinds.len() + self.others().count() + 3;
+        writeln!(f, "|{}", "---|".repeat(columns))?;
         for row in &self.rows {
-            write!(f, "{:38} {:6}", row.name, row.unit.name())?;
+            write!(f, "| {} | {} |", row.name, row.unit.name())?;
             let shown = |value: Option<f64>, decimals: usize| {
                 value.map_or("-".to_owned(), |value| format!("{value:.decimals$}"))
             };
             for kind in &self.kinds {
-                write!(f, "{:>10}", shown(row.value(*kind), row.unit.decimals()))?;
+                write!(f, " {} |", shown(row.value(*kind), row.unit.decimals()))?;
             }
             for kind in self.others() {
-                write!(f, "{:>10}", shown(row.ratio(kind), 2))?;
+                write!(f, " {} |", shown(row.ratio(kind), 2))?;
             }
-            writeln!(f, "  {}", row.target)?;
+            writeln!(f, " {} |", row.target)?;
         }
-        NOTES.iter().try_for_each(|note| writeln!(f, "{note}"))
+        writeln!(f)?;
+        NOTES.iter().try_for_each(|note| writeln!(f, "* {note}"))
     }
+}
+
+/// When and where it was measured, and how many writes with an fdatasync each the disk does in a second at the beginning.
+fn machine(dir: &Path) -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name"));
+    let cpu = cpu.map_or("", |line| line.trim_start_matches([' ', '\t', ':']));
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let dir_name = dir.to_string_lossy();
+    let mount = ["-n", "-o", "FSTYPE,SOURCE,OPTIONS", "-T", &dir_name];
+    let syncs = syncs_per_second(dir).map_or(String::new(), |syncs| format!("{syncs:.0}"));
+    format!(
+        "{}: {cores} cores ({cpu}), Linux {}, {}; writes of 4 KiB with an fdatasync each: {syncs} a second.",
+        today(),
+        said_by("uname", &["-r"]),
+        said_by("findmnt", &mount),
+    )
+}
+
+fn syncs_per_second(dir: &Path) -> std::io::Result<f64> {
+    use std::os::unix::fs::FileExt;
+    const BYTES: usize = 4096;
+    const TIMES: u64 = 256;
+    let path = dir.join("syncs");
+    let file = std::fs::File::create_new(&path)?;
+    file.write_all_at(&vec![0; BYTES * TIMES as usize], 0)?;
+    file.sync_all()?;
+    let since = std::time::Instant::now();
+    for number in 0..TIMES {
+        file.write_all_at(&[1; BYTES], number * BYTES as u64)?;
+        file.sync_data()?;
+    }
+    let seconds = since.elapsed().as_secs_f64();
+    std::fs::remove_file(path)?;
+    Ok(TIMES as f64 / seconds)
+}
+
+pub fn today() -> String {
+    said_by("date", &["-u", "+%Y-%m-%d"])
+}
+
+fn said_by(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    let said = output.map_or(String::new(), |output| {
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    said.split_whitespace().collect::<Vec<_>>().join(" ")
 }

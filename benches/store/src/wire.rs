@@ -18,18 +18,33 @@ pub enum Wire {
 pub enum Operation {
     Put,
     Get,
+    /// Each key is written once.
+    Fill,
+}
+
+impl Operation {
+    /// What `duramen bench` calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Put => "set",
+            Operation::Get => "get",
+            Operation::Fill => "fill",
+        }
+    }
 }
 
 impl Wire {
     /// Appends a request.
     pub fn put_request(self, to: &mut Vec<u8>, operation: Operation, key: &str, value: &[u8]) {
         match (self, operation) {
-            (Wire::Redis, Operation::Put) => put_command(to, &[b"SET", key.as_bytes(), value]),
+            (Wire::Redis, Operation::Put | Operation::Fill) => {
+                put_command(to, &[b"SET", key.as_bytes(), value])
+            }
             (Wire::Redis, Operation::Get) => put_command(to, &[b"GET", key.as_bytes()]),
             (Wire::EtcdHttp, operation) => {
                 let key = STANDARD.encode(key);
                 let (path, body) = match operation {
-                    Operation::Put => {
+                    Operation::Put | Operation::Fill => {
                         let value = STANDARD.encode(value);
                         ("kv/put", format!(r#"{{"key":"{key}","value":"{value}"}}"#))
                     }
