@@ -17,6 +17,7 @@ mod moving;
 mod shared;
 mod space;
 mod tending;
+mod turns;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,6 +47,7 @@ use crate::writer::{Body, Writer};
 use background::IdleMark;
 use moving::Round;
 use space::{Reserved, Space};
+use turns::Turns;
 
 pub(crate) struct Pipeline {
     disk: Arc<dyn Disk>,
@@ -54,8 +56,10 @@ pub(crate) struct Pipeline {
     /// Segments are written once before they are used: then a write changes no metadata, and its sync is cheaper.
     prewrites: bool,
     shared: Mutex<Shared>,
-    /// Told when a write has completed, or a segment was prepared.
-    changed: Condvar,
+    /// Told when a write has ended.
+    turns: Turns,
+    /// Told when a segment was prepared.
+    prepared: Condvar,
     /// Told when there is something to do for the log's thread: to write what nobody waits for, or to mark an idle log.
     work: Condvar,
     /// Told when there is something to do for segments: to seal, free, prepare or empty one.
@@ -78,6 +82,8 @@ pub(crate) struct Shared {
     submitted: u64,
     durable: u64,
     is_writing: bool,
+    /// The number of the write that is under way, or of the last one.
+    writes: u64,
     /// Nobody waits for some of what is queued.
     is_unattended: bool,
     mark: IdleMark,
@@ -173,6 +179,7 @@ impl Pipeline {
             submitted: 0,
             durable: 0,
             is_writing: false,
+            writes: 0,
             is_unattended: false,
             mark: IdleMark::default(),
             waiters: VecDeque::new(),
@@ -198,7 +205,8 @@ impl Pipeline {
             options,
             prewrites: !copies_on_write,
             shared: Mutex::new(shared),
-            changed: Condvar::new(),
+            turns: Turns::new(),
+            prepared: Condvar::new(),
             work: Condvar::new(),
             space_work: Condvar::new(),
             writer: Mutex::new(writer),
@@ -292,13 +300,16 @@ impl Pipeline {
                 return Ok(());
             }
             shared.check_poison()?;
-            shared = self.write_or_wait(shared);
+            shared = match shared.is_writing {
+                true => self.turns.wait(shared.write_of(number), shared),
+                false => self.write_queue(shared),
+            };
         }
     }
 
     fn write_or_wait<'a>(&'a self, shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         match shared.is_writing {
-            true => self.changed.wait(shared).expect(NO_PANIC),
+            true => self.turns.wait(shared.writes, shared),
             false => self.write_queue(shared),
         }
     }
@@ -402,7 +413,7 @@ impl Pipeline {
         self.flush()?;
         let mut shared = self.shared();
         while shared.is_writing {
-            shared = self.changed.wait(shared).expect(NO_PANIC);
+            shared = self.turns.wait(shared.writes, shared);
         }
         shared.check_poison()?; // CONTROL may be what failed.
         match &self.write_mark(shared).poison {
@@ -423,7 +434,7 @@ impl Pipeline {
     fn write_once<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         let (bodies, undo) = shared.take_from_queue();
         let since = Instant::now();
-        shared.is_writing = true;
+        shared.begin_write();
         shared.writing_since = Some(since);
         drop(shared);
         let mut writer = self.writer.lock().expect(NO_PANIC);
@@ -446,7 +457,6 @@ impl Pipeline {
     /// Lets the next write begin, and tells everybody what became of this one.
     fn end_write<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         shared.is_writing = false;
-        self.changed.notify_all();
         if shared.has_work() {
             self.work.notify_one();
         }
@@ -454,7 +464,14 @@ impl Pipeline {
             self.space_work.notify_one();
         }
         shared.find_due();
-        self.call_back(shared)
+        let (write, has_next) = (shared.writes, !shared.queue.is_empty());
+        let is_poisoned = shared.poison.is_some();
+        drop(shared);
+        match is_poisoned {
+            true => self.turns.end_all(),
+            false => self.turns.end(write, has_next),
+        }
+        self.call_back(self.shared())
     }
 
     /// Tells who is due, without the lock. One thread at a time does, so that the order is kept; what becomes due

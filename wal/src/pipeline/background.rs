@@ -76,7 +76,7 @@ impl Pipeline {
         &'a self,
         mut shared: MutexGuard<'a, Shared>,
     ) -> MutexGuard<'a, Shared> {
-        shared.is_writing = true;
+        shared.begin_write();
         shared.mark.unmarked_since = None;
         drop(shared);
         let mark = self.writer.lock().expect(NO_PANIC).mark;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::space::{Reserved, space_needed};
-use super::{NO_PANIC, Pipeline, Shared};
+use super::{Pipeline, Shared};
 use crate::Options;
 use crate::batch::Batch;
 use crate::canary::planted;
@@ -199,7 +199,7 @@ impl Pipeline {
     /// Without what segments need after a write: this is part of it.
     fn write_or_wait_once<'a>(&'a self, shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         match shared.is_writing {
-            true => self.changed.wait(shared).expect(NO_PANIC),
+            true => self.turns.wait(shared.writes, shared),
             false => self.write_once(shared),
         }
     }

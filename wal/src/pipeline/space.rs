@@ -131,7 +131,7 @@ impl Pipeline {
             return (shared, Ok(Reserved::Yes));
         }
         if shared.space.is_promoting {
-            shared = self.changed.wait(shared).expect(NO_PANIC);
+            shared = self.prepared.wait(shared).expect(NO_PANIC);
             return (shared, Ok(Reserved::AskAgain));
         }
         if !shared.space.prepared.is_empty() && shared.space.taken > 0 {
@@ -194,7 +194,7 @@ impl Pipeline {
             Err(error) => Err(error),
         };
         shared.space.is_promoting = false;
-        self.changed.notify_all();
+        self.prepared.notify_all();
         (shared, outcome)
     }
 
@@ -208,7 +208,7 @@ impl Pipeline {
         match promoted {
             Ok(segment) => {
                 shared.space.prepared.push_front(segment);
-                self.changed.notify_all();
+                self.prepared.notify_all();
                 (shared, Ok(()))
             }
             Err(error) => (self.poisoned(shared, error.clone()), Err(error)),

@@ -230,7 +230,8 @@ impl Pipeline {
         error: Error,
     ) -> MutexGuard<'a, Shared> {
         shared.poison(error, Vec::new());
-        self.changed.notify_all();
+        self.prepared.notify_all();
+        self.turns.end_all();
         shared.find_due();
         self.call_back(shared)
     }
