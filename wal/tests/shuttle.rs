@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
 use duramen_disk::{Failure, Op, SimDisk};
-use duramen_wal::{Batch, Error, GroupId, Index, Options, Result, Ticket, Wal};
+use duramen_wal::{Batch, Error, GroupId, Index, Options, Result, Term, Ticket, Wal};
 use model::*;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread::{self, JoinHandle};
@@ -70,6 +70,37 @@ fn what_each_of_several_writers_is_told_is_durable() {
                         wal.write(one(group, index)).unwrap();
                         told.note(&disk, group, index);
                         assert!(durable(wal, group) >= index);
+                    }
+                })
+            })
+            .collect();
+        join(writers);
+        drop(wal);
+        check_unlocked(&disk);
+        told.check(&disk, &options);
+    });
+}
+
+/// An entry, and a vote: a batch that begins a write, so the others go on waiting.
+fn voting(group: u64, index: u64) -> Batch {
+    let entry = support::append(group, index, index, 1, 100);
+    support::batch(&vec![entry, support::vote(group, index, 1)])
+}
+
+#[test]
+fn those_whose_batches_the_next_write_does_not_take_are_written_by_a_later_one() {
+    explore("votes", 20_000, || {
+        let options = options(1 << 16);
+        let (disk, wal) = start(&options);
+        let told = Acknowledged::default();
+        let writers: Vec<_> = (1..=4)
+            .map(|group| {
+                let (disk, told) = (disk.clone(), told.clone());
+                with(&wal, move |wal| {
+                    for index in 1..=2 {
+                        wal.write(voting(group, index)).unwrap();
+                        told.note(&disk, group, index);
+                        assert_eq!(wal.hard_state(GroupId(group)).term, Term(index));
                     }
                 })
             })
