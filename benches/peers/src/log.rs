@@ -61,6 +61,7 @@ pub trait Log: Send + Sync {
 }
 
 /// The key of an entry in an engine that knows keys.
+#[cfg(any(feature = "fjall", feature = "rocksdb", feature = "sled"))]
 pub fn key(group: u64, index: u64) -> [u8; 16] {
     let mut key = [0; 16];
     key[..8].copy_from_slice(&group.to_be_bytes());

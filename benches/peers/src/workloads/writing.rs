@@ -38,11 +38,12 @@ fn write_unsynced(log: &dyn Log, group: u64, bytes: u64) -> Result<()> {
     log.sync()
 }
 
-/// Does `once` again and again, a while unmeasured and then measured. Gives the meter and how often it was done.
+/// Does `once` again and again, a while unmeasured and then measured; it says how long something took, if it has timed that. Gives the
+/// meter and how often it was done.
 fn repeat<'a>(
     dir: &'a Path,
     scale: Scale,
-    mut once: impl FnMut() -> Result<()>,
+    mut once: impl FnMut() -> Result<Option<Duration>>,
 ) -> Result<(Meter<'a>, u64)> {
     let since = Instant::now();
     while since.elapsed() < scale.time / 4 {
@@ -51,12 +52,19 @@ fn repeat<'a>(
     let mut meter = Meter::start(dir)?;
     let mut times = 0;
     while meter.elapsed() < scale.time {
-        let since = Instant::now();
-        once()?;
-        meter.took(since.elapsed());
+        once()?.into_iter().for_each(|time| meter.took(time));
         times += 1;
     }
     Ok((meter, times))
+}
+
+/// Times each.
+fn timed(mut once: impl FnMut() -> Result<()>) -> impl FnMut() -> Result<Option<Duration>> {
+    move || {
+        let since = Instant::now();
+        once()?;
+        Ok(Some(since.elapsed()))
+    }
 }
 
 /// So many entries of `len` bytes were written.
@@ -75,11 +83,12 @@ pub fn write(
 ) -> Result<Measured> {
     write_before(log)?;
     let (mut payloads, mut next) = (Payloads::new(), 1);
-    let (meter, times) = repeat(dir, scale, || {
+    let once = || {
         let run = payloads.run(1, next, entries, len);
         next = run.last() + 1;
         log.append(&[run])
-    })?;
+    };
+    let (meter, times) = repeat(dir, scale, timed(once))?;
     rate(meter, times * entries as u64, len)
 }
 
@@ -100,7 +109,7 @@ pub fn for_groups(log: &dyn Log, dir: &Path, scale: Scale, groups: u64) -> Resul
     for _ in 0..groups / GROUPS_AT_A_TIME {
         once()?; // The groups are there.
     }
-    let (meter, times) = repeat(dir, scale, once)?;
+    let (meter, times) = repeat(dir, scale, timed(once))?;
     rate(meter, times * GROUPS_AT_A_TIME, ENTRY_BYTES)
 }
 
@@ -156,7 +165,7 @@ pub fn tickets(
     let mut oldest = 1;
     // To time each would take as long as some appends: one of those that are under way is timed.
     let mut timed = None;
-    let mut once = || -> Result<Option<Duration>> {
+    let once = || -> Result<Option<Duration>> {
         log.wait_for_oldest()?;
         let (index, now) = (oldest + under_way, Instant::now);
         let took = timed.and_then(|(timed, since)| (timed == oldest).then(|| now() - since));
@@ -167,16 +176,7 @@ pub fn tickets(
         oldest += 1;
         Ok(took)
     };
-    let since = Instant::now();
-    while since.elapsed() < scale.time / 4 {
-        once()?;
-    }
-    let mut meter = Meter::start(dir)?;
-    let mut times = 0;
-    while meter.elapsed() < scale.time {
-        once()?.into_iter().for_each(|time| meter.took(time));
-        times += 1;
-    }
+    let (meter, times) = repeat(dir, scale, once)?;
     let measured = rate(meter, times, ENTRY_BYTES)?;
     for _ in 0..under_way {
         log.wait_for_oldest()?;
