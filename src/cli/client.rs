@@ -7,7 +7,47 @@ use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use duramen::client::{Connection, Value};
+use serde_json::json;
+
+use super::address::parse_address;
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub(super) struct At {
+    /// Where any node of the cluster answers clients
+    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:7401", value_parser = parse_address)]
+    pub(super) at: String,
+
+    /// What the nodes want to hear first, if they were started with --requirepass
+    #[arg(
+        long,
+        global = true,
+        value_name = "PASSWORD",
+        env = "DURAMEN_PASSWORD",
+        hide_env_values = true
+    )]
+    pub(super) password: Option<String>,
+
+    /// Print one line of JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+impl At {
+    pub(super) fn client(&self) -> Client {
+        Client::new(&self.at, self.password.as_deref())
+    }
+
+    /// Says what was done.
+    pub(super) fn say(&self, done: &str) {
+        match self.json {
+            true => println!("{}", json!({ "done": done })),
+            false => println!("{done}"),
+        }
+    }
+}
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::Outcome;
-use super::address::{parse_address, parse_peer};
-use super::client::{Client, Error};
+use super::address::parse_peer;
+use super::client::{At, Client, Error};
 
 /// See and change who belongs to a running cluster
 ///
@@ -26,28 +26,6 @@ pub(super) struct MemberCommand {
 
     #[command(flatten)]
     at: At,
-}
-
-/// Whom to ask.
-#[derive(Debug, Args)]
-struct At {
-    /// Where any node of the cluster answers clients
-    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:7401", value_parser = parse_address)]
-    at: String,
-
-    /// What the nodes want to hear first, if they were started with --requirepass
-    #[arg(
-        long,
-        global = true,
-        value_name = "PASSWORD",
-        env = "DURAMEN_PASSWORD",
-        hide_env_values = true
-    )]
-    password: Option<String>,
-
-    /// Print one line of JSON
-    #[arg(long, global = true)]
-    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,19 +117,6 @@ impl Transfer {
             false => println!("node {leader} leads"),
         }
         Ok(())
-    }
-}
-
-impl At {
-    fn client(&self) -> Client {
-        Client::new(&self.at, self.password.as_deref())
-    }
-
-    fn say(&self, done: &str) {
-        match self.json {
-            true => println!("{}", json!({ "done": done })),
-            false => println!("{done}"),
-        }
     }
 }
 

@@ -10,8 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::Outcome;
-use super::address::parse_address;
-use super::client::Client;
+use super::client::At;
 use load::{Load, Measured, run};
 
 /// Measure how fast a running cluster answers
@@ -23,18 +22,8 @@ use load::{Load, Measured, run};
 /// The keys begin with `bench:`, and stay.
 #[derive(Debug, Args)]
 pub(super) struct Bench {
-    /// Where any node of the cluster answers clients
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401", value_parser = parse_address)]
-    at: String,
-
-    /// What the nodes want to hear first, if they were started with --requirepass
-    #[arg(
-        long,
-        value_name = "PASSWORD",
-        env = "DURAMEN_PASSWORD",
-        hide_env_values = true
-    )]
-    password: Option<String>,
+    #[command(flatten)]
+    at: At,
 
     /// What the clients do, one after the other
     #[arg(long, value_name = "WHAT", value_delimiter = ',', default_values = ["set", "get"])]
@@ -63,10 +52,6 @@ pub(super) struct Bench {
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     keys: u64,
-
-    /// Print one line of JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// A request.
@@ -102,14 +87,14 @@ impl Bench {
         for load in loads {
             bar.set_message(title(&load));
             let measured = run(&leader, &load)?;
-            match self.json {
+            match self.at.json {
                 true => objects.push(object(&load, &measured)),
                 false => bar.suspend(|| println!("{}", text(&load, &measured))),
             }
             bar.inc(1);
         }
         bar.finish_and_clear();
-        if self.json {
+        if self.at.json {
             println!("{}", json!({ "at": leader, "measured": objects }));
         }
         Ok(())
@@ -117,7 +102,7 @@ impl Bench {
 
     /// Where the leader answers, or the one server that there is.
     fn find_leader(&self) -> Outcome<String> {
-        let mut client = Client::new(&self.at, self.password.as_deref());
+        let mut client = self.at.client();
         client.ask(&["GET", "bench:0"])?;
         Ok(client.at().to_owned())
     }
@@ -129,7 +114,7 @@ impl Bench {
                 loads.push(Load {
                     operation,
                     clients,
-                    password: self.password.clone(),
+                    password: self.at.password.clone(),
                     pipeline: self.pipeline,
                     value_bytes: self.value_bytes as usize,
                     keys: self.keys,
