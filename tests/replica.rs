@@ -68,7 +68,9 @@ async fn after_a_stop_no_thread_task_socket_or_lock_is_left() {
             replicas.push(Replica::start(options, Counter(0)).await.unwrap());
         }
         let before_this = counted;
+        let until = Instant::now() + Duration::from_secs(30);
         while counted == before_this {
+            assert!(Instant::now() < until, "nobody leads");
             counted = count(&replicas).await.unwrap_or(counted);
         }
         assert!(counted > before_this, "{counted} after {before_this}");

@@ -59,8 +59,8 @@ pub struct RecoveryReport {
     pub frames: u64,
     /// The unfinished write that was cut off, if there was one.
     pub cut: Option<Cut>,
-    /// Entries that were durable and whose payload is damaged. They are still there: reading one is
-    /// [`Error::DamagedEntry`]. Only entries of segments without a seal are looked at by `open`.
+    /// Entries that were durable and whose payload is damaged, or cannot be read. They are still there: reading one is
+    /// [`Error::DamagedEntry`], or [`Error::Io`]. Only entries of segments without a seal are looked at by `open`.
     pub damaged: Vec<DamagedEntry>,
     /// Entries that are kept and suspect, with [`Options::keep_suspects`](crate::Options::keep_suspects): reading one is
     /// [`Error::Suspect`].

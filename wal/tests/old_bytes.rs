@@ -122,15 +122,20 @@ fn frames_of_a_later_history_in_a_spare_are_not_read_when_it_is_a_segment_again(
     assert!(number > 2, "segment {number} becomes segment 2");
     write_file(&older, &path, &spare);
 
-    let wal = open(&older, &small()).unwrap();
     steps.extend((2..60).map(|index| vec![append(1, index, index, 1, 200)]));
+    assert_goes_on_in_the_spare(&older, &steps);
+}
+
+/// The log holds the first step. The others are written, and are there after each, with the spare as its second segment.
+fn assert_goes_on_in_the_spare(disk: &SimDisk, steps: &[Step]) {
+    let wal = open(disk, &small()).unwrap();
     for k in 1..steps.len() {
         wal.write(batch(&steps[k])).unwrap();
-        let killed = older.fork();
+        let killed = disk.fork();
         killed.kill();
         assert_holds(&killed, &small(), &steps[..=k], k + 1);
     }
-    assert_eq!(read_file(&older, &segment(2))[48], 1, "it is the spare");
+    assert_eq!(read_file(disk, &segment(2))[48], 1, "it is the spare");
 }
 
 /// The same, and the spare gets the number again that it had when it was a segment, and was sealed.
@@ -156,13 +161,6 @@ fn the_seal_of_a_spare_that_becomes_the_segment_again_that_it_was_in_a_later_his
     assert_eq!(trailer[8..16], *b"DURAMENS", "it was sealed");
     write_file(&older, &path, &spare);
 
-    let wal = open(&older, &small()).unwrap();
     steps.extend((2..20).map(|index| vec![append(1, index, index, 1, 100)]));
-    for k in 1..steps.len() {
-        wal.write(batch(&steps[k])).unwrap();
-        let killed = older.fork();
-        killed.kill();
-        assert_holds(&killed, &small(), &steps[..=k], k + 1);
-    }
-    assert_eq!(read_file(&older, &segment(2))[48], 1, "it is the spare");
+    assert_goes_on_in_the_spare(&older, &steps);
 }
