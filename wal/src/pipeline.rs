@@ -58,7 +58,7 @@ pub(crate) struct Pipeline {
     shared: Mutex<Shared>,
     /// Told when a write has ended.
     turns: Turns,
-    /// Told when a segment was prepared.
+    /// Told when a segment was prepared, or could not be.
     prepared: Condvar,
     /// Told when there is something to do for the log's thread: to write what nobody waits for, or to mark an idle log.
     work: Condvar,

@@ -451,9 +451,9 @@ fn make_segments(disk: &SimDisk, wal: &Wal, batches: [fn(u64) -> Batch; 3], opti
 }
 
 #[test]
-fn a_submitter_makes_a_segment_while_the_preparer_does() {
-    explore("two make a segment", 20_000, || {
-        let options = options(SMALL);
+fn a_submitter_takes_the_segment_that_is_being_prepared_and_makes_none_beside_it() {
+    explore("who makes a segment", 20_000, || {
+        let options = options(2 * SMALL); // What is under way fits the one that is prepared.
         let (disk, wal) = start(&options);
         make_segments(
             &disk,
@@ -461,6 +461,9 @@ fn a_submitter_makes_a_segment_while_the_preparer_does() {
             [|i| one(1, i), |i| one(2, i), |i| one(3, i)],
             &options,
         );
+        let stats = wal.stats();
+        let next = u64::from(stats.has_next_segment);
+        assert_eq!(stats.spares, next, "a file was made in vain");
     });
 }
 

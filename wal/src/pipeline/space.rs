@@ -29,8 +29,8 @@ pub(super) struct Space {
     pub(super) prepared: VecDeque<Arc<Segment>>,
     /// A segment gets its name just now, or is made by whoever could not wait for the preparer.
     pub(super) is_promoting: bool,
-    /// A file is being made that will become a segment.
-    pub(super) is_preparing: bool,
+    /// A file is being made in advance that will become a segment.
+    pub(super) preparing: Option<Preparing>,
     log_id: u128,
     /// The number of the newest segment that has its name.
     newest: u64,
@@ -41,6 +41,12 @@ pub(super) struct Space {
     pub(super) segments_bytes: u64,
     /// No segment could be prepared. Tried again after the next rotation.
     pub(super) gave_up: bool,
+}
+
+pub(super) struct Preparing {
+    file_bytes: u64,
+    /// Somebody needs it now, as far as it is written.
+    is_awaited: bool,
 }
 
 /// How much of the last segment is kept for what must be written on a full disk too: votes, truncations, purges, and what the
@@ -158,15 +164,20 @@ impl Pipeline {
         (shared, reserved)
     }
 
-    /// The preparer was too slow, or the next segment is too small: makes it now, not prewritten.
+    /// The preparer was too slow, or the next segment is too small: takes what there is of the one that is being prepared, or
+    /// makes it now, not prewritten.
     fn make_segment<'a>(
         &'a self,
         mut shared: MutexGuard<'a, Shared>,
         wanted: u64,
     ) -> (MutexGuard<'a, Shared>, Result<()>) {
         let space = &mut shared.space;
-        space.is_promoting = true;
         let file_bytes = segment_bytes(self.options.segment_bytes, space.states + wanted);
+        if space.ask_for_prepared(file_bytes) {
+            shared = self.prepared.wait(shared).expect(NO_PANIC);
+            return (shared, Ok(()));
+        }
+        space.is_promoting = true;
         let spare = space
             .spares
             .pop_if(|spare| spare.file_bytes() >= file_bytes);
@@ -267,7 +278,7 @@ impl Space {
             states: 0,
             prepared: std::mem::take(&mut recovered.prepared),
             is_promoting: false,
-            is_preparing: false,
+            preparing: None,
             log_id: recovered.control.control.log_id,
             newest: recovered.newest,
             spares: std::mem::take(&mut recovered.spares),
@@ -322,10 +333,34 @@ impl Space {
     /// The next segment is prepared when this one is half full: a small log never pays for it.
     pub(super) fn wants_segment(&self) -> bool {
         self.prepared.is_empty()
-            && !self.is_preparing
+            && self.preparing.is_none()
             && !self.is_promoting
             && self.room < self.segment_bytes / 2
             && !self.gave_up
+    }
+
+    pub(super) fn begin_preparing(&mut self, file_bytes: u64) {
+        self.preparing = Some(Preparing {
+            file_bytes,
+            is_awaited: false,
+        });
+    }
+
+    /// Asks for the file that is being prepared. False if there is none that is large enough.
+    fn ask_for_prepared(&mut self, file_bytes: u64) -> bool {
+        match &mut self.preparing {
+            Some(preparing) if preparing.file_bytes >= file_bytes => {
+                preparing.is_awaited = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether somebody asked for the file that is being prepared.
+    pub(super) fn awaits_prepared(&self) -> bool {
+        let preparing = self.preparing.as_ref();
+        preparing.is_some_and(|preparing| preparing.is_awaited)
     }
 
     /// What the next segment is to be. It replaces one that is too small, into which nothing goes.

@@ -186,9 +186,12 @@ impl Pipeline {
         let number = shared.space.next_spare_number();
         let file_bytes = shared.space.wanted_bytes(self.options.segment_bytes);
         let spare = shared.space.spares.pop();
-        shared.space.is_preparing = true;
+        shared.space.begin_preparing(file_bytes);
         drop(shared);
-        let goes_on = || !self.shared().stop;
+        let goes_on = || {
+            let shared = self.shared();
+            !shared.stop && !shared.space.awaits_prepared()
+        };
         let fill: Option<&dyn Fn() -> bool> = match self.prewrites {
             true => Some(&goes_on),
             false => None,
@@ -202,7 +205,8 @@ impl Pipeline {
             }
         };
         let mut shared = self.shared();
-        shared.space.is_preparing = false;
+        shared.space.preparing = None;
+        self.prepared.notify_all();
         let spare = match made {
             Ok(spare) => spare,
             Err(error) => {
