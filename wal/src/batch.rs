@@ -15,6 +15,7 @@ use crate::types::{Context, Entry, GroupId, HardState, Index, LogId, Term};
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     pub(crate) records: Records,
+    /// One for each entry; empty where it is lost.
     pub(crate) payloads: SmallVec<[Bytes; 1]>,
     pub(crate) sizes: Sizes,
     pub(crate) changes_vote: bool,
@@ -104,7 +105,7 @@ impl Batch {
         };
         self.put(group, how, id, context, meta);
         self.sizes.payloads += payload.as_ref().map_or(0, |payload| payload.len() as u64);
-        self.payloads.extend(payload);
+        self.payloads.push(payload.unwrap_or_default());
     }
 
     fn push(&mut self, record: Record) {

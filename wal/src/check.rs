@@ -124,8 +124,9 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::groups::{Groups, Source};
+    use crate::groups::{Groups, Undo};
     use crate::record::EntryMeta;
+    use crate::rows::Source;
     use crate::types::{Context, GroupId};
 
     const GROUP: GroupId = GroupId(1);
@@ -159,10 +160,10 @@ mod tests {
             checksum: 0,
         };
         let mut groups = Groups::default();
-        let mut source = Source::Pending { number: 0 };
+        let (mut source, mut undo) = (Source::Pending, Undo::new());
         records.into_iter().try_for_each(|mut record| {
             let metas = &[meta][..record.entries()];
-            groups.take_in(&mut record, metas, &mut source).map(drop)
+            groups.take_in(&mut record, metas, &mut source, &mut undo)
         })
     }
 

@@ -4,13 +4,14 @@
 //!
 //! * Extents are in order and do not overlap. In a log they cover all from the purge point to the last entry, without a
 //!   hole; in a table (`table.rs`) and while a log is read back there may be holes.
-//! * An extent has a row for each of its entries, or none: then it is pending, or its segment is sealed and has the rows.
+//! * The numbers of an extent go up.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::record::{EntryMeta, How, Record, Run};
+use crate::record::{How, Run};
+use crate::rows::Rows;
 use crate::types::{Context, GroupId, HardState, Index, LogId, Term};
 
 #[derive(Debug, Default)]
@@ -31,76 +32,32 @@ pub(crate) struct Extent {
     pub(crate) term: Term,
     pub(crate) context: Context,
     pub(crate) how: How,
-    pub(crate) place: Place,
     /// It may never have been written whole: see `recovery.rs`.
     pub(crate) suspect: bool,
-    /// Of payload. Estimated where it was split without its rows.
-    pub(crate) bytes: u64,
-    pub(crate) rows: VecDeque<Row>,
+    pub(crate) place: Place,
 }
 
 /// Where the payloads of an extent are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
-    Written {
-        segment: u64,
-    },
-    /// In memory, on their way to the disk: the first one has this number. If they are lost, the next one would.
-    Pending {
-        number: u64,
-    },
+    /// On their way to the disk or in segments that are not sealed: `rows.rs` knows, by the number of each.
+    Numbered(VecDeque<u64>),
+    /// In a segment whose table knows. Bytes of payload are estimated where the extent was split.
+    Table { segment: u64, bytes: u64 },
     /// In a segment that was freed. Only while a log is read back: what follows takes them away or moves them.
     Gone,
 }
 
-/// Where in its segment an entry's payload is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Row {
-    offset: u64,
-    pub(crate) meta: EntryMeta,
-}
-
-impl Row {
-    /// The offset of an entry that is lost.
-    const NOWHERE: u64 = u64::MAX;
-
-    /// Where the payload is; `None` if it is lost.
-    pub(crate) fn offset(&self) -> Option<u64> {
-        (self.offset != Row::NOWHERE).then_some(self.offset)
-    }
-}
-
-/// Gives the payloads of a frame their rows, one after the other.
-pub(crate) fn rows(
-    how: How,
-    metas: &[EntryMeta],
-    mut offset: u64,
-) -> impl Iterator<Item = Row> + Clone + '_ {
-    metas.iter().map(move |&meta| match how {
-        How::Lost => Row {
-            offset: Row::NOWHERE,
-            meta,
-        },
-        How::Appended | How::Moved => {
-            let row = Row { offset, meta };
-            offset += u64::from(meta.payload_bytes);
-            row
-        }
-    })
-}
-
 impl Extent {
-    pub(crate) fn new(run: &Run, place: Place, bytes: u64, rows: VecDeque<Row>) -> Extent {
+    pub(crate) fn new(run: &Run, place: Place) -> Extent {
         Extent {
             first: run.first.index,
             count: run.count.into(),
             term: run.first.term,
             context: run.context,
             how: run.how,
-            place,
             suspect: false,
-            bytes,
-            rows,
+            place,
         }
     }
 
@@ -111,10 +68,8 @@ impl Extent {
             term,
             context: Context::EMPTY,
             how: How::Appended,
-            place: Place::Gone,
             suspect: false,
-            bytes: 0,
-            rows: VecDeque::new(),
+            place: Place::Gone,
         }
     }
 
@@ -135,18 +90,18 @@ impl Extent {
         }
     }
 
-    pub(crate) fn row(&self, index: Index) -> Option<Row> {
-        let at = index.0.checked_sub(self.first.0)?;
-        self.rows.get(at as usize).copied()
+    /// How many of its entries come before `index`, which it has.
+    pub(crate) fn skipped(&self, index: Index) -> usize {
+        (index.0 - self.first.0) as usize
     }
 
-    /// The number of the payload at `index`, if it is pending.
-    pub(crate) fn number(&self, index: Index) -> Option<u64> {
-        match (self.place, self.how) {
-            (Place::Pending { number }, How::Lost) => Some(number),
-            (Place::Pending { number }, _) => Some(number + (index.0 - self.first.0)),
-            _ => None,
-        }
+    /// Those of its entries, if they have any.
+    pub(crate) fn numbers(&self) -> impl DoubleEndedIterator<Item = &u64> {
+        let numbers = match &self.place {
+            Place::Numbered(numbers) => Some(numbers),
+            Place::Table { .. } | Place::Gone => None,
+        };
+        numbers.into_iter().flatten()
     }
 
     /// Splits off all from `index` on.
@@ -158,70 +113,42 @@ impl Extent {
             self.count,
             self.first
         );
-        let rows = match self.rows.len() / 2 > kept as usize {
-            _ if self.rows.is_empty() => VecDeque::new(),
-            false => self.rows.split_off(kept as usize),
+        let count = self.count - kept;
+        let place = match &mut self.place {
             // Few stay: cheaper to take them out.
-            true => {
-                let front = self.rows.drain(..kept as usize).collect();
-                std::mem::replace(&mut self.rows, front)
+            Place::Numbered(numbers) if kept < count => {
+                let front = numbers.drain(..kept as usize).collect();
+                Place::Numbered(std::mem::replace(numbers, front))
             }
-        };
-        let bytes = match rows.is_empty() {
-            true => estimate(self.bytes, self.count - kept, self.count),
-            false => {
-                let fewer = rows.len().min(self.rows.len());
-                let (some, of_kept) = match fewer == rows.len() {
-                    true => (&rows, false),
-                    false => (&self.rows, true),
-                };
-                let sum = some.iter().map(|row| u64::from(row.meta.payload_bytes));
-                let sum: u64 = sum.sum();
-                if of_kept { self.bytes - sum } else { sum }
+            Place::Numbered(numbers) => Place::Numbered(numbers.split_off(kept as usize)),
+            Place::Table { segment, bytes } => {
+                let of_those =
+                    (u128::from(*bytes) * u128::from(count) / u128::from(self.count)) as u64;
+                *bytes -= of_those;
+                Place::Table {
+                    segment: *segment,
+                    bytes: of_those,
+                }
             }
-        };
-        let place = match self.number(index) {
-            Some(number) => Place::Pending { number },
-            None => self.place,
+            Place::Gone => Place::Gone,
         };
         let after = Extent {
             first: index,
-            count: self.count - kept,
+            count,
             place,
-            bytes,
-            rows,
             ..*self
         };
         self.count = kept;
-        self.bytes -= bytes;
         after
     }
 
-    /// Whether `next` begins where this one ends, and can be one with it.
-    fn joins(&self, next: &Extent) -> bool {
-        self.rows.is_empty() == next.rows.is_empty() && self.goes_on_with(next)
+    /// Whether entries of this run that have numbers can become part of it.
+    pub(crate) fn goes_on_with(&self, run: &Run) -> bool {
+        let same = (self.how, self.term, self.suspect) == (run.how, run.first.term, false)
+            && self.context == run.context;
+        let fits = self.count + u64::from(run.count) <= u64::from(u32::MAX);
+        same && fits && self.last().next() == run.first.index
     }
-
-    /// The same, whatever rows they have.
-    fn goes_on_with(&self, next: &Extent) -> bool {
-        let is_written = matches!(self.place, Place::Written { .. });
-        let same = (self.place, self.how, self.term, self.suspect)
-            == (next.place, next.how, next.term, next.suspect)
-            && self.context == next.context;
-        let fits = self.count + next.count <= u64::from(u32::MAX);
-        is_written && same && fits && self.last().next() == next.first
-    }
-
-    fn join(&mut self, next: Extent) {
-        self.count += next.count;
-        self.bytes = self.bytes.saturating_add(next.bytes);
-        self.rows.extend(next.rows);
-    }
-}
-
-/// `part` of `count` entries of together so many bytes.
-fn estimate(bytes: u64, part: u64, count: u64) -> u64 {
-    (u128::from(bytes) * u128::from(part) / u128::from(count)) as u64
 }
 
 impl Group {
@@ -234,12 +161,18 @@ impl Group {
     }
 
     /// The LogId of the last entry that is durable, as long as what follows is not.
-    pub(crate) fn durable(&self) -> LogId {
-        let is_pending = |extent: &&Extent| matches!(extent.place, Place::Pending { .. });
-        match self.extents.iter().find(is_pending) {
+    pub(crate) fn durable(&self, rows: &Rows) -> LogId {
+        let first_pending = |extent: &Extent| {
+            let Place::Numbered(numbers) = &extent.place else {
+                return None;
+            };
+            let written = numbers.partition_point(|number| !rows.is_pending(*number));
+            (written < numbers.len()).then_some(Index(extent.first.0 + written as u64))
+        };
+        match self.extents.iter().find_map(first_pending) {
             None => self.last(),
             Some(pending) => {
-                let index = pending.first.prev();
+                let index = pending.prev();
                 let term = self.term_at(index).unwrap_or(self.purged.term);
                 LogId { term, index }
             }
@@ -316,31 +249,47 @@ impl Group {
         }
     }
 
-    /// Puts an extent at the end.
-    pub(crate) fn push(&mut self, extent: Extent) {
-        self.suspects += u32::from(extent.suspect);
-        match self.extents.back_mut() {
-            Some(last) if last.joins(&extent) => last.join(extent),
-            _ => self.extents.push_back(extent),
+    /// Puts entries with consecutive numbers at the end.
+    pub(crate) fn push(&mut self, run: &Run, number: u64) {
+        let new = number..number + u64::from(run.count);
+        if let Some(last) = self
+            .extents
+            .back_mut()
+            .filter(|last| last.goes_on_with(run))
+            && let Place::Numbered(numbers) = &mut last.place
+        {
+            last.count += u64::from(run.count);
+            numbers.extend(new);
+            return;
+        }
+        let place = Place::Numbered(new.collect());
+        self.extents.push_back(Extent::new(run, place));
+    }
+
+    /// The rows are behind others now.
+    pub(crate) fn shift_numbers(&mut self, by: u64) {
+        for extent in &mut self.extents {
+            if let Place::Numbered(numbers) = &mut extent.place {
+                numbers.iter_mut().for_each(|number| *number += by);
+            }
         }
     }
 
-    /// Gives the extent at `at` its rows. If it belongs together with the one before, they become one; says whether they did.
-    pub(crate) fn put_rows(&mut self, at: usize, rows: impl Iterator<Item = Row>) -> bool {
-        let joins = |before: &usize| {
-            let before = &self.extents[*before];
-            !before.rows.is_empty() && before.goes_on_with(&self.extents[at])
-        };
-        let Some(before) = at.checked_sub(1).filter(joins) else {
-            self.extents[at].rows.extend(rows);
-            return false;
-        };
-        let joined = self.extents.remove(at).expect("it was just looked at");
-        self.suspects -= u32::from(joined.suspect);
-        let before = &mut self.extents[before];
-        before.join(joined);
-        before.rows.extend(rows);
-        true
+    /// A segment is sealed: its table has the rows.
+    pub(crate) fn seal(&mut self, segment: u64, rows: &Rows) {
+        let mut at = 0;
+        while let Some(extent) = self.extents.get(at) {
+            let sealed = rows.part_in(extent, segment);
+            if !sealed.is_empty() && matches!(extent.place, Place::Numbered(_)) {
+                self.split_at(sealed.end);
+                self.split_at(sealed.start);
+                at = self.position(sealed.start);
+                let extent = &mut self.extents[at];
+                let bytes = rows.payload_bytes(extent.numbers());
+                extent.place = Place::Table { segment, bytes };
+            }
+            at += 1;
+        }
     }
 
     /// Marks entries as suspect. They are there, or in a segment that was freed.
@@ -379,13 +328,5 @@ impl Group {
             let end = Extent::gone(last.index, last.index, last.term);
             self.splice(last.index, last.index, vec![end]);
         }
-    }
-
-    /// What a segment's summary says of the group.
-    pub(crate) fn ranges(&self, group: GroupId) -> impl Iterator<Item = Record> {
-        self.extents.iter().map(move |extent| Record::Range {
-            run: extent.run(group),
-            bytes: extent.bytes,
-        })
     }
 }

@@ -1,85 +1,38 @@
-//! What the log holds, in memory, group by group, and how much of it is in which segment.
+//! What the log holds, in memory, group by group.
 //!
 //! Submitting and recovery go through the same [`Groups::take_in`], so that replaying the frames gives the state that writing
 //! them gave. A segment's table (`table.rs`) is made by the same replay, of this segment alone.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use rustc_hash::FxBuildHasher;
+use smallvec::SmallVec;
 
 use crate::canary::planted;
 use crate::error::Misuse;
-use crate::group::{Extent, Group, Place, Row, rows};
-use crate::record::{EntryMeta, How, Record, Records, Run, payload_bytes};
+use crate::group::{Extent, Group, Place};
+use crate::record::{EntryMeta, How, Record, Records, Run};
+use crate::rows::{Rows, Source, Where};
 use crate::scan::BadEntry;
 use crate::types::{GroupId, HardState, Index, LogId};
 
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     groups: HashMap<GroupId, Group, FxBuildHasher>,
-    live: LiveBySegment,
-}
-
-/// Invariant: `all` is the sum of `segments`. Bytes do not overflow, whatever a summary claims.
-#[derive(Debug, Default)]
-struct LiveBySegment {
-    segments: BTreeMap<u64, Live>,
-    all: Live,
-}
-
-/// What is needed of a segment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Live {
-    pub(crate) entries: u64,
-    /// Of payload.
-    pub(crate) bytes: u64,
-}
-
-/// Where the next payload of a frame or batch is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Source {
-    Written { segment: u64, offset: u64 },
-    Pending { number: u64 },
-}
-
-impl Source {
-    fn take(&mut self, run: &Run, metas: &[EntryMeta]) -> Extent {
-        let bytes = payload_bytes(metas);
-        let taken = match run.has_payloads() {
-            true => (metas.len() as u64, bytes),
-            false => (0, 0),
-        };
-        match self {
-            Source::Written { segment, offset } => {
-                let rows = rows(run.how, metas, *offset).collect();
-                *offset += taken.1;
-                Extent::new(run, Place::Written { segment: *segment }, bytes, rows)
-            }
-            Source::Pending { number } => {
-                let place = Place::Pending { number: *number };
-                *number += taken.0;
-                Extent::new(run, place, bytes, VecDeque::new())
-            }
-        }
-    }
-}
-
-impl IntoIterator for Groups {
-    type Item = (GroupId, Group);
-    type IntoIter = std::collections::hash_map::IntoIter<GroupId, Group>;
-
-    /// In no order.
-    fn into_iter(self) -> Self::IntoIter {
-        self.groups.into_iter()
-    }
+    pub(crate) rows: Rows,
 }
 
 impl Groups {
     /// In no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (GroupId, &Group)> + '_ {
         self.groups.iter().map(|(id, group)| (*id, group))
+    }
+
+    /// The groups, in no order, and where their entries are.
+    pub(crate) fn into_parts(self) -> (impl Iterator<Item = (GroupId, Group)>, Rows) {
+        (self.groups.into_iter(), self.rows)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -90,14 +43,10 @@ impl Groups {
         self.groups.get(&group)
     }
 
-    pub(crate) fn live(&self, segment: u64) -> Live {
-        let live = self.live.segments.get(&segment);
-        live.copied().unwrap_or_default()
-    }
-
-    /// What is needed of all segments.
-    pub(crate) fn all_live(&self) -> Live {
-        self.live.all
+    /// Where an entry is that the group has.
+    pub(crate) fn locate(&self, group: GroupId, index: Index) -> Option<Where> {
+        let extent = self.find(group)?.find(index)?;
+        Some(self.rows.find(extent, index))
     }
 
     /// A group one of whose entries is gone. After a replay that is damage.
@@ -107,27 +56,29 @@ impl Groups {
         groups.find(|(_, group)| is_gone(group)).map(|(id, _)| id)
     }
 
-    /// Whether an entry is there, with the payload that was found to be bad in this segment, whose rows are in memory.
-    pub(crate) fn stands_at(&self, bad: &BadEntry, segment: u64) -> bool {
+    /// Whether an entry is there, with the payload that was found to be bad in this segment, which is not sealed.
+    pub(crate) fn stands_at(&self, bad: &BadEntry, in_segment: u64) -> bool {
         let group = self.find(bad.group);
         let extent = group.and_then(|group| group.find(bad.id.index));
-        extent.is_some_and(|extent| {
-            let row = extent.row(bad.id.index);
-            extent.term == bad.id.term
-                && extent.place == Place::Written { segment }
-                && row.and_then(|row| row.offset()) == Some(bad.offset)
+        extent.is_some_and(|extent| match self.rows.find(extent, bad.id.index) {
+            Where::Tail { segment, row } => {
+                (extent.term, segment) == (bad.id.term, in_segment)
+                    && row.offset() == Some(bad.offset)
+            }
+            _ => false,
         })
     }
 
-    /// Takes in a record, unless it breaks a rule (`check.rs`). Gives what takes it back.
+    /// Takes in a record, unless it breaks a rule (`check.rs`). What takes it back is put to `undo`.
     pub(crate) fn take_in(
         &mut self,
         record: &mut Record,
         metas: &[EntryMeta],
         source: &mut Source,
-    ) -> Result<Option<Before>, Misuse> {
+        undo: &mut Undo,
+    ) -> Result<(), Misuse> {
         let Some(id) = record.group() else {
-            return Ok(None);
+            return Ok(());
         };
         let (group, existed) = match self.groups.entry(id) {
             Entry::Occupied(entry) => {
@@ -140,10 +91,11 @@ impl Groups {
             }
         };
         if let Record::Remove { .. } = record {
-            return Ok(self.remove(id));
+            undo.extend(self.remove(id));
+        } else if let Some(what) = group.change(record, metas, source, &mut self.rows) {
+            undo.push(Before { id, existed, what });
         }
-        let what = group.change(record, metas, source, &mut self.live);
-        Ok(what.map(|what| Before { id, existed, what }))
+        Ok(())
     }
 
     /// Lets a record take effect, whatever it says.
@@ -156,12 +108,12 @@ impl Groups {
             return;
         }
         let group = self.groups.entry(id).or_default();
-        group.change(record, metas, source, &mut self.live);
+        group.change(record, metas, source, &mut self.rows);
     }
 
     fn remove(&mut self, id: GroupId) -> Option<Before> {
         let removed = self.groups.remove(&id)?;
-        self.live.remove_all(&removed.extents);
+        self.rows.unwant(&removed.extents);
         let what = Was::Removed(Box::new(removed));
         Some(Before {
             id,
@@ -174,15 +126,14 @@ impl Groups {
     /// not there any more by then does not matter.
     pub(crate) fn take_range(&mut self, segment: u64, run: &Run, bytes: u64) {
         let group = self.groups.entry(run.group).or_default();
-        let place = Place::Written { segment };
-        let extent = Extent::new(run, place, bytes, VecDeque::new());
-        group.take_entries(run, extent, &mut self.live);
+        let place = Place::Table { segment, bytes };
+        group.take_extent(Extent::new(run, place), &mut self.rows);
     }
 
     /// Takes in the states of all groups at the beginning of a segment: no others are there.
     pub(crate) fn begin_at(&mut self, states: &Records) {
         let mut before = std::mem::take(&mut self.groups);
-        let live = &mut self.live;
+        let rows = &mut self.rows;
         for record in &states.list {
             match record {
                 Record::State {
@@ -191,7 +142,7 @@ impl Groups {
                     last,
                 } => {
                     let mut found = before.remove(group).unwrap_or_default();
-                    live.remove_all(&found.begin_at(*purged, *last));
+                    rows.unwant(&found.begin_at(*purged, *last));
                     self.groups.insert(*group, found);
                 }
                 Record::HardState { group, hard_state } => {
@@ -205,7 +156,16 @@ impl Groups {
         }
         before
             .values()
-            .for_each(|removed| live.remove_all(&removed.extents));
+            .for_each(|removed| rows.unwant(&removed.extents));
+    }
+
+    /// Takes back the records of a batch that is refused, whose entries would have numbers from this one on.
+    pub(crate) fn refuse<I>(&mut self, number: u64, before: I)
+    where
+        I: IntoIterator<Item = Before, IntoIter: DoubleEndedIterator>,
+    {
+        self.take_all_back(before);
+        self.rows.forget_from(number);
     }
 
     /// Takes back the last records that were taken in.
@@ -221,22 +181,18 @@ impl Groups {
 
     fn take_back(&mut self, before: Before) {
         let Before { id, existed, what } = before;
-        let live = &mut self.live;
+        let rows = &mut self.rows;
         let group = self.groups.entry(id).or_default();
         match what {
-            Was::HardState(hard_state) => group.hard_state = hard_state,
-            Was::User(bytes) => group.user_record = bytes,
-            Was::Extents {
-                first,
-                last,
-                extents,
-                purged,
-            } => {
-                group.replace(first, last, extents, live);
-                group.purged = purged;
+            Was::Shorter { end } => drop(group.replace(end, Index(u64::MAX), Vec::new(), rows)),
+            Was::Extents(was) => {
+                group.replace(was.first, was.last, was.extents, rows);
+                group.purged = was.purged;
             }
+            Was::HardState(hard_state) => group.hard_state = *hard_state,
+            Was::User(bytes) => group.user_record = *bytes,
             Was::Removed(removed) => {
-                live.add_all(&removed.extents);
+                rows.want(&removed.extents);
                 *group = *removed;
             }
         }
@@ -245,29 +201,10 @@ impl Groups {
         }
     }
 
-    /// The entries of a batch are on disk now. Says whether all of them were found: those that were replaced meanwhile
-    /// are in what takes the later batches back.
-    pub(crate) fn written(&mut self, mut write: Write<'_>) -> bool {
-        let mut all_found = true;
-        let mut live = Live::default();
-        for (run, metas) in write.runs() {
-            let group = self.groups.get_mut(&run.group);
-            let found = group.map_or(Live::default(), |group| group.written(run, &write, metas));
-            all_found &= found.entries == u64::from(run.count);
-            live.entries += found.entries;
-            live.bytes += found.bytes;
-            write.advance(run, metas);
-        }
-        self.live.add(write.segment, live);
-        all_found
-    }
-
-    /// A segment is sealed: its table has the rows.
-    pub(crate) fn strip(&mut self, segment: u64, group: GroupId) {
-        let extents = self.groups.get_mut(&group).map(|group| &mut group.extents);
-        let here = |extent: &&mut Extent| extent.place == Place::Written { segment };
-        for extent in extents.into_iter().flatten().filter(here) {
-            extent.rows = VecDeque::new();
+    /// A segment is sealed: its table has the rows of this group.
+    pub(crate) fn seal(&mut self, segment: u64, group: GroupId) {
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.seal(segment, &self.rows);
         }
     }
 }
@@ -279,35 +216,39 @@ impl Group {
         record: &Record,
         metas: &[EntryMeta],
         source: &mut Source,
-        live: &mut LiveBySegment,
+        rows: &mut Rows,
     ) -> Option<Was> {
         let end = Index(u64::MAX);
         Some(match record {
-            Record::Entries(run) => self.take_entries(run, source.take(run, metas), live),
+            Record::Entries(run) => self.take_entries(run, metas, source, rows),
             Record::Truncate { last, .. } => {
                 let is_elsewhere = |extent: &Extent| match *source {
-                    Source::Written { segment, .. } => extent.place != Place::Written { segment },
-                    Source::Pending { .. } => false,
+                    Source::Written { segment, .. } => {
+                        rows.find(extent, last.index.next()).segment() != Some(segment)
+                    }
+                    Source::Pending => false,
                 };
                 if planted("older_not_truncated")
                     && self.find(last.index.next()).is_some_and(is_elsewhere)
                 {
                     return None;
                 }
-                let was = self.replace(last.index.next(), end, Vec::new(), live);
+                let was = self.replace(last.index.next(), end, Vec::new(), rows);
                 self.end_gone(*last);
                 was
             }
             Record::Purge { last, .. } => {
-                let was = self.replace(Index(0), last.index, Vec::new(), live);
+                let was = self.replace(Index(0), last.index, Vec::new(), rows);
                 self.purged = *last;
                 was
             }
             Record::HardState { hard_state, .. } => {
-                Was::HardState(std::mem::replace(&mut self.hard_state, *hard_state))
+                let was = std::mem::replace(&mut self.hard_state, *hard_state);
+                Was::HardState(Box::new(was))
             }
             Record::User { bytes, .. } => {
-                Was::User(std::mem::replace(&mut self.user_record, bytes.clone()))
+                let was = std::mem::replace(&mut self.user_record, bytes.clone());
+                Was::User(Box::new(was))
             }
             Record::Suspect { first, count, .. } => {
                 self.suspect(*first, Index(first.0 + count - 1));
@@ -320,14 +261,26 @@ impl Group {
         })
     }
 
-    fn take_entries(&mut self, run: &Run, mut extent: Extent, live: &mut LiveBySegment) -> Was {
-        let is_read_back = matches!(extent.place, Place::Written { .. });
+    fn take_entries(
+        &mut self,
+        run: &Run,
+        metas: &[EntryMeta],
+        source: &mut Source,
+        rows: &mut Rows,
+    ) -> Was {
+        let is_read_back = matches!(source, Source::Written { .. });
+        let number = rows.push(run.how, metas, source);
         if run.how == How::Appended || is_read_back && planted("move_replayed_as_append") {
-            let was = self.replace(run.first.index, Index(u64::MAX), Vec::new(), live);
-            live.add_all([&extent]);
-            self.push(extent);
+            let end = run.first.index;
+            let was = match self.last().index < end {
+                true => Was::Shorter { end },
+                false => self.replace(end, Index(u64::MAX), Vec::new(), rows),
+            };
+            self.push(run, number);
             return was;
         }
+        let numbers = number..number + u64::from(run.count);
+        let mut extent = Extent::new(run, Place::Numbered(numbers.collect()));
         let (first, last) = (run.first.index, run.last());
         if run.how == How::Lost && !planted("suspect_lost_in_move") {
             let there = self.extents.iter().skip(self.position(first));
@@ -335,121 +288,41 @@ impl Group {
                 .take_while(|there| there.first <= last)
                 .any(|e| e.suspect);
         }
-        self.replace(first, last, vec![extent], live)
+        let extents = self.splice(first, last, vec![extent]);
+        rows.unwant(&extents);
+        self.was(first, last, extents)
     }
 
-    fn replace(
-        &mut self,
-        first: Index,
-        last: Index,
-        new: Vec<Extent>,
-        live: &mut LiveBySegment,
-    ) -> Was {
-        live.add_all(&new);
-        let removed = self.splice(first, last, new);
-        live.remove_all(&removed);
-        Was::Extents {
+    /// Takes in entries of a segment that has a table, as if they were appended or moved.
+    fn take_extent(&mut self, extent: Extent, rows: &mut Rows) {
+        let last = match extent.how {
+            How::Moved | How::Lost if !planted("move_replayed_as_append") => extent.last(),
+            _ => Index(u64::MAX),
+        };
+        self.replace(extent.first, last, vec![extent], rows);
+    }
+
+    /// Puts extents in the place of others, from `first` to `last`.
+    fn replace(&mut self, first: Index, last: Index, new: Vec<Extent>, rows: &mut Rows) -> Was {
+        rows.want(&new);
+        let extents = self.splice(first, last, new);
+        rows.unwant(&extents);
+        self.was(first, last, extents)
+    }
+
+    fn was(&self, first: Index, last: Index, extents: Vec<Extent>) -> Was {
+        let purged = self.purged;
+        Was::Extents(Box::new(Replaced {
             first,
             last,
-            extents: removed,
-            purged: self.purged,
-        }
-    }
-
-    /// Finds the pending entries of a run and notes where they are.
-    fn written(&mut self, run: &Run, write: &Write<'_>, metas: &[EntryMeta]) -> Live {
-        let mut found = Live::default();
-        let mut at = self.position(run.first.index);
-        while let Some(extent) = self.extents.get_mut(at)
-            && extent.first <= run.last()
-        {
-            if let Some(rows) = write.note(extent, run, metas) {
-                found.entries += extent.count;
-                found.bytes += extent.bytes;
-                at -= usize::from(self.put_rows(at, rows));
-            }
-            at += 1;
-        }
-        found
+            extents,
+            purged,
+        }))
     }
 }
 
-/// A batch that is on disk now.
-#[derive(Clone)]
-pub(crate) struct Write<'a> {
-    pub(crate) records: &'a Records,
-    /// The number of its next payload, and where that is.
-    pub(crate) number: u64,
-    pub(crate) segment: u64,
-    pub(crate) offset: u64,
-}
-
-impl<'a> Write<'a> {
-    fn runs(&self) -> impl Iterator<Item = (&'a Run, &'a [EntryMeta])> + use<'a> {
-        let records: &'a Records = self.records;
-        records.iter().filter_map(|(record, metas)| match record {
-            Record::Entries(run) => Some((run, metas)),
-            _ => None,
-        })
-    }
-
-    fn advance(&mut self, run: &Run, metas: &[EntryMeta]) {
-        if run.has_payloads() {
-            self.number += metas.len() as u64;
-            self.offset += payload_bytes(metas);
-        }
-    }
-
-    /// Notes where an extent is, if it is a part of `run`, the next one. Gives its rows.
-    fn note<'m>(
-        &self,
-        extent: &mut Extent,
-        run: &Run,
-        metas: &'m [EntryMeta],
-    ) -> Option<impl Iterator<Item = Row> + Clone + use<'m>> {
-        if extent.first < run.first.index || extent.last() > run.last() || extent.how != run.how {
-            return None;
-        }
-        let skipped = extent.first.0 - run.first.index.0;
-        let number = match run.has_payloads() {
-            true => self.number + skipped,
-            false => self.number,
-        };
-        if extent.place != (Place::Pending { number }) {
-            return None;
-        }
-        let rows = rows(run.how, metas, self.offset).skip(skipped as usize);
-        let rows = rows.take(extent.count as usize);
-        if extent.count != u64::from(run.count) {
-            let bytes = rows.clone().map(|row| u64::from(row.meta.payload_bytes));
-            extent.bytes = bytes.sum(); // It was estimated.
-        }
-        extent.place = Place::Written {
-            segment: self.segment,
-        };
-        Some(rows)
-    }
-
-    /// The same for entries that were replaced since: they may come back.
-    pub(crate) fn note_in(mut self, before: &mut Before) {
-        let extents: &mut dyn Iterator<Item = &mut Extent> = match &mut before.what {
-            Was::HardState(_) | Was::User(_) => return,
-            Was::Extents { extents, .. } => &mut extents.iter_mut(),
-            Was::Removed(group) => &mut group.extents.iter_mut(),
-        };
-        let mut extents: Vec<&mut Extent> = extents.collect();
-        for (run, metas) in self.runs() {
-            if run.group == before.id {
-                for extent in &mut extents {
-                    if let Some(rows) = self.note(extent, run, metas) {
-                        extent.rows.extend(rows);
-                    }
-                }
-            }
-            self.advance(run, metas);
-        }
-    }
-}
+/// What takes a batch back.
+pub(crate) type Undo = SmallVec<[Before; 1]>;
 
 /// What a record changed, as it was before.
 #[derive(Debug)]
@@ -477,55 +350,26 @@ impl Before {
     }
 }
 
+/// Small, since most only append.
 #[derive(Debug)]
 enum Was {
-    HardState(HardState),
-    User(Bytes),
-    /// From `first` to `last` there was this.
-    Extents {
-        first: Index,
-        last: Index,
-        extents: Vec<Extent>,
-        purged: LogId,
+    /// Nothing was there from `end` on.
+    Shorter {
+        end: Index,
     },
+    Extents(Box<Replaced>),
+    HardState(Box<HardState>),
+    User(Box<Bytes>),
     Removed(Box<Group>),
 }
 
-impl LiveBySegment {
-    fn add(&mut self, segment: u64, live: Live) {
-        if live.entries > 0 {
-            for sum in [self.segments.entry(segment).or_default(), &mut self.all] {
-                sum.entries += live.entries;
-                sum.bytes = sum.bytes.saturating_add(live.bytes);
-            }
-        }
-    }
-
-    fn add_all<'e>(&mut self, extents: impl IntoIterator<Item = &'e Extent>) {
-        for extent in extents {
-            if let Place::Written { segment } = extent.place {
-                let (entries, bytes) = (extent.count, extent.bytes);
-                self.add(segment, Live { entries, bytes });
-            }
-        }
-    }
-
-    fn remove_all<'e>(&mut self, extents: impl IntoIterator<Item = &'e Extent>) {
-        for extent in extents {
-            let Place::Written { segment } = extent.place else {
-                continue;
-            };
-            if let Some(live) = self.segments.get_mut(&segment) {
-                for sum in [&mut *live, &mut self.all] {
-                    sum.entries -= extent.count;
-                    sum.bytes = sum.bytes.saturating_sub(extent.bytes);
-                }
-                if live.entries == 0 {
-                    self.segments.remove(&segment);
-                }
-            }
-        }
-    }
+/// From `first` to `last` there were these.
+#[derive(Debug)]
+struct Replaced {
+    first: Index,
+    last: Index,
+    extents: Vec<Extent>,
+    purged: LogId,
 }
 
 #[cfg(test)]
@@ -550,6 +394,6 @@ mod tests {
         for (segment, index) in [(1, 1), (1, 3), (2, 5), (2, 2)] {
             groups.take_range(segment, &run(index), u64::MAX);
         }
-        assert_eq!(groups.all_live().entries, 3);
+        assert_eq!(groups.rows.all_live().entries, 3);
     }
 }

@@ -112,6 +112,7 @@ mod record;
 mod recovery;
 mod repair;
 mod replay;
+mod rows;
 mod salvage;
 mod scan;
 mod seal;

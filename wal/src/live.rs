@@ -5,9 +5,9 @@ use bytes::Bytes;
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Damage, Error, Result};
-use crate::group::{Place, Row};
 use crate::groups::Groups;
 use crate::record::entry_checksum;
+use crate::rows::{Row, Where};
 use crate::segment::Segment;
 use crate::table::Table;
 use crate::types::{Context, GroupId, Index, LogId};
@@ -46,11 +46,14 @@ pub(crate) fn live_in(
             .find(id)
             .into_iter()
             .flat_map(|group| group.extents.iter().skip(group.position(start)));
-        for extent in extents.filter(|extent| extent.place == Place::Written { segment }) {
-            for index in extent.first.max(start).0..=extent.last().0 {
-                let index = Index(index);
-                let row = extent.row(index);
-                let Some(row) = row.or_else(|| table?.row(id, index)) else {
+        for extent in extents {
+            let there = groups.rows.part_in(extent, segment);
+            for index in (there.start.max(start).0..there.end.0).map(Index) {
+                let row = match groups.rows.find(extent, index) {
+                    Where::Tail { row, .. } => Some(row),
+                    _ => table.and_then(|table| table.row(id, index)),
+                };
+                let Some(row) = row else {
                     continue;
                 };
                 let term = extent.term;
@@ -105,11 +108,11 @@ impl LiveEntry {
 
     /// Whether it is still there, in this segment.
     pub(crate) fn is_in(&self, segment: u64, groups: &Groups) -> bool {
-        let extent = groups
-            .find(self.group)
-            .and_then(|group| group.find(self.id.index));
+        let index = self.id.index;
+        let extent = groups.find(self.group).and_then(|group| group.find(index));
         extent.is_some_and(|extent| {
-            extent.place == Place::Written { segment } && extent.term == self.id.term
+            groups.rows.find(extent, index).segment() == Some(segment)
+                && extent.term == self.id.term
         })
     }
 

@@ -16,8 +16,6 @@ pub(crate) struct Memory {
     written: usize,
     written_bytes: u64,
     bytes_max: u64,
-    /// The number of the next payload.
-    next_number: u64,
 }
 
 struct Held {
@@ -33,23 +31,18 @@ impl Memory {
         }
     }
 
-    pub(crate) fn next_number(&self) -> u64 {
-        self.next_number
-    }
-
     pub(crate) fn push(&mut self, body: Arc<Body>) {
+        let last = self.held.back().map(|held| held.body.next_number());
         assert!(
-            body.number == self.next_number,
-            "payload {} after {}",
+            last.is_none_or(|last| last == body.number),
+            "entry {} after {last:?}",
             body.number,
-            self.next_number
         );
-        self.next_number += body.payloads.len() as u64;
         let place = None;
         self.held.push_back(Held { body, place });
     }
 
-    /// A payload that is not written yet.
+    /// The payload of an entry that is not written yet, by the entry's number.
     pub(crate) fn pending(&self, number: u64) -> Bytes {
         let after = self.held.partition_point(|held| held.body.number <= number);
         let body = &self.held[after - 1].body;

@@ -27,14 +27,13 @@ use std::task::Waker;
 use std::time::Instant;
 
 use duramen_disk::Disk;
-use smallvec::SmallVec;
 
 use crate::Options;
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::control::ControlFile;
 use crate::error::{Error, Result};
-use crate::groups::{Before, Groups};
+use crate::groups::{Groups, Undo};
 use crate::memory::Memory;
 use crate::recovery::Recovered;
 use crate::seal::Full;
@@ -135,9 +134,6 @@ struct Queued {
     /// The groups whose purge point it takes past what is durable of them, and up to where that is.
     jumps: Vec<(GroupId, LogId)>,
 }
-
-/// What takes a batch back.
-type Undo = SmallVec<[Before; 1]>;
 
 /// Told once what became of a batch.
 pub(crate) enum Waiter {
@@ -285,7 +281,7 @@ impl Pipeline {
     fn take(&self, shared: &mut Shared, batch: Batch, space: u64) -> Result<u64> {
         let queued = shared.take_in(batch, space)?;
         if let Err(error) = shared.check_growth(&queued, space, self.options.groups_max) {
-            shared.groups.take_all_back(queued.undo);
+            shared.groups.refuse(queued.body.number, queued.undo);
             return Err(error);
         }
         shared.queue(queued);
@@ -367,7 +363,7 @@ impl Pipeline {
     pub(crate) fn stats(&self) -> Stats {
         let shared = self.shared();
         let segments = shared.segments.values();
-        let live = shared.groups.all_live();
+        let live = shared.groups.rows.all_live();
         let (spares, spare_bytes) = shared.space.waiting();
         Stats {
             batches_submitted: shared.submitted,

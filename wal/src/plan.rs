@@ -4,14 +4,21 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use smallvec::{SmallVec, smallvec};
+
 use crate::Core;
 use crate::error::{Damage, Error, Misuse, Result};
-use crate::group::{Extent, Place, Row};
+use crate::memory::Memory;
 use crate::pipeline::Shared;
 use crate::record::How;
+use crate::rows::{Row, Where};
 use crate::segment::Segment;
 use crate::table::Table;
 use crate::types::{Context, Entry, GroupId, Index, LogId};
+
+/// Most reads are of one.
+pub(crate) type Pieces = SmallVec<[Piece; 1]>;
 
 /// Entries of a plan.
 pub(crate) enum Piece {
@@ -27,7 +34,7 @@ pub(crate) struct DiskPiece {
     pub(crate) is_sealed: bool,
     pub(crate) first: LogId,
     pub(crate) context: Context,
-    pub(crate) rows: Vec<Row>,
+    pub(crate) rows: SmallVec<[Row; 1]>,
 }
 
 impl DiskPiece {
@@ -37,6 +44,12 @@ impl DiskPiece {
             index,
             ..self.first
         }
+    }
+
+    /// Whether an entry, the next one of the group, can become part of it.
+    fn goes_on_with(&self, next: Head, segment: &Arc<Segment>) -> bool {
+        let same = (self.first.term, self.context) == (next.id.term, next.context);
+        same && Arc::ptr_eq(&self.segment, segment) && self.id(self.rows.len()) == next.id
     }
 
     pub(crate) fn damaged(&self, group: GroupId, at: usize, reason: Damage) -> Error {
@@ -61,7 +74,7 @@ impl Core {
         group: GroupId,
         range: Range<Index>,
         bytes_max: u64,
-    ) -> Result<Vec<Piece>> {
+    ) -> Result<Pieces> {
         let mut loaded = Loaded::new();
         loop {
             let mut shared = self.pipeline.shared();
@@ -69,14 +82,15 @@ impl Core {
                 shared: &mut shared,
                 group,
                 loaded: &loaded,
-                bytes_max,
-                bytes: 0,
-                entries: 0,
-                is_full: false,
-                pieces: Vec::new(),
+                wanted: Wanted {
+                    bytes_max,
+                    bytes: 0,
+                    is_full: false,
+                    pieces: SmallVec::new(),
+                },
             };
             let missing = plan.range(range.clone())?;
-            let pieces = plan.pieces;
+            let pieces = plan.wanted.pieces;
             drop(shared);
             let Some(segment) = missing else {
                 return Ok(pieces);
@@ -93,162 +107,126 @@ struct Plan<'a> {
     shared: &'a mut Shared,
     group: GroupId,
     loaded: &'a Loaded,
+    wanted: Wanted,
+}
+
+/// What was found so far.
+struct Wanted {
     bytes_max: u64,
     bytes: u64,
-    entries: usize,
     /// No more is wanted.
     is_full: bool,
-    pieces: Vec<Piece>,
+    pieces: Pieces,
+}
+
+/// What is known of an entry before its payload is.
+#[derive(Clone, Copy)]
+struct Head {
+    id: LogId,
+    context: Context,
+}
+
+impl Head {
+    fn at(self, index: Index) -> Head {
+        let id = LogId { index, ..self.id };
+        Head { id, ..self }
+    }
 }
 
 impl Plan<'_> {
     /// Plans a range, or gives a segment whose table is needed for it.
     fn range(&mut self, range: Range<Index>) -> Result<Option<Arc<Segment>>> {
         let mut index = range.start;
-        while index < range.end && !self.is_full {
-            let Some(group) = self.shared.groups.find(self.group) else {
+        while index < range.end && !self.wanted.is_full {
+            let groups = &self.shared.groups;
+            let Some(group) = groups.find(self.group) else {
                 return Err(Error::misuse(self.group, Misuse::UnknownGroup));
             };
             let Some(extent) = group.find(index) else {
                 return Err(Error::misuse(self.group, group.missing(index)));
             };
             let last = extent.last().min(range.end.prev());
-            let id = LogId {
-                term: extent.term,
-                index,
-            };
+            let term = extent.term;
+            let id = LogId { term, index };
             if extent.suspect {
                 let group = self.group;
                 return Err(Error::Suspect { group, id });
             }
-            match extent.place {
-                Place::Pending { .. } => {
-                    let extent = Extent {
-                        rows: Default::default(),
-                        ..*extent
-                    };
-                    index = self.pending(&extent, index, last)?;
-                }
-                Place::Written { segment } => match self.written(segment, index, last)? {
+            let context = extent.context;
+            let head = Head { id, context };
+            match groups.rows.find(extent, index) {
+                Where::Pending { .. } | Where::Tail { .. } => index = self.numbered(head, last)?,
+                Where::Table { segment } => match self.in_table(segment, head, last)? {
                     Ok(next) => index = next,
                     Err(segment) => return Ok(Some(segment)),
                 },
-                Place::Gone => unreachable!("a log with entries that are gone is not opened"),
+                Where::Gone => unreachable!("a log with entries that are gone is not opened"),
             }
         }
         Ok(None)
     }
 
-    /// Whether an entry of so many bytes is still wanted.
-    fn wants(&mut self, bytes: u64) -> bool {
-        self.is_full = self.entries > 0 && self.bytes + bytes > self.bytes_max;
-        if !self.is_full {
-            self.entries += 1;
-            self.bytes += bytes;
-        }
-        !self.is_full
-    }
-
-    fn pending(&mut self, extent: &Extent, from: Index, last: Index) -> Result<Index> {
-        for index in (from.0..=last.0).map(Index) {
-            let term = extent.term;
-            let id = LogId { term, index };
-            let number = extent.number(index).filter(|_| extent.how != How::Lost);
-            // Without a number it is lost, and its record is not written yet.
-            let number = number.ok_or_else(|| self.lost(id))?;
-            let payload = self.shared.memory.pending(number);
-            if !self.wants(payload.len() as u64) {
+    /// Plans entries of one extent from `first` on that are in no table. Gives the index to go on with.
+    fn numbered(&mut self, first: Head, last: Index) -> Result<Index> {
+        let shared = &*self.shared;
+        let group = shared.groups.find(self.group);
+        let extent = group.and_then(|group| group.find(first.id.index));
+        let extent = extent.expect("it was just found");
+        for index in (first.id.index.0..=last.0).map(Index) {
+            let head = first.at(index);
+            match shared.groups.rows.find(extent, index) {
+                Where::Pending { .. } if extent.how == How::Lost => return Err(self.lost(head.id)),
+                Where::Pending { number } => {
+                    let payload = shared.memory.pending(number);
+                    if self.wanted.wants(payload.len() as u64) {
+                        self.wanted.put_payload(head, payload);
+                    }
+                }
+                Where::Tail { segment, row } => {
+                    let segment = shared.segments.get(&segment).expect(IS_OPEN);
+                    self.wanted
+                        .put_row(head, row, segment, false, &shared.memory);
+                }
+                Where::Table { .. } | Where::Gone => return Ok(index),
+            }
+            if self.wanted.is_full {
                 break;
             }
-            self.pieces.push(Piece::Memory(Entry {
-                id,
-                context: extent.context,
-                payload,
-            }));
         }
         Ok(last.next())
     }
 
-    /// Plans entries of one extent in a segment. Gives the index to go on with, or the segment if its table is needed.
-    fn written(
+    /// Plans entries of one extent from `first` on that are in the table of a segment. Gives the index to go on with, or the
+    /// segment if its table is not here.
+    fn in_table(
         &mut self,
         number: u64,
-        from: Index,
+        first: Head,
         last: Index,
     ) -> Result<std::result::Result<Index, Arc<Segment>>> {
+        let is_sealed = self.shared.is_sealed(number);
         let Shared {
-            groups,
             segments,
             tables,
+            memory,
             ..
         } = &mut *self.shared;
-        let segment = segments.get(&number);
-        let segment = segment
-            .expect("a segment with live entries is open")
-            .clone();
-        let group = groups.find(self.group);
-        let extent = group.and_then(|group| group.find(from));
-        let extent = extent.expect("it was just found");
-        let (term, context) = (extent.term, extent.context);
-        let count = (last.0 - from.0 + 1) as usize;
-        let rows: Vec<Row> = match extent.rows.is_empty() {
-            false => {
-                let skipped = (from.0 - extent.first.0) as usize;
-                extent
-                    .rows
-                    .iter()
-                    .skip(skipped)
-                    .take(count)
-                    .copied()
-                    .collect()
-            }
-            true => {
-                let loaded = self.loaded.get(&number).cloned();
-                let Some(table) = loaded.or_else(|| tables.find(number)) else {
-                    return Ok(Err(segment));
-                };
-                table.find_row(&segment, self.group, from)?;
-                let rows = table.rows(self.group, from).take(count);
-                rows.copied().collect()
-            }
+        let segment = segments.get(&number).expect(IS_OPEN);
+        let Some(table) = self.loaded.get(&number).or_else(|| tables.find(number)) else {
+            return Ok(Err(segment.clone()));
         };
-        let next = Index(from.0 + rows.len() as u64);
-        self.rows(&segment, LogId { term, index: from }, context, rows);
-        Ok(Ok(next))
-    }
-
-    fn rows(&mut self, segment: &Arc<Segment>, first: LogId, context: Context, rows: Vec<Row>) {
-        let number = segment.header.number;
-        let is_sealed = self.shared.is_sealed(number);
-        let mut piece: Option<DiskPiece> = None;
-        for (row, index) in rows.into_iter().zip(first.index.0..) {
-            let index = Index(index);
-            if !self.wants(row.meta.payload_bytes.into()) {
+        let index = first.id.index;
+        let rows = table.find_rows(segment, self.group, index)?;
+        let mut next = index;
+        for (row, at) in rows.iter().zip(index.0..=last.0) {
+            let head = first.at(Index(at));
+            self.wanted.put_row(head, *row, segment, is_sealed, memory);
+            if self.wanted.is_full {
                 break;
             }
-            let id = LogId { index, ..first };
-            let memory = &self.shared.memory;
-            let offset = row.offset();
-            let recent = offset.and_then(|at| memory.recent(number, at, row.meta.payload_bytes));
-            if let Some(payload) = recent {
-                self.pieces.extend(piece.take().map(Piece::Disk));
-                self.pieces.push(Piece::Memory(Entry {
-                    id,
-                    context,
-                    payload,
-                }));
-                continue;
-            }
-            let piece = piece.get_or_insert_with(|| DiskPiece {
-                segment: segment.clone(),
-                is_sealed,
-                first: id,
-                context,
-                rows: Vec::new(),
-            });
-            piece.rows.push(row);
+            next = head.id.index.next();
         }
-        self.pieces.extend(piece.map(Piece::Disk));
+        Ok(Ok(next))
     }
 
     fn lost(&self, id: LogId) -> Error {
@@ -260,5 +238,59 @@ impl Plan<'_> {
             offset: 0,
             reason: Damage::Lost,
         }
+    }
+}
+
+const IS_OPEN: &str = "a segment with live entries is open";
+
+impl Wanted {
+    /// Whether an entry of so many bytes is still wanted.
+    fn wants(&mut self, bytes: u64) -> bool {
+        self.is_full = !self.pieces.is_empty() && self.bytes + bytes > self.bytes_max;
+        if !self.is_full {
+            self.bytes += bytes;
+        }
+        !self.is_full
+    }
+
+    fn put_payload(&mut self, head: Head, payload: Bytes) {
+        let Head { id, context } = head;
+        self.pieces.push(Piece::Memory(Entry {
+            id,
+            context,
+            payload,
+        }));
+    }
+
+    /// An entry that is in a segment, and may be in memory too.
+    fn put_row(
+        &mut self,
+        head: Head,
+        row: Row,
+        segment: &Arc<Segment>,
+        is_sealed: bool,
+        memory: &Memory,
+    ) {
+        let len = row.meta.payload_bytes;
+        if !self.wants(len.into()) {
+            return;
+        }
+        let number = segment.header.number;
+        let recent = row.offset().and_then(|at| memory.recent(number, at, len));
+        if let Some(payload) = recent {
+            return self.put_payload(head, payload);
+        }
+        if let Some(Piece::Disk(piece)) = self.pieces.last_mut()
+            && piece.goes_on_with(head, segment)
+        {
+            return piece.rows.push(row);
+        }
+        self.pieces.push(Piece::Disk(DiskPiece {
+            segment: segment.clone(),
+            is_sealed,
+            first: head.id,
+            context: head.context,
+            rows: smallvec![row],
+        }));
     }
 }

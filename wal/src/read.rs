@@ -10,10 +10,10 @@ use bytes::Bytes;
 
 use crate::Wal;
 use crate::error::{Damage, Error, Result};
-use crate::group::Row;
 use crate::pipeline::Shared;
-use crate::plan::{DiskPiece, Piece};
+use crate::plan::{DiskPiece, Piece, Pieces};
 use crate::record::entry_checksum;
+use crate::rows::Row;
 use crate::segment::Segment;
 use crate::types::{Entry, GroupId, HardState, Index, LogId, Term};
 
@@ -151,7 +151,7 @@ impl Wal {
 const READ_BYTES: u64 = 1 << 20;
 
 /// Reads what was planned.
-fn read(group: GroupId, plan: Vec<Piece>, may_map: bool) -> Result<Vec<Entry>> {
+fn read(group: GroupId, plan: Pieces, may_map: bool) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for piece in plan {
         match piece {

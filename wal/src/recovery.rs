@@ -41,6 +41,7 @@ use crate::groups::Groups;
 use crate::names::Names;
 use crate::record::Record;
 use crate::replay::{Replay, Tail};
+use crate::rows::Where;
 use crate::scan::BadEntry;
 use crate::seal::Full;
 use crate::segment::{Access, Segment, segment_bytes, segment_path};
@@ -176,8 +177,10 @@ pub(crate) fn look(
 fn is_there(groups: &Groups, damaged: &DamagedEntry) -> bool {
     let BadEntry { group, id, offset } = damaged.entry;
     let extent = groups.find(group).and_then(|group| group.find(id.index));
-    let row = extent.and_then(|extent| extent.row(id.index));
-    let is_here = row.is_none_or(|row| row.offset() == Some(offset));
+    let is_here = match groups.locate(group, id.index) {
+        Some(Where::Tail { row, .. }) => row.offset() == Some(offset),
+        _ => true,
+    };
     extent.is_some_and(|extent| extent.term == id.term && !extent.suspect) && is_here
 }
 

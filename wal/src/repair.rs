@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use crate::canary::planted;
 use crate::error::{Error, Misuse, Result};
-use crate::group::Place;
 use crate::live::{Cursor, LiveEntry, live_in};
 use crate::record::{How, entry_checksum};
 use crate::recovery::DamagedEntry;
+use crate::rows::Where;
 use crate::scan::BadEntry;
 use crate::segment::Segment;
 use crate::table::Table;
@@ -236,10 +236,11 @@ impl Core {
             if (extent.term, extent.context) != (entry.id.term, entry.context) {
                 return misuse(Misuse::OtherEntry { index });
             }
-            let number = match extent.place {
-                Place::Written { segment } => segment,
-                _ if extent.how != How::Lost => return Ok(None),
-                _ => {
+            let place = shared.groups.rows.find(extent, index);
+            let number = match place.segment() {
+                Some(segment) => segment,
+                None if extent.how != How::Lost => return Ok(None),
+                None => {
                     drop(shared);
                     self.pipeline.flush()?;
                     continue;
@@ -250,10 +251,10 @@ impl Core {
                 .expect("a segment with live entries is open")
                 .clone();
             let table = loaded.as_ref().filter(|(loaded, _)| *loaded == number);
-            let row = match (extent.row(index), table) {
-                (Some(row), _) => Some(row),
-                (None, Some((_, table))) => Some(table.find_row(&segment, group, index)?),
-                (None, None) => None,
+            let row = match (place, table) {
+                (Where::Tail { row, .. }, _) => Some(row),
+                (_, Some((_, table))) => Some(table.find_rows(&segment, group, index)?[0]),
+                (_, None) => None,
             };
             let suspect = extent.suspect;
             drop(shared);

@@ -8,9 +8,10 @@ use crate::control::Control;
 use crate::error::{Damage, Error, Result};
 use crate::format::SEGMENT_HEADER_BYTES;
 use crate::frame::{Directory, Link};
-use crate::groups::{Groups, Source};
+use crate::groups::{Groups, Undo};
 use crate::record::{Record, Records};
 use crate::recovery::{Cut, DamagedEntry, RecoveryReport};
+use crate::rows::Source;
 use crate::scan::{BadEntry, Frame, Missing, Rest, Scan};
 use crate::seal::{Full, Trailer};
 use crate::segment::Segment;
@@ -286,8 +287,7 @@ impl Replay {
             bad.retain(|(segment, bad)| self.groups.stands_at(bad, *segment));
             tail.suspects = bad.iter().map(|(_, bad)| suspect(bad)).collect();
             for suspect in &tail.suspects {
-                self.groups
-                    .change(suspect, &[], &mut Source::Pending { number: 0 });
+                self.groups.change(suspect, &[], &mut Source::Pending);
             }
         }
         self.cut(&mut tail, held.into_iter().next(), &rest, &frames);
@@ -345,11 +345,15 @@ impl Replay {
         };
         let Records { list, metas } = &mut records;
         let mut metas = &metas[..];
+        let mut undo = Undo::new(); // Nothing is taken back: the log is not opened then.
         for record in list {
             let (of_record, after) = metas.split_at(record.entries());
             metas = after;
-            let taken = self.groups.take_in(record, of_record, &mut source);
+            let taken = self
+                .groups
+                .take_in(record, of_record, &mut source, &mut undo);
             taken.map_err(|_| damaged())?;
+            undo.clear();
         }
         self.link = directory.link_after();
         self.report.frames += 1;

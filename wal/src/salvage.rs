@@ -25,12 +25,13 @@ use duramen_disk::Disk;
 use crate::canary::planted;
 use crate::control::{Control, ControlFile};
 use crate::error::{Damage, Error, Result};
-use crate::group::{Extent, Group, Place, Row};
+use crate::group::{Extent, Group, Place};
 use crate::groups::Groups;
 use crate::live::LiveEntry;
 use crate::names::Names;
 use crate::recovery::Cut;
 use crate::replay::Replay;
+use crate::rows::{Row, Rows, Where};
 use crate::segment::{Access, Segment};
 use crate::table::Table;
 use crate::tables::Tables;
@@ -41,6 +42,7 @@ pub(crate) struct Salvage {
     segments: BTreeMap<u64, Arc<Segment>>,
     /// Each group, and where it ended.
     pub(crate) groups: BTreeMap<GroupId, (Group, LogId)>,
+    rows: Rows,
     tables: Tables,
     /// CONTROL, segments and frames that cannot be read.
     pub(crate) lost: Vec<Error>,
@@ -72,7 +74,7 @@ impl Salvage {
             false => after(&segments, from, &control),
         };
         let is_end_lost = after.is_none() && !(is_whole && ends);
-        let (torn, groups) = match after {
+        let (torn, (groups, rows)) = match after {
             Some(after) => (after.report.cut, join(before.groups, after.groups)),
             None => (before.torn.filter(|_| !is_end_lost), alone(before.groups)),
         };
@@ -83,6 +85,7 @@ impl Salvage {
         Ok(Salvage {
             segments: segments.into_iter().map(numbered).collect(),
             groups,
+            rows,
             tables: Tables::new(TABLES_BYTES_MAX),
             lost,
             is_end_lost,
@@ -109,17 +112,19 @@ impl Salvage {
         let (group, _) = &self.groups[&id];
         let mut last = group.purged;
         for extent in &group.extents {
-            let Place::Written { segment } = extent.place else {
-                return Ok(last);
-            };
-            let Some(segment) = self.segments.get(&segment) else {
-                return Ok(last);
-            };
             for index in (extent.first.0..=extent.last().0).map(Index) {
-                let payload = match index == last.index.next() {
-                    true => read(segment, &mut self.tables, id, extent, index),
-                    false => None,
+                let place = self.rows.find(extent, index);
+                let segment = place
+                    .segment()
+                    .and_then(|number| self.segments.get(&number));
+                let Some(segment) = segment.filter(|_| index == last.index.next()) else {
+                    return Ok(last);
                 };
+                let row = match place {
+                    Where::Tail { row, .. } => Some(row),
+                    _ => row(segment, &mut self.tables, id, index),
+                };
+                let payload = row.and_then(|row| read(segment, row, id, extent, index));
                 let Some(payload) = payload else {
                     return Ok(last);
                 };
@@ -138,15 +143,12 @@ impl Salvage {
 
 /// The payload of an entry, if it is whole.
 fn read(
-    segment: &Arc<Segment>,
-    tables: &mut Tables,
+    segment: &Segment,
+    row: Row,
     group: GroupId,
     extent: &Extent,
     index: Index,
 ) -> Option<Bytes> {
-    let row = extent
-        .row(index)
-        .or_else(|| row(segment, tables, group, index))?;
     let term = extent.term;
     let entry = LiveEntry {
         group,
@@ -161,7 +163,7 @@ fn read(
 fn row(segment: &Arc<Segment>, tables: &mut Tables, group: GroupId, index: Index) -> Option<Row> {
     let number = segment.header.number;
     let table = match tables.find(number) {
-        Some(table) => table,
+        Some(table) => table.clone(),
         None => {
             let table = Arc::new(Table::load(segment).unwrap_or_default());
             tables.insert(number, table.clone());
@@ -308,22 +310,27 @@ fn after(segments: &[Arc<Segment>], from: usize, control: &Control) -> Option<Re
 /// Each group, and where it ends.
 type Left = BTreeMap<GroupId, (Group, LogId)>;
 
-fn alone(groups: Groups) -> Left {
+fn alone(groups: Groups) -> (Left, Rows) {
+    let (groups, rows) = groups.into_parts();
     let with_end = |(id, group): (GroupId, Group)| {
         let end = group.last();
         (id, (group, end))
     };
-    groups.into_iter().map(with_end).collect()
+    (groups.map(with_end).collect(), rows)
 }
 
-fn join(before: Groups, after: Groups) -> Left {
-    let mut before: BTreeMap<GroupId, Group> = before.into_iter().collect();
-    let join = |(id, after): (GroupId, Group)| {
+fn join(before: Groups, after: Groups) -> (Left, Rows) {
+    let (before, mut rows) = before.into_parts();
+    let (after, later) = after.into_parts();
+    let shift = rows.append(later);
+    let mut before: BTreeMap<GroupId, Group> = before.collect();
+    let join = |(id, mut after): (GroupId, Group)| {
         let end = after.last();
         let before = before.remove(&id).unwrap_or_default();
+        after.shift_numbers(shift);
         (id, (join_group(before, after), end))
     };
-    after.into_iter().map(join).collect()
+    (after.map(join).collect(), rows)
 }
 
 fn join_group(before: Group, mut after: Group) -> Group {

@@ -1,26 +1,37 @@
 //! A segment's table: which entries it holds, as of its end, and where in it each payload is. Made from the segment's
 //! directories alone, whatever stands in other segments.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 
 use crate::error::{Damage, Error, Result};
 use crate::frame::Directory;
-use crate::group::{Extent, Row};
-use crate::groups::{Groups, Source};
-use crate::record::{self, Record, Records};
+use crate::groups::Groups;
+use crate::record::{self, Record, Records, Run};
+use crate::rows::{Row, Source};
 use crate::scan::Scan;
 use crate::segment::Segment;
 use crate::types::{GroupId, Index};
 
+/// Invariant: the runs of a group are in order, and each has as many rows as entries.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    groups: Groups,
+    groups: HashMap<GroupId, SmallVec<[Placed; 1]>, FxBuildHasher>,
+    rows: Vec<Row>,
     /// A frame whose directory cannot be read, if there is one: its entries are not in the table.
     pub(crate) missing: Option<Error>,
     /// What it takes in memory, about.
     pub(crate) bytes: u64,
+}
+
+/// A run, and where its rows begin.
+#[derive(Debug)]
+struct Placed {
+    run: Run,
+    rows_at: usize,
 }
 
 impl Table {
@@ -29,7 +40,7 @@ impl Table {
         number: u64,
         directories: impl IntoIterator<Item = &'a Directory>,
     ) -> std::result::Result<Table, Damage> {
-        let mut table = Table::default();
+        let mut groups = Groups::default();
         for directory in directories {
             let records = record::decode(&directory.records)?;
             let mut source = Source::Written {
@@ -45,16 +56,33 @@ impl Table {
                         | Record::Remove { .. }
                 );
                 if counts {
-                    table.groups.change(record, metas, &mut source);
+                    groups.change(record, metas, &mut source);
                 }
             }
         }
-        let extents = table.groups.iter().flat_map(|(_, group)| &group.extents);
-        let bytes = extents.map(|extent| {
-            size_of::<Extent>() + size_of::<Row>() * extent.count as usize // has all rows
-        });
-        table.bytes = bytes.sum::<usize>() as u64;
-        Ok(table)
+        Ok(Table::of_groups(&groups))
+    }
+
+    fn of_groups(groups: &Groups) -> Table {
+        let mut table = Table::default();
+        table
+            .rows
+            .reserve_exact(groups.rows.all_live().entries as usize);
+        let mut runs = 0;
+        for (id, group) in groups.iter().filter(|(_, group)| !group.extents.is_empty()) {
+            let placed = group.extents.iter().map(|extent| {
+                let rows_at = table.rows.len();
+                table.rows.extend(groups.rows.of(extent));
+                let run = extent.run(id);
+                Placed { run, rows_at }
+            });
+            let placed: SmallVec<_> = placed.collect();
+            runs += placed.len();
+            table.groups.insert(id, placed);
+        }
+        let bytes = runs * size_of::<Placed>() + table.rows.len() * size_of::<Row>();
+        table.bytes = bytes as u64;
+        table
     }
 
     /// Reads the table of a segment that is full: from its seal, or if that is damaged from its frames.
@@ -73,44 +101,58 @@ impl Table {
         Ok(table)
     }
 
-    /// Where an entry is that the segment holds.
+    /// The rows from an entry on that the segment holds, as far as its run goes: at least one.
     ///
     /// # Errors
     /// [`Error::DamagedDirectory`] if it is in a frame whose directory cannot be read, nor its copies.
-    pub(crate) fn find_row(&self, segment: &Segment, group: GroupId, index: Index) -> Result<Row> {
-        self.row(group, index).ok_or_else(|| {
-            let missing = self.missing.clone();
-            missing.unwrap_or_else(|| Error::damaged(&segment.path, 0, Damage::Content))
-        })
+    pub(crate) fn find_rows(
+        &self,
+        segment: &Segment,
+        group: GroupId,
+        from: Index,
+    ) -> Result<&[Row]> {
+        match self.rows(group, from) {
+            [] => {
+                let missing = self.missing.clone();
+                Err(missing.unwrap_or_else(|| Error::damaged(&segment.path, 0, Damage::Content)))
+            }
+            rows => Ok(rows),
+        }
     }
 
     pub(crate) fn row(&self, group: GroupId, index: Index) -> Option<Row> {
-        self.groups.find(group)?.find(index)?.row(index)
+        self.rows(group, index).first().copied()
     }
 
-    /// The rows from an entry on, as far as its extent goes.
-    pub(crate) fn rows(&self, group: GroupId, from: Index) -> impl Iterator<Item = &Row> {
-        let extent = self.groups.find(group).and_then(|group| group.find(from));
-        let rows = extent.map(|extent| extent.rows.range((from.0 - extent.first.0) as usize..));
-        rows.into_iter().flatten()
+    /// The same, or none if it is not there.
+    fn rows(&self, group: GroupId, from: Index) -> &[Row] {
+        let runs = self.groups.get(&group).map_or(&[][..], |runs| runs);
+        let at = runs.partition_point(|placed| placed.run.last() < from);
+        match runs.get(at) {
+            Some(Placed { run, rows_at }) if run.first.index <= from => {
+                let skipped = (from.0 - run.first.index.0) as usize;
+                &self.rows[rows_at + skipped..rows_at + run.count as usize]
+            }
+            _ => &[],
+        }
     }
 
     /// The groups of which it has entries, in ascending order.
     pub(crate) fn groups(&self) -> Vec<GroupId> {
-        let groups = self.groups.iter();
-        let mut groups: Vec<GroupId> = groups
-            .filter(|(_, group)| !group.extents.is_empty())
-            .map(|(id, _)| id)
-            .collect();
+        let mut groups: Vec<GroupId> = self.groups.keys().copied().collect();
         groups.sort_unstable();
         groups
     }
 
     /// What it says without the rows.
     pub(crate) fn summary(&self) -> Records {
-        let ranges = self.groups().into_iter().flat_map(|id| {
-            let group = self.groups.find(id);
-            group.into_iter().flat_map(move |group| group.ranges(id))
+        let groups = self.groups();
+        let runs = groups.iter().flat_map(|group| &self.groups[group]);
+        let ranges = runs.map(|&Placed { run, rows_at }| {
+            let rows = &self.rows[rows_at..rows_at + run.count as usize];
+            let bytes = rows.iter().map(|row| u64::from(row.meta.payload_bytes));
+            let bytes = bytes.sum();
+            Record::Range { run, bytes }
         });
         Records {
             list: ranges.collect(),

@@ -26,11 +26,11 @@ impl Tables {
         self.bytes
     }
 
-    pub(crate) fn find(&mut self, segment: u64) -> Option<Arc<Table>> {
+    pub(crate) fn find(&mut self, segment: u64) -> Option<&Arc<Table>> {
         self.clock += 1;
         let (table, used) = self.tables.get_mut(&segment)?;
         *used = self.clock;
-        Some(table.clone())
+        Some(table)
     }
 
     /// Keeps a table, and forgets those that were not used for the longest time, if they are too many.

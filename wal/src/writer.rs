@@ -35,8 +35,9 @@ use crate::states::States;
 #[derive(Debug)]
 pub(crate) struct Body {
     pub(crate) records: Records,
+    /// One for each entry; empty where it is lost.
     pub(crate) payloads: SmallVec<[Bytes; 1]>,
-    /// The number of its first payload.
+    /// The number of its first entry: see `rows.rs`.
     pub(crate) number: u64,
     pub(crate) changes_vote: bool,
     /// The most space it can take: its frame, and what it may add to the first frame of the next segment.
@@ -45,6 +46,11 @@ pub(crate) struct Body {
 }
 
 impl Body {
+    /// The number after that of its last entry.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.number + self.payloads.len() as u64
+    }
+
     /// Whether it moves entries. A batch does that alone.
     pub(crate) fn is_move(&self) -> bool {
         let is_moved =

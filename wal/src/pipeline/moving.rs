@@ -58,7 +58,7 @@ impl Round {
 impl Shared {
     /// What all files together may take: twice what is needed and three segments.
     pub(super) fn bytes_allowed(&self, options: &Options) -> u64 {
-        let live = self.groups.all_live();
+        let live = self.groups.rows.all_live();
         let needed = live.bytes.saturating_add(ENTRY_BYTES * live.entries);
         let twice = needed.saturating_mul(2);
         twice.saturating_add(3 * options.segment_bytes)
@@ -75,7 +75,7 @@ impl Shared {
             .full
             .iter()
             .any(|full| full.segment.header.number == number);
-        let has_live = self.groups.live(number).entries > 0;
+        let has_live = self.groups.rows.live(number).entries > 0;
         let is_next = is_full && is_sealed && has_live && self.round.allows(number, options);
         is_next.then_some(oldest)
     }
@@ -95,7 +95,7 @@ impl Pipeline {
             .last_key_value()
             .map_or(0, |(newest, _)| *newest);
         shared.round.moves(number, newest);
-        let table = shared.tables.find(number);
+        let table = shared.tables.find(number).cloned();
         drop(shared);
         let moved = table.map_or_else(|| Table::load(segment).map(Arc::new), Ok);
         let moved = moved.and_then(|table| {

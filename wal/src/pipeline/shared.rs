@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Counts, Queued, Shared, Undo};
+use super::{Counts, Queued, Shared};
 use crate::batch::Batch;
 use crate::canary::planted;
 use crate::error::{Error, Result};
 use crate::format::STATES_BYTES_MAX;
-use crate::groups::{Before, Source, Write};
+use crate::groups::{Before, Undo};
 use crate::record::{Record, Records};
+use crate::rows::Source;
 use crate::segment::Segment;
 use crate::types::{GroupId, LogId};
 use crate::writer::{Batches, Body, Writer};
@@ -80,8 +81,8 @@ impl Shared {
 
     /// Lets a batch take effect. One that breaks a rule has none.
     pub(super) fn take_in(&mut self, batch: Batch, space: u64) -> Result<Queued> {
-        let number = self.memory.next_number();
-        let mut source = Source::Pending { number };
+        let number = self.groups.rows.next_number();
+        let mut source = Source::Pending;
         let Records { mut list, metas } = batch.records;
         let mut undo = Undo::with_capacity(list.len());
         let mut rest = &metas[..];
@@ -90,12 +91,12 @@ impl Shared {
             jumps.extend(self.jump(record));
             let (of_record, after) = rest.split_at(record.entries());
             rest = after;
-            match self.groups.take_in(record, of_record, &mut source) {
-                Ok(was) => undo.extend(was),
-                Err(misuse) => {
-                    self.groups.take_all_back(undo);
-                    return Err(Error::misuse(record.group().unwrap_or_default(), misuse));
-                }
+            let taken = self
+                .groups
+                .take_in(record, of_record, &mut source, &mut undo);
+            if let Err(misuse) = taken {
+                self.groups.refuse(number, undo);
+                return Err(Error::misuse(record.group().unwrap_or_default(), misuse));
             }
         }
         let body = Arc::new(Body {
@@ -152,7 +153,7 @@ impl Shared {
         };
         match self.jumps.get(&group) {
             Some((_, before)) => *before,
-            None => found.durable(),
+            None => found.durable(&self.groups.rows),
         }
     }
 
@@ -188,18 +189,9 @@ impl Shared {
 
     pub(super) fn complete(&mut self, bodies: &[Arc<Body>], written: Batches, writer: &Writer) {
         for (body, place) in bodies.iter().zip(&written.places) {
-            let write = Write {
-                records: &body.records,
-                number: body.number,
-                segment: place.segment,
-                offset: place.offset,
-            };
-            if !self.groups.written(write.clone()) {
-                let queue = self.queue.iter_mut();
-                for before in queue.flat_map(|queued| &mut queued.undo) {
-                    write.clone().note_in(before);
-                }
-            }
+            let entries = body.payloads.len() as u64;
+            let rows = &mut self.groups.rows;
+            rows.written(body.number, entries, place.segment, place.offset);
         }
         self.memory.written(&written.places);
         self.durable += bodies.len() as u64;
@@ -230,7 +222,8 @@ impl Shared {
         if self.dead.is_some() {
             return;
         }
-        let alive = (self.oldest..current).find(|&number| self.groups.live(number).entries > 0);
+        let alive =
+            (self.oldest..current).find(|&number| self.groups.rows.live(number).entries > 0);
         let below = alive.unwrap_or(current);
         if below > self.oldest {
             self.dead = Some((below, self.submitted));
@@ -244,6 +237,7 @@ impl Shared {
         for number in std::mem::replace(&mut self.oldest, below)..below {
             self.tables.remove(number);
         }
+        self.groups.rows.forget_segments(below);
         let live = self.segments.split_off(&below);
         let freed = std::mem::replace(&mut self.segments, live);
         let bytes = freed.values().map(|segment| segment.header.file_bytes);

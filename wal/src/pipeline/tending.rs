@@ -12,8 +12,8 @@ use crate::segment::Segment;
 use crate::spare::Spare;
 use crate::sync::MutexGuard;
 
-/// A sealed segment's rows are taken from so many groups at a time: readers and writers come in between.
-const STRIP_GROUPS: usize = 256;
+/// So many groups at a time are told that a segment is sealed: readers and writers come in between.
+const SEAL_GROUPS: usize = 256;
 
 impl Shared {
     /// Whether there is something to do for segments.
@@ -102,13 +102,14 @@ impl Pipeline {
             return shared;
         }
         shared.tables.insert(number, table.clone());
-        for groups in table.groups().chunks(STRIP_GROUPS) {
+        for groups in table.groups().chunks(SEAL_GROUPS) {
             for group in groups {
-                shared.groups.strip(number, *group);
+                shared.groups.seal(number, *group);
             }
             drop(shared);
             shared = self.shared();
         }
+        shared.groups.rows.drop_rows(number);
         shared
     }
 
