@@ -67,7 +67,8 @@ pub(super) enum Effect {
 }
 
 impl<S: StateMachine> Work<S> {
-    pub(super) fn is_query(&self) -> bool {
+    /// Whether it only looks at the state machine.
+    pub fn is_query(&self) -> bool {
         matches!(self.0, Kind::Query(_))
     }
 }

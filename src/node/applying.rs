@@ -103,7 +103,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     }
 
     /// Whether all that was to be done is done, queries aside: then a query may be answered anywhere, at once.
-    pub(super) fn is_applier_idle(&self) -> bool {
+    pub fn is_applier_idle(&self) -> bool {
         self.unfinished == 0
     }
 

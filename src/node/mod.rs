@@ -2,8 +2,8 @@
 //!
 //! [`Node`] is one loop, generic over network and clock (and over the disk, through [`Storage`]), so that a simulator can
 //! run the very code that the server runs. It does nothing by itself: whoever drives it calls [`handle`](Node::handle)
-//! for each input and [`turn`](Node::turn) then, and does the [jobs](Node::take_job). [`spawn`] is the driver for real time: a
-//! thread.
+//! for each input and [`turn`](Node::turn) then, and does the [jobs](Node::take_job). A
+//! [replica](crate::replica) drives one in real time.
 //!
 //! The way of one write: `handle(Propose)` puts it into the core's log; `turn` sends it to the followers and begins to write it
 //! here at the same time; their replies come in through `handle(Message)`, and the log says when it is durable here; the next
@@ -26,7 +26,6 @@ mod applying;
 mod boots;
 mod clock;
 mod disk;
-mod driver;
 mod input;
 mod installing;
 mod job;
@@ -68,7 +67,6 @@ pub use applier::{Applier, Done, Work};
 use applying::Restoring;
 pub use clock::{Clock, SystemClock};
 pub use disk::Trouble;
-pub use driver::{Handle, Inbox, spawn};
 pub use input::{
     Change, Input, NotDone, OnAdmitted, OnApplied, OnChange, OnIntroduction, OnTransfer, Query,
 };
@@ -218,6 +216,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a pause, of the process or of its disk, time goes on in steps: what peers sent meanwhile is looked at before it
 /// is held against them that they sent nothing.
 const TICKS_PER_TURN_MAX: u32 = 5;
+
+/// Bounds the size of a write, and how long a tick may be late.
+const INPUTS_PER_TURN_MAX: usize = 4096;
+/// The same for large commands: a write that is larger than what the log has under way makes the node wait for the disk, and no
+/// heartbeat leaves meanwhile.
+const COMMAND_BYTES_PER_TURN_MAX: usize = 4 << 20;
 
 impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// A node with what its storage holds. `state` is the state machine at its beginning: it takes on the newest snapshot, and
@@ -394,6 +398,23 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         }
     }
 
+    /// Takes in what there is, as much of it as is good for one turn: it shares a write. Says whether the node is to go on.
+    pub fn handle_some(&mut self, inputs: impl Iterator<Item = Input<S>>) -> bool {
+        let mut bytes = 0;
+        for input in inputs.take(INPUTS_PER_TURN_MAX) {
+            bytes += match &input {
+                Input::Stop => return false,
+                Input::Propose { command, .. } => command.len(),
+                _ => 0,
+            };
+            self.handle(input);
+            if bytes >= COMMAND_BYTES_PER_TURN_MAX {
+                break;
+            }
+        }
+        true
+    }
+
     /// Keeps the first failure for the next turn.
     fn note(&mut self, done: Result<(), Error>) {
         if let Err(failure) = done {
@@ -429,6 +450,17 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     /// When the next turn is due, if nothing comes in before.
     pub fn next_turn(&self) -> Duration {
         self.ticked + TICK
+    }
+
+    /// How long that is from now on.
+    pub fn until_next_turn(&self) -> Duration {
+        self.next_turn().saturating_sub(self.clock.now())
+    }
+
+    /// Calls `wake`, on a thread of the log, whenever something that was written lets the node go on: with a
+    /// [`turn`](Node::turn).
+    pub fn wake_with(&mut self, wake: impl Fn() + Send + 'static) {
+        self.storage.wake_with(wake);
     }
 
     fn pass_time(&mut self) -> Result<(), Error> {

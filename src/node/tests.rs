@@ -11,9 +11,9 @@ use bytes::Bytes;
 use duramen_disk::{Disk, SimDisk};
 use duramen_wal::{Entry, Index, LogId, NodeId, Term};
 
-use super::driver::{COMMAND_BYTES_PER_TURN_MAX, take_inputs};
 use super::{
-    Clock, Error, Frozen, Handle, Input, Node, NotDone, Options, Standing, StateMachine, Trouble,
+    COMMAND_BYTES_PER_TURN_MAX, Clock, Error, Frozen, Input, Node, NotDone, Options, Standing,
+    StateMachine, Trouble,
 };
 use crate::raft::{
     self, Answer, AppendOutcome, Config, Envelope, Member, Membership, Message, Round,
@@ -389,16 +389,9 @@ fn of_large_commands_a_turn_takes_some() {
         assert!(sender.send(propose).is_ok());
     }
     for taken in [2, 4, 5] {
-        assert!(take_inputs(&mut fixture.node, &inbox, Duration::ZERO));
+        assert!(fixture.node.handle_some(inbox.try_iter()));
         assert_eq!(fixture.answers().len(), taken);
     }
-}
-
-#[test]
-#[should_panic(expected = "at least one byte")]
-fn an_empty_command_is_the_mistake_of_who_proposes_it() {
-    let (handle, _inbox) = Handle::<Counter>::channel();
-    handle.propose(Bytes::new(), Box::new(|_| ()));
 }
 
 #[test]

@@ -5,10 +5,9 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::{ChangeError, report_of};
+use super::{ChangeError, Handle, report_of};
 use crate::node::{
-    AddressBook, Handle, Introduction, LogId, Member, Membership, NodeId, Report, StateMachine,
-    Status,
+    AddressBook, Introduction, LogId, Member, Membership, NodeId, Report, StateMachine, Status,
 };
 use crate::transport::{KNOWN_MAX, TcpTransport};
 

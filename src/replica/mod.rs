@@ -19,6 +19,7 @@
 //!   unlocked. The same may be started again at once.
 //! * A replica that is dropped without it ends too, a little later.
 
+mod driver;
 mod error;
 mod members;
 mod options;
@@ -31,12 +32,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
-use tokio::task;
 use tokio::time::timeout;
 
-use crate::node::{self, AddressBook, Handle, NotDone, Report, StateMachine, Status};
+use crate::node::{AddressBook, NotDone, Report, StateMachine, Status};
 use crate::transport::TcpTransport;
 
+pub use driver::Handle;
 pub use error::{ChangeError, Error};
 pub use members::Members;
 pub use options::{Beginning, Options};
@@ -48,8 +49,7 @@ pub struct Replica<S: StateMachine> {
     status: watch::Receiver<Status>,
     addresses: AddressBook,
     transport: TcpTransport,
-    thread: Option<thread::JoinHandle<Result<(), node::Error>>>,
-    listening: Option<task::JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<Result<(), Error>>>,
 }
 
 /// How long a leader that is stopped waits for another one.
@@ -143,11 +143,8 @@ impl<S: StateMachine> Replica<S> {
         let _ = timeout(HAND_OVER_TIMEOUT, self.hand_over()).await; // Else they elect one.
         self.handle.stop();
         let thread = self.thread.take().expect("it is taken here only");
-        let ended = on_thread("stop", move || thread.join()).await;
-        self.transport.end().await;
-        let listening = self.listening.take().expect("it is taken here only");
-        let _ = listening.await; // If it panicked, that was said on standard error.
-        ended?.map_err(|_| Error::Panicked)?.map_err(Error::Node)
+        let ended = on_thread("stop", move || thread.join()).await?;
+        ended.map_err(|_| Error::Panicked)?
     }
 
     /// Until somebody else leads, and what this node had begun as the leader is decided.
@@ -172,9 +169,6 @@ impl<S: StateMachine> Replica<S> {
 impl<S: StateMachine> Drop for Replica<S> {
     fn drop(&mut self) {
         self.handle.stop();
-        if let Some(listening) = &self.listening {
-            listening.abort();
-        }
     }
 }
 

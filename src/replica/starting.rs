@@ -1,4 +1,4 @@
-//! How a replica starts: the directory first, since a predecessor that still ends has the ports too.
+//! How a replica starts and ends, on its node's thread: the directory first, since a predecessor that still ends has the ports too.
 
 use std::sync::Arc;
 use std::thread;
@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use duramen_disk::OsDisk;
 use tokio::net::TcpListener;
+use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 
+use super::driver;
 use super::options::Beginning;
-use super::{Error, Options, Replica};
+use super::{Error, Handle, Options, Replica};
 use crate::node::{
-    AddressBook, Claim, Handle, Identity, Inbox, Node, NodeId, StateMachine, Status, Storage,
-    SystemClock, spawn,
+    AddressBook, Claim, Identity, Node, NodeId, StateMachine, Status, Storage, SystemClock,
 };
 use crate::transport::{ADDRESS_BYTES_MAX, TcpNetwork, TcpTransport};
 
@@ -22,46 +23,83 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 type RunningNode<S> = Node<S, TcpNetwork<Handle<S>>, SystemClock>;
 
+/// What a node's thread gives out when the node has started.
+struct Started<S: StateMachine> {
+    handle: Handle<S>,
+    status: watch::Receiver<Status>,
+    addresses: AddressBook,
+    transport: TcpTransport,
+}
+
 pub(super) async fn start<S: StateMachine>(
     options: Options,
     state: S,
 ) -> Result<Replica<S>, Error> {
     check(&options)?;
+    let (sender, started) = oneshot::channel();
+    let run = move || run(options, state, sender);
+    let thread = thread::Builder::new().name("node".to_owned()).spawn(run);
+    let thread = thread.map_err(Error::Thread)?;
+    match started.await {
+        Ok(started) => Ok(Replica {
+            handle: started.handle,
+            status: started.status,
+            addresses: started.addresses,
+            transport: started.transport,
+            thread: Some(thread),
+        }),
+        Err(_) => match on_thread("start", move || thread.join()).await? {
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(())) | Err(_) => Err(Error::Panicked),
+        },
+    }
+}
+
+/// Runs a node, on this thread, until it has ended with all that it had.
+fn run<S: StateMachine>(
+    options: Options,
+    state: S,
+    on_started: oneshot::Sender<Started<S>>,
+) -> Result<(), Error> {
+    let mut runtime = runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().map_err(Error::Thread)?;
     let addresses = AddressBook::new(
         options.id,
         options.own_addresses(),
         options.given_addresses(),
     );
     let transport = TcpTransport::new(options.id, addresses.clone());
+    runtime.block_on(async {
+        let ended = run_with(&options, state, &transport, &addresses, on_started).await;
+        transport.end().await;
+        ended
+    })
+    // With the runtime goes what listens.
+}
+
+async fn run_with<S: StateMachine>(
+    options: &Options,
+    state: S,
+    transport: &TcpTransport,
+    addresses: &AddressBook,
+    on_started: oneshot::Sender<Started<S>>,
+) -> Result<(), Error> {
     let (handle, inbox) = Handle::channel();
-    let network = transport.connect(&handle);
-    let (id, listen) = (options.id, options.listen.clone());
-    let opened = on_thread("open", move || open(&options, state, network)).await;
-    let ready = match opened.and_then(|node| node) {
-        Ok(node) => bind(id, &node, &addresses, listen)
-            .await
-            .map(|listener| (node, listener)),
-        Err(error) => Err(error),
-    };
-    let started = ready.and_then(|(node, listener)| Ok((run(node, inbox)?, listener)));
-    let ((thread, status), listener) = match started {
-        Ok(started) => started,
-        Err(error) => {
-            transport.end().await;
-            return Err(error);
-        }
-    };
-    let (listening, node) = (transport.clone(), handle.clone());
-    Ok(Replica {
+    let node = open(options, state, transport.connect(&handle))?;
+    let listener = bind(options, &node, addresses).await?;
+    let (sender, status) = watch::channel(node.status());
+    let (listening, endpoint) = (transport.clone(), handle.clone());
+    tokio::spawn(async move { listening.listen(listener, endpoint).await });
+    let started = Started {
         handle,
         status,
-        addresses,
-        listening: Some(tokio::spawn(async move {
-            listening.listen(listener, node).await;
-        })),
-        transport,
-        thread: Some(thread),
-    })
+        addresses: addresses.clone(),
+        transport: transport.clone(),
+    };
+    if on_started.send(started).is_err() {
+        return Ok(()); // Nobody waits for it any more.
+    }
+    Ok(driver::run(node, inbox, |status| publish(&sender, status)).await?)
 }
 
 /// What can be seen without opening anything.
@@ -166,37 +204,26 @@ fn tell_of_recovery(id: NodeId, storage: &Storage) {
 
 /// Listens for the other nodes, where it was said; or else where they reach this node, as the directory may say too.
 async fn bind<S: StateMachine>(
-    id: NodeId,
+    options: &Options,
     node: &RunningNode<S>,
     addresses: &AddressBook,
-    listen: Option<String>,
 ) -> Result<TcpListener, Error> {
+    let (id, listen) = (options.id, options.listen.as_ref());
     if let Some(member) = node.raft().membership().member(id) {
         addresses.complete_own(&member.peer_address, &member.client_address);
     }
-    if let Some(listen) = listen.as_ref().filter(|listen| is_somewhere(listen)) {
+    if let Some(listen) = listen.filter(|listen| is_somewhere(listen)) {
         addresses.complete_own(listen, "");
     }
     let own = addresses.own().peer;
     if own.is_empty() {
         return Err(Error::NoPeerAddress(id));
     }
-    let address = listen.unwrap_or(own);
+    let address = listen.cloned().unwrap_or(own);
     match TcpListener::bind(&address).await {
         Ok(listener) => Ok(listener),
         Err(source) => Err(Error::Listen { address, source }),
     }
-}
-
-type Running = (
-    thread::JoinHandle<Result<(), crate::node::Error>>,
-    watch::Receiver<Status>,
-);
-
-fn run<S: StateMachine>(node: RunningNode<S>, inbox: Inbox<S>) -> Result<Running, Error> {
-    let (sender, status) = watch::channel(node.status());
-    let thread = spawn(node, inbox, move |status| publish(&sender, status));
-    Ok((thread.map_err(Error::Thread)?, status))
 }
 
 /// Passes a status on, and says so when the node has become the leader.

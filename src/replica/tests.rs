@@ -297,3 +297,10 @@ async fn a_node_of_another_cluster_with_the_same_name_is_not_added() {
     assert!(matches!(error, ChangeError::BeginsAnother(_)), "{error}");
     assert_eq!(count(&replicas[1..2]).await, 2, "it goes on");
 }
+
+#[test]
+#[should_panic(expected = "at least one byte")]
+fn an_empty_command_is_the_mistake_of_who_proposes_it() {
+    let (handle, _inbox) = Handle::<Counter>::channel();
+    handle.propose(Bytes::new(), Box::new(|_| ()));
+}

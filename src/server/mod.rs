@@ -45,8 +45,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::kv::{Kv, Usage};
-use crate::node::{AddressBook, Handle, Report, Status};
-use crate::replica::{Members, Replica};
+use crate::node::{AddressBook, Report, Status};
+use crate::replica::{Handle, Members, Replica};
 use crate::session::{OpenSessions, Sessions};
 
 pub use request::{ProtocolError, RequestDecoder, Words};

@@ -1,16 +1,20 @@
 //! Runs a node in real time: one thread, which waits for inputs and for the next tick, one that applies, and one for each job.
+//!
+//! The node's thread has a runtime, in which its connections to other nodes live too: from what reads a message to the node, and from
+//! the node to what sends, it is a call. To wake another thread for that takes longer than most turns.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::pin::pin;
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use bytes::Bytes;
 use duramen_wal::NodeId;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep};
 
-use super::job::Job;
-use super::{
-    Applier, Change, Clock, Error, Input, Node, NotDone, OnAdmitted, OnApplied, OnChange,
+use crate::node::{
+    Applier, Change, Clock, Error, Input, Job, Node, NotDone, OnAdmitted, OnApplied, OnChange,
     OnIntroduction, OnReport, OnTransfer, StateMachine, Status, SystemClock, Work,
 };
 use crate::transport::{Endpoint, Introduction, Network, Packet, Refusal};
@@ -22,14 +26,14 @@ pub struct Handle<S: StateMachine> {
 }
 
 /// What a node's thread takes its inputs from.
-pub struct Inbox<S: StateMachine> {
-    receiver: Receiver<Input<S>>,
+pub(super) struct Inbox<S: StateMachine> {
+    receiver: UnboundedReceiver<Input<S>>,
     /// For what comes from the node's own disk and jobs.
-    sender: Sender<Input<S>>,
+    sender: UnboundedSender<Input<S>>,
 }
 
 /// Says stop when it goes.
-struct LastWord<S: StateMachine>(Sender<Input<S>>);
+struct LastWord<S: StateMachine>(UnboundedSender<Input<S>>);
 
 impl<S: StateMachine> Drop for LastWord<S> {
     fn drop(&mut self) {
@@ -46,9 +50,9 @@ impl<S: StateMachine> Clone for Handle<S> {
 }
 
 impl<S: StateMachine> Handle<S> {
-    /// A handle, and the inbox to give to [`spawn`].
-    pub fn channel() -> (Handle<S>, Inbox<S>) {
-        let (sender, receiver) = channel();
+    /// A handle, and the inbox to give to [`run`].
+    pub(super) fn channel() -> (Handle<S>, Inbox<S>) {
+        let (sender, receiver) = unbounded_channel();
         let handle = Handle {
             sender: Arc::new(LastWord(sender.clone())),
         };
@@ -129,41 +133,66 @@ impl<S: StateMachine> Endpoint for Handle<S> {
     }
 }
 
-/// Starts a thread that runs a node until it is stopped, every [`Handle`] is gone, or it must not go on.
+/// Runs a node until it is stopped, every [`Handle`] is gone, or it must not go on.
 ///
-/// `on_status` is called on that thread whenever the status has changed. When the thread has ended, so have the node and its
-/// jobs, and its directory is unlocked.
-pub fn spawn<S: StateMachine, N: Network + 'static>(
+/// `on_status` is called whenever the status has changed. On return the node and its jobs have ended, and its directory is unlocked.
+///
+/// A turn may wait for the disk, and the end waits for threads. So this is for a runtime in which nothing is but what the node has to
+/// do with other nodes, on a thread of its own.
+///
+/// # Errors
+/// The node must not go on.
+///
+/// # Panics
+/// In a thread without a tokio runtime; and if the state machine has panicked.
+pub(super) async fn run<S: StateMachine, N: Network>(
     mut node: Node<S, N, SystemClock>,
     inbox: Inbox<S>,
-    mut on_status: impl FnMut(Status) + Send + 'static,
-) -> std::io::Result<JoinHandle<Result<(), Error>>> {
-    let written = inbox.sender.clone();
-    node.storage.wake_with(move || {
+    mut on_status: impl FnMut(Status),
+) -> Result<(), Error> {
+    let Inbox {
+        mut receiver,
+        sender,
+    } = inbox;
+    let written = sender.clone();
+    node.wake_with(move || {
         let _ = written.send(Input::Written); // A node that has ended does not want to know.
     });
-    let run = move || {
-        let mut jobs = Jobs::default();
-        let applying = Applying::start(node.take_applier(), inbox.sender.clone())?;
-        let mut status = node.status();
-        on_status(status);
-        loop {
-            let wait = node.next_turn().saturating_sub(node.clock.now());
-            if !take_inputs(&mut node, &inbox.receiver, wait) {
-                return Ok(());
-            }
-            node.turn()?;
-            while let Some(work) = node.take_work() {
-                applying.put(work, node.is_applier_idle());
-            }
-            jobs.start(&mut node, &inbox.sender);
-            if status != node.status() {
-                status = node.status();
-                on_status(status);
-            }
+    let mut jobs = Jobs::default();
+    let applying = Applying::start(node.take_applier(), sender.clone())?;
+    let mut status = node.status();
+    on_status(status);
+    let mut due = node.next_turn();
+    let mut alarm = pin!(sleep(node.until_next_turn()));
+    loop {
+        if due != node.next_turn() {
+            due = node.next_turn();
+            alarm
+                .as_mut()
+                .reset(Instant::now() + node.until_next_turn());
         }
-    };
-    thread::Builder::new().name("node".to_owned()).spawn(run)
+        tokio::select! {
+            biased;
+            first = receiver.recv() => {
+                // Without one there is nobody left.
+                let Some(first) = first else { return Ok(()) };
+                let more = std::iter::from_fn(|| receiver.try_recv().ok());
+                if !node.handle_some(std::iter::once(first).chain(more)) {
+                    return Ok(());
+                }
+            }
+            () = alarm.as_mut() => {}
+        }
+        node.turn()?;
+        while let Some(work) = node.take_work() {
+            applying.put(work, node.is_applier_idle());
+        }
+        jobs.start(&mut node, &sender);
+        if status != node.status() {
+            status = node.status();
+            on_status(status);
+        }
+    }
 }
 
 /// The thread that applies. When this is dropped, it has ended, and with it the state machine.
@@ -174,8 +203,8 @@ struct Applying<S: StateMachine> {
 }
 
 impl<S: StateMachine> Applying<S> {
-    fn start(applier: Applier<S>, node: Sender<Input<S>>) -> Result<Applying<S>, Error> {
-        let (sender, work) = channel::<Work<S>>();
+    fn start(applier: Applier<S>, node: UnboundedSender<Input<S>>) -> Result<Applying<S>, Error> {
+        let (sender, work) = mpsc::channel::<Work<S>>();
         let applier = Arc::new(Mutex::new(applier));
         let shared = applier.clone();
         let run = move || {
@@ -231,7 +260,7 @@ impl Jobs {
     fn start<S: StateMachine, N: Network, C: Clock>(
         &mut self,
         node: &mut Node<S, N, C>,
-        sender: &Sender<Input<S>>,
+        sender: &UnboundedSender<Input<S>>,
     ) {
         while let Some(job) = node.take_job() {
             self.0.retain(|job| !job.is_finished());
@@ -272,38 +301,3 @@ impl Drop for Jobs {
         }
     }
 }
-
-/// Waits for an input, then takes all that are there: they share a write. Says whether the node is to go on.
-pub(super) fn take_inputs<S: StateMachine, N: Network, C: Clock>(
-    node: &mut Node<S, N, C>,
-    inbox: &Receiver<Input<S>>,
-    wait: Duration,
-) -> bool {
-    let first = match inbox.recv_timeout(wait) {
-        Ok(input) => input,
-        Err(RecvTimeoutError::Timeout) => return true,
-        Err(RecvTimeoutError::Disconnected) => return false,
-    };
-    let mut bytes = 0;
-    for input in std::iter::once(first)
-        .chain(inbox.try_iter())
-        .take(INPUTS_PER_TURN_MAX)
-    {
-        bytes += match &input {
-            Input::Stop => return false,
-            Input::Propose { command, .. } => command.len(),
-            _ => 0,
-        };
-        node.handle(input);
-        if bytes >= COMMAND_BYTES_PER_TURN_MAX {
-            break;
-        }
-    }
-    true
-}
-
-/// Bounds the size of a write, and how long a tick may be late.
-const INPUTS_PER_TURN_MAX: usize = 4096;
-/// The same for large commands: a write that is larger than what the log has under way makes the node wait for the disk, and no
-/// heartbeat leaves meanwhile.
-pub(super) const COMMAND_BYTES_PER_TURN_MAX: usize = 4 << 20;
