@@ -41,6 +41,8 @@ use super::command::{
 };
 use crate::node::LogTime;
 
+/// What a command takes beside keys and values, at the most.
+const COMMAND_BYTES: usize = 32;
 const VERSION: u8 = 1;
 const KIND_SET: u8 = 1;
 const KIND_DEL: u8 = 2;
@@ -68,7 +70,14 @@ const KIND_TRANSACTION: u8 = 65;
 impl Request {
     /// The bytes for the log.
     pub fn encode(&self) -> Bytes {
-        let mut buf = vec![VERSION];
+        let commands = match self {
+            Request::One(command) => std::slice::from_ref(command),
+            Request::Batch(commands) | Request::Transaction { commands, .. } => commands,
+        };
+        // What most bytes are in, so that they are not copied while the buffer grows.
+        let room: usize = commands.iter().map(room).sum();
+        let mut buf = Vec::with_capacity(room + COMMAND_BYTES);
+        buf.put_u8(VERSION);
         match self {
             Request::One(command) => put_command(&mut buf, command),
             Request::Batch(commands) => {
@@ -112,6 +121,21 @@ impl Request {
         };
         bytes.is_empty().then_some(request)
     }
+}
+
+/// About how many bytes a command takes.
+fn room(command: &Command) -> usize {
+    COMMAND_BYTES
+        + match command {
+            Command::Set { key, value, .. }
+            | Command::Append { key, value }
+            | Command::SetRange { key, value, .. } => key.len() + value.len(),
+            Command::MSet { pairs, .. } => {
+                let bytes = |(key, value): &(Bytes, Bytes)| key.len() + value.len() + 8;
+                pairs.iter().map(bytes).sum()
+            }
+            _ => 0,
+        }
 }
 
 fn put_commands(buf: &mut Vec<u8>, commands: &[Command]) {
