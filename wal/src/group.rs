@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::record::{How, Run};
 use crate::rows::Rows;
+use crate::table::Table;
 use crate::types::{Context, GroupId, HardState, Index, LogId, Term};
 
 #[derive(Debug, Default)]
@@ -275,8 +276,8 @@ impl Group {
         }
     }
 
-    /// A segment is sealed: its table has the rows.
-    pub(crate) fn seal(&mut self, segment: u64, rows: &Rows) {
+    /// A segment is sealed: `table`, which is its table, has the rows of this group.
+    pub(crate) fn seal(&mut self, id: GroupId, segment: u64, table: &Table, rows: &Rows) {
         let mut at = 0;
         while let Some(extent) = self.extents.get(at) {
             let sealed = rows.part_in(extent, segment);
@@ -284,9 +285,8 @@ impl Group {
                 self.split_at(sealed.end);
                 self.split_at(sealed.start);
                 at = self.position(sealed.start);
-                let extent = &mut self.extents[at];
-                let bytes = rows.payload_bytes(extent.numbers());
-                extent.place = Place::Table { segment, bytes };
+                let bytes = table.payload_bytes(id, sealed);
+                self.extents[at].place = Place::Table { segment, bytes };
             }
             at += 1;
         }

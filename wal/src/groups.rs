@@ -16,6 +16,7 @@ use crate::group::{Extent, Group, Place};
 use crate::record::{EntryMeta, How, Record, Records, Run};
 use crate::rows::{Rows, Source, Where};
 use crate::scan::BadEntry;
+use crate::table::Table;
 use crate::types::{GroupId, HardState, Index, LogId};
 
 #[derive(Debug, Default)]
@@ -61,7 +62,7 @@ impl Groups {
         let group = self.find(bad.group);
         let extent = group.and_then(|group| group.find(bad.id.index));
         extent.is_some_and(|extent| match self.rows.find(extent, bad.id.index) {
-            Where::Tail { segment, row } => {
+            Where::Tail { segment, row, .. } => {
                 (extent.term, segment) == (bad.id.term, in_segment)
                     && row.offset() == Some(bad.offset)
             }
@@ -92,23 +93,21 @@ impl Groups {
         };
         if let Record::Remove { .. } = record {
             undo.extend(self.remove(id));
-        } else if let Some(what) = group.change(record, metas, source, &mut self.rows) {
+            return Ok(());
+        }
+        let number = self.rows.push(record, metas, source);
+        if let Some(what) = group.change(record, number, *source, &mut self.rows) {
             undo.push(Before { id, existed, what });
         }
         Ok(())
     }
 
-    /// Lets a record take effect, whatever it says.
-    pub(crate) fn change(&mut self, record: &Record, metas: &[EntryMeta], source: &mut Source) {
-        let Some(id) = record.group() else {
-            return;
-        };
-        if let Record::Remove { .. } = record {
-            self.remove(id);
-            return;
+    /// Entries that are there are suspect. They are in the tail.
+    pub(crate) fn suspect(&mut self, record: &Record) {
+        let group = record.group().and_then(|id| self.groups.get_mut(&id));
+        if let Some(group) = group {
+            group.change(record, 0, Source::Pending, &mut self.rows);
         }
-        let group = self.groups.entry(id).or_default();
-        group.change(record, metas, source, &mut self.rows);
     }
 
     fn remove(&mut self, id: GroupId) -> Option<Before> {
@@ -202,27 +201,28 @@ impl Groups {
     }
 
     /// A segment is sealed: its table has the rows of this group.
-    pub(crate) fn seal(&mut self, segment: u64, group: GroupId) {
-        if let Some(group) = self.groups.get_mut(&group) {
-            group.seal(segment, &self.rows);
+    pub(crate) fn seal(&mut self, id: GroupId, segment: u64, table: &Table) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.seal(id, segment, table, &self.rows);
         }
     }
 }
 
 impl Group {
-    /// Lets a record of the group take effect. Gives what was there before; nothing for what is only in a replay.
-    fn change(
+    /// Lets a record of the group take effect, whose entries have numbers from `number` on. Gives what was there before;
+    /// nothing for what is only in a replay.
+    pub(crate) fn change(
         &mut self,
         record: &Record,
-        metas: &[EntryMeta],
-        source: &mut Source,
+        number: u64,
+        source: Source,
         rows: &mut Rows,
     ) -> Option<Was> {
         let end = Index(u64::MAX);
         Some(match record {
-            Record::Entries(run) => self.take_entries(run, metas, source, rows),
+            Record::Entries(run) => self.take_entries(run, number, source, rows),
             Record::Truncate { last, .. } => {
-                let is_elsewhere = |extent: &Extent| match *source {
+                let is_elsewhere = |extent: &Extent| match source {
                     Source::Written { segment, .. } => {
                         rows.find(extent, last.index.next()).segment() != Some(segment)
                     }
@@ -261,15 +261,8 @@ impl Group {
         })
     }
 
-    fn take_entries(
-        &mut self,
-        run: &Run,
-        metas: &[EntryMeta],
-        source: &mut Source,
-        rows: &mut Rows,
-    ) -> Was {
+    fn take_entries(&mut self, run: &Run, number: u64, source: Source, rows: &mut Rows) -> Was {
         let is_read_back = matches!(source, Source::Written { .. });
-        let number = rows.push(run.how, metas, source);
         if run.how == How::Appended || is_read_back && planted("move_replayed_as_append") {
             let end = run.first.index;
             let was = match self.last().index < end {
@@ -352,7 +345,7 @@ impl Before {
 
 /// Small, since most only append.
 #[derive(Debug)]
-enum Was {
+pub(crate) enum Was {
     /// Nothing was there from `end` on.
     Shorter {
         end: Index,
@@ -365,7 +358,7 @@ enum Was {
 
 /// From `first` to `last` there were these.
 #[derive(Debug)]
-struct Replaced {
+pub(crate) struct Replaced {
     first: Index,
     last: Index,
     extents: Vec<Extent>,

@@ -42,11 +42,15 @@ impl Memory {
         self.held.push_back(Held { body, place });
     }
 
-    /// The payload of an entry that is not written yet, by the entry's number.
-    pub(crate) fn pending(&self, number: u64) -> Bytes {
+    /// The payload of the entry with this number, if it is here; empty if the entry is lost.
+    pub(crate) fn numbered(&self, number: u64) -> Option<Bytes> {
+        if number < self.held.front()?.body.number {
+            return None; // Most reads are of older entries.
+        }
         let after = self.held.partition_point(|held| held.body.number <= number);
-        let body = &self.held[after - 1].body;
-        body.payloads[(number - body.number) as usize].clone()
+        let body = &self.held.get(after.checked_sub(1)?)?.body;
+        let at = (number - body.number) as usize;
+        body.payloads.get(at).cloned()
     }
 
     /// The oldest batches that were not written are, at these places.
@@ -63,7 +67,7 @@ impl Memory {
         }
     }
 
-    /// The payload of `len` bytes, not 0, that is written at this place, if it is here.
+    /// The payload of `len` bytes, not 0, that is written at this place, if it is here. For those that have no number any more.
     pub(crate) fn recent(&self, segment: u64, offset: u64, len: u32) -> Option<Bytes> {
         let wanted = Some(Written { segment, offset });
         if self.held.front()?.place > wanted {

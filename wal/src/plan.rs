@@ -9,7 +9,6 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::Core;
 use crate::error::{Damage, Error, Misuse, Result};
-use crate::memory::Memory;
 use crate::pipeline::Shared;
 use crate::record::How;
 use crate::rows::{Row, Where};
@@ -177,15 +176,20 @@ impl Plan<'_> {
             match shared.groups.rows.find(extent, index) {
                 Where::Pending { .. } if extent.how == How::Lost => return Err(self.lost(head.id)),
                 Where::Pending { number } => {
-                    let payload = shared.memory.pending(number);
+                    let payload = shared.memory.numbered(number);
+                    let payload = payload.expect("what is not written is in memory");
                     if self.wanted.wants(payload.len() as u64) {
                         self.wanted.put_payload(head, payload);
                     }
                 }
-                Where::Tail { segment, row } => {
+                Where::Tail {
+                    segment,
+                    row,
+                    number,
+                } => {
                     let segment = shared.segments.get(&segment).expect(IS_OPEN);
-                    self.wanted
-                        .put_row(head, row, segment, false, &shared.memory);
+                    let recent = row.offset().and_then(|_| shared.memory.numbered(number));
+                    self.wanted.put_row(head, row, recent, segment, false);
                 }
                 Where::Table { .. } | Where::Gone => return Ok(index),
             }
@@ -220,7 +224,9 @@ impl Plan<'_> {
         let mut next = index;
         for (row, at) in rows.iter().zip(index.0..=last.0) {
             let head = first.at(Index(at));
-            self.wanted.put_row(head, *row, segment, is_sealed, memory);
+            let len = row.meta.payload_bytes;
+            let recent = row.offset().and_then(|at| memory.recent(number, at, len));
+            self.wanted.put_row(head, *row, recent, segment, is_sealed);
             if self.wanted.is_full {
                 break;
             }
@@ -262,21 +268,18 @@ impl Wanted {
         }));
     }
 
-    /// An entry that is in a segment, and may be in memory too.
+    /// An entry that is in a segment, and perhaps in memory too.
     fn put_row(
         &mut self,
         head: Head,
         row: Row,
+        recent: Option<Bytes>,
         segment: &Arc<Segment>,
         is_sealed: bool,
-        memory: &Memory,
     ) {
-        let len = row.meta.payload_bytes;
-        if !self.wants(len.into()) {
+        if !self.wants(row.meta.payload_bytes.into()) {
             return;
         }
-        let number = segment.header.number;
-        let recent = row.offset().and_then(|at| memory.recent(number, at, len));
         if let Some(payload) = recent {
             return self.put_payload(head, payload);
         }

@@ -287,7 +287,7 @@ impl Replay {
             bad.retain(|(segment, bad)| self.groups.stands_at(bad, *segment));
             tail.suspects = bad.iter().map(|(_, bad)| suspect(bad)).collect();
             for suspect in &tail.suspects {
-                self.groups.change(suspect, &[], &mut Source::Pending);
+                self.groups.suspect(suspect);
             }
         }
         self.cut(&mut tail, held.into_iter().next(), &rest, &frames);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use crate::group::{Extent, Place};
-use crate::record::{EntryMeta, How};
+use crate::record::{EntryMeta, How, Record};
 use crate::types::Index;
 
 /// # Invariants
@@ -40,10 +40,10 @@ pub(crate) struct Row {
 /// Where an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Where {
-    /// In memory, on its way to the disk.
+    /// On its way to the disk.
     Pending { number: u64 },
     /// In a segment that is not sealed.
-    Tail { segment: u64, row: Row },
+    Tail { segment: u64, row: Row, number: u64 },
     /// In a segment whose table has the row.
     Table { segment: u64 },
     /// In a segment that was freed.
@@ -115,13 +115,20 @@ impl Rows {
         self.first + self.rows.len() as u64
     }
 
-    /// Takes in entries that came in one way. Gives the first number.
-    pub(crate) fn push(&mut self, how: How, metas: &[EntryMeta], source: &mut Source) -> u64 {
+    /// Takes in the entries of a record, if it has any. Gives the first number.
+    pub(crate) fn push(
+        &mut self,
+        record: &Record,
+        metas: &[EntryMeta],
+        source: &mut Source,
+    ) -> u64 {
         let number = self.next_number();
-        self.rows
-            .extend(metas.iter().map(|meta| Row::new(how, *meta)));
-        if let Source::Written { segment, offset } = source {
-            *offset = self.written(number, metas.len() as u64, *segment, *offset);
+        if let Record::Entries(run) = record {
+            self.rows
+                .extend(metas.iter().map(|meta| Row::new(run.how, *meta)));
+            if let Source::Written { segment, offset } = source {
+                *offset = self.written(number, metas.len() as u64, *segment, *offset);
+            }
         }
         number
     }
@@ -199,7 +206,11 @@ impl Rows {
         match number.checked_sub(self.first) {
             Some(at) => {
                 let row = self.rows[at as usize];
-                Where::Tail { segment, row }
+                Where::Tail {
+                    segment,
+                    row,
+                    number,
+                }
             }
             None => Where::Table { segment },
         }
@@ -340,14 +351,114 @@ impl LiveBySegment {
     }
 
     fn remove(&mut self, segment: u64, less: Live) {
-        if let Some(live) = self.segments.get_mut(&segment) {
-            for sum in [&mut *live, &mut self.all] {
-                sum.entries -= less.entries;
-                sum.bytes = sum.bytes.saturating_sub(less.bytes);
-            }
-            if live.entries == 0 {
-                self.segments.remove(&segment);
-            }
+        let Some(live) = self.segments.get_mut(&segment) else {
+            return;
+        };
+        let entries = live.entries - less.entries;
+        let bytes = match entries {
+            0 => 0, // What was estimated adds up in the end.
+            _ => live.bytes.saturating_sub(less.bytes),
+        };
+        self.all.entries -= less.entries;
+        self.all.bytes = self.all.bytes.saturating_sub(live.bytes - bytes);
+        *live = Live { entries, bytes };
+        if entries == 0 {
+            self.segments.remove(&segment);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Run;
+    use crate::types::{Context, GroupId, LogId, Term};
+
+    const META: EntryMeta = EntryMeta {
+        payload_bytes: 10,
+        checksum: 0,
+    };
+
+    fn run(first: u64, count: u32) -> Run {
+        let (term, index) = (Term(1), Index(first));
+        Run {
+            group: GroupId(1),
+            how: How::Appended,
+            first: LogId { term, index },
+            context: Context::EMPTY,
+            count,
+        }
+    }
+
+    /// Takes in so many entries that are not written yet, and gives them as an extent.
+    fn push(rows: &mut Rows, first: u64, count: u32) -> Extent {
+        let run = run(first, count);
+        let metas = vec![META; count as usize];
+        let number = rows.push(&Record::Entries(run), &metas, &mut Source::Pending);
+        let numbers = number..number + u64::from(count);
+        Extent::new(&run, Place::Numbered(numbers.collect()))
+    }
+
+    fn live(entries: u64) -> Live {
+        let bytes = 10 * entries;
+        Live { entries, bytes }
+    }
+
+    #[test]
+    fn what_is_replaced_before_it_is_written_is_not_needed_then() {
+        let mut rows = Rows::default();
+        let kept = push(&mut rows, 1, 3);
+        let replaced = push(&mut rows, 4, 2);
+        let back = push(&mut rows, 6, 1);
+        rows.unwant([&replaced, &back]);
+        rows.want([&back]);
+        assert_eq!(rows.all_live(), Live::default());
+        assert_eq!(rows.written(0, 6, 1, 100), 160);
+        assert_eq!(rows.live(1), live(4));
+        rows.unwant([&kept]);
+        assert_eq!(rows.all_live(), live(1));
+        rows.want([&replaced]); // Its batch is taken back.
+        assert_eq!(rows.live(1), live(3));
+    }
+
+    #[test]
+    fn an_entry_is_found_in_its_segment_also_when_the_table_has_its_row() {
+        let mut rows = Rows::default();
+        let extent = push(&mut rows, 1, 5);
+        rows.written(0, 2, 7, 100);
+        rows.written(2, 2, 8, 64);
+        let find = |rows: &Rows, index| rows.find(&extent, Index(index));
+        let offset = |place| match place {
+            Where::Tail { row, .. } => row.offset(),
+            _ => None,
+        };
+        assert_eq!(offset(find(&rows, 2)), Some(110));
+        assert_eq!(offset(find(&rows, 3)), Some(64));
+        assert_eq!(find(&rows, 5), Where::Pending { number: 4 });
+        assert_eq!(rows.part_in(&extent, 7), Index(1)..Index(3));
+        assert_eq!(rows.part_in(&extent, 8), Index(3)..Index(5));
+        rows.drop_rows(7);
+        assert_eq!(find(&rows, 2), Where::Table { segment: 7 });
+        assert_eq!(offset(find(&rows, 3)), Some(64));
+        rows.unwant([&extent]);
+        assert_eq!(rows.all_live(), Live::default());
+        assert_eq!(rows.written(4, 1, 8, 84), 94);
+        assert_eq!(rows.all_live(), Live::default());
+        rows.drop_rows(8);
+        rows.forget_segments(9);
+        assert_eq!(find(&rows, 2), Where::Gone);
+    }
+
+    #[test]
+    fn the_numbers_of_a_refused_batch_are_given_again() {
+        let mut rows = Rows::default();
+        push(&mut rows, 1, 2);
+        let number = rows.next_number();
+        let refused = push(&mut rows, 3, 2);
+        rows.unwant([&refused]);
+        rows.forget_from(number);
+        push(&mut rows, 3, 1);
+        rows.written(0, 3, 1, 0);
+        assert_eq!(rows.live(1), live(3));
     }
 }

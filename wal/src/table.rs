@@ -1,25 +1,24 @@
 //! A segment's table: which entries it holds, as of its end, and where in it each payload is. Made from the segment's
 //! directories alone, whatever stands in other segments.
 
-use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use rustc_hash::FxBuildHasher;
 use smallvec::SmallVec;
 
 use crate::error::{Damage, Error, Result};
 use crate::frame::Directory;
-use crate::groups::Groups;
+use crate::group::Group;
 use crate::record::{self, Record, Records, Run};
-use crate::rows::{Row, Source};
+use crate::rows::{Row, Rows, Source};
 use crate::scan::Scan;
 use crate::segment::Segment;
 use crate::types::{GroupId, Index};
 
-/// Invariant: the runs of a group are in order, and each has as many rows as entries.
+/// Invariant: runs are in order, by group and index, and each has as many rows as entries.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    groups: HashMap<GroupId, SmallVec<[Placed; 1]>, FxBuildHasher>,
+    runs: Vec<Placed>,
     rows: Vec<Row>,
     /// A frame whose directory cannot be read, if there is one: its entries are not in the table.
     pub(crate) missing: Option<Error>,
@@ -40,49 +39,51 @@ impl Table {
         number: u64,
         directories: impl IntoIterator<Item = &'a Directory>,
     ) -> std::result::Result<Table, Damage> {
-        let mut groups = Groups::default();
+        let mut rows = Rows::default();
+        let mut changes = Vec::new();
         for directory in directories {
-            let records = record::decode(&directory.records)?;
             let mut source = Source::Written {
                 segment: number,
                 offset: directory.payload_offset(),
             };
-            for (record, metas) in records.iter() {
-                let counts = matches!(
-                    record,
-                    Record::Entries(_)
-                        | Record::Truncate { .. }
-                        | Record::Purge { .. }
-                        | Record::Remove { .. }
-                );
-                if counts {
-                    groups.change(record, metas, &mut source);
-                }
+            let Records { list, metas } = record::decode(&directory.records)?;
+            let mut metas = &metas[..];
+            for record in list {
+                let (of_record, after) = metas.split_at(record.entries());
+                metas = after;
+                let first = rows.push(&record, of_record, &mut source);
+                changes.extend(change_of(&record).map(|group| (group, first, record)));
             }
         }
-        Ok(Table::of_groups(&groups))
+        let source = Source::Written {
+            segment: number,
+            offset: 0,
+        };
+        // One group after the other, each in order: with many groups that is much faster than as they come.
+        changes.sort_by_key(|(group, ..)| *group);
+        let mut table = Table::default();
+        for changes in changes.chunk_by(|(one, ..), (other, ..)| one == other) {
+            let mut group = Group::default();
+            for (_, first, record) in changes {
+                match record {
+                    Record::Remove { .. } => group = Group::default(),
+                    record => drop(group.change(record, *first, source, &mut rows)),
+                }
+            }
+            table.add(changes[0].0, &group, &rows);
+        }
+        let bytes = table.runs.len() * size_of::<Placed>() + table.rows.len() * size_of::<Row>();
+        table.bytes = bytes as u64;
+        Ok(table)
     }
 
-    fn of_groups(groups: &Groups) -> Table {
-        let mut table = Table::default();
-        table
-            .rows
-            .reserve_exact(groups.rows.all_live().entries as usize);
-        let mut runs = 0;
-        for (id, group) in groups.iter().filter(|(_, group)| !group.extents.is_empty()) {
-            let placed = group.extents.iter().map(|extent| {
-                let rows_at = table.rows.len();
-                table.rows.extend(groups.rows.of(extent));
-                let run = extent.run(id);
-                Placed { run, rows_at }
-            });
-            let placed: SmallVec<_> = placed.collect();
-            runs += placed.len();
-            table.groups.insert(id, placed);
+    /// Adds the entries of a group, the next one in order.
+    fn add(&mut self, id: GroupId, group: &Group, rows: &Rows) {
+        for extent in &group.extents {
+            let (run, rows_at) = (extent.run(id), self.rows.len());
+            self.runs.push(Placed { run, rows_at });
+            self.rows.extend(rows.of(extent));
         }
-        let bytes = runs * size_of::<Placed>() + table.rows.len() * size_of::<Row>();
-        table.bytes = bytes as u64;
-        table
     }
 
     /// Reads the table of a segment that is full: from its seal, or if that is damaged from its frames.
@@ -126,32 +127,41 @@ impl Table {
 
     /// The same, or none if it is not there.
     fn rows(&self, group: GroupId, from: Index) -> &[Row] {
-        let runs = self.groups.get(&group).map_or(&[][..], |runs| runs);
-        let at = runs.partition_point(|placed| placed.run.last() < from);
-        match runs.get(at) {
-            Some(Placed { run, rows_at }) if run.first.index <= from => {
-                let skipped = (from.0 - run.first.index.0) as usize;
-                &self.rows[rows_at + skipped..rows_at + run.count as usize]
+        let is_before = |Placed { run, .. }: &Placed| (run.group, run.last()) < (group, from);
+        let at = self.runs.partition_point(is_before);
+        match self.runs.get(at) {
+            Some(placed) if placed.run.group == group && placed.run.first.index <= from => {
+                let skipped = (from.0 - placed.run.first.index.0) as usize;
+                &self.rows_of(placed)[skipped..]
             }
             _ => &[],
         }
     }
 
+    fn rows_of(&self, placed: &Placed) -> &[Row] {
+        &self.rows[placed.rows_at..placed.rows_at + placed.run.count as usize]
+    }
+
+    /// Bytes of payload of entries of one run.
+    pub(crate) fn payload_bytes(&self, group: GroupId, entries: Range<Index>) -> u64 {
+        let count = (entries.end.0 - entries.start.0) as usize;
+        let rows = self.rows(group, entries.start).iter().take(count);
+        rows.map(|row| u64::from(row.meta.payload_bytes)).sum()
+    }
+
     /// The groups of which it has entries, in ascending order.
     pub(crate) fn groups(&self) -> Vec<GroupId> {
-        let mut groups: Vec<GroupId> = self.groups.keys().copied().collect();
-        groups.sort_unstable();
+        let mut groups: Vec<GroupId> = self.runs.iter().map(|placed| placed.run.group).collect();
+        groups.dedup();
         groups
     }
 
     /// What it says without the rows.
     pub(crate) fn summary(&self) -> Records {
-        let groups = self.groups();
-        let runs = groups.iter().flat_map(|group| &self.groups[group]);
-        let ranges = runs.map(|&Placed { run, rows_at }| {
-            let rows = &self.rows[rows_at..rows_at + run.count as usize];
-            let bytes = rows.iter().map(|row| u64::from(row.meta.payload_bytes));
-            let bytes = bytes.sum();
+        let ranges = self.runs.iter().map(|placed| {
+            let rows = self.rows_of(placed).iter();
+            let bytes = rows.map(|row| u64::from(row.meta.payload_bytes)).sum();
+            let run = placed.run;
             Record::Range { run, bytes }
         });
         Records {
@@ -159,4 +169,13 @@ impl Table {
             metas: SmallVec::new(),
         }
     }
+}
+
+/// The group whose entries a record changes, if it does.
+fn change_of(record: &Record) -> Option<GroupId> {
+    let counts = matches!(
+        record,
+        Record::Entries(_) | Record::Truncate { .. } | Record::Purge { .. } | Record::Remove { .. }
+    );
+    record.group().filter(|_| counts)
 }

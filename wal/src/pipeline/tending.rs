@@ -13,7 +13,7 @@ use crate::spare::Spare;
 use crate::sync::MutexGuard;
 
 /// So many groups at a time are told that a segment is sealed: readers and writers come in between.
-const SEAL_GROUPS: usize = 256;
+const SEAL_GROUPS: usize = 64;
 
 impl Shared {
     /// Whether there is something to do for segments.
@@ -104,7 +104,7 @@ impl Pipeline {
         shared.tables.insert(number, table.clone());
         for groups in table.groups().chunks(SEAL_GROUPS) {
             for group in groups {
-                shared.groups.seal(number, *group);
+                shared.groups.seal(*group, number, &table);
             }
             drop(shared);
             shared = self.shared();
