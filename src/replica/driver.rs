@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use bytes::Bytes;
 use duramen_wal::NodeId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::node::{
@@ -135,7 +136,7 @@ impl<S: StateMachine> Endpoint for Handle<S> {
 
 /// Runs a node until it is stopped, every [`Handle`] is gone, or it must not go on.
 ///
-/// `on_status` is called whenever the status has changed. On return the node and its jobs have ended, and its directory is unlocked.
+/// `on_status` is called whenever the status has changed. On return its applier and its jobs have ended.
 ///
 /// A turn may wait for the disk, and the end waits for threads. So this is for a runtime in which nothing is but what the node has to
 /// do with other nodes, on a thread of its own.
@@ -146,7 +147,7 @@ impl<S: StateMachine> Endpoint for Handle<S> {
 /// # Panics
 /// In a thread without a tokio runtime; and if the state machine has panicked.
 pub(super) async fn run<S: StateMachine, N: Network>(
-    mut node: Node<S, N, SystemClock>,
+    node: &mut Node<S, N, SystemClock>,
     inbox: Inbox<S>,
     mut on_status: impl FnMut(Status),
 ) -> Result<(), Error> {
@@ -173,9 +174,7 @@ pub(super) async fn run<S: StateMachine, N: Network>(
         }
         tokio::select! {
             biased;
-            first = receiver.recv() => {
-                // Without one there is nobody left.
-                let Some(first) = first else { return Ok(()) };
+            Some(first) = receiver.recv() => {
                 let more = std::iter::from_fn(|| receiver.try_recv().ok());
                 if !node.handle_some(std::iter::once(first).chain(more)) {
                     return Ok(());
@@ -187,10 +186,13 @@ pub(super) async fn run<S: StateMachine, N: Network>(
         while let Some(work) = node.take_work() {
             applying.put(work, node.is_applier_idle());
         }
-        jobs.start(&mut node, &sender);
+        jobs.start(node, &sender);
         if status != node.status() {
             status = node.status();
             on_status(status);
+        }
+        if !receiver.is_empty() {
+            yield_now().await; // However much clients ask, what other nodes say is read in between.
         }
     }
 }

@@ -40,8 +40,8 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// The system said no.
-    #[error("cannot start a thread: {0}")]
+    /// The system has no thread, or no files for one that waits for the network.
+    #[error("cannot start the node's thread: {0}")]
     Thread(#[source] io::Error),
     /// There is a bug in this program, or in the state machine.
     #[error("the node's thread panicked")]

@@ -23,31 +23,24 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 type RunningNode<S> = Node<S, TcpNetwork<Handle<S>>, SystemClock>;
 
-/// What a node's thread gives out when the node has started.
-struct Started<S: StateMachine> {
-    handle: Handle<S>,
-    status: watch::Receiver<Status>,
-    addresses: AddressBook,
-    transport: TcpTransport,
-}
-
 pub(super) async fn start<S: StateMachine>(
     options: Options,
     state: S,
 ) -> Result<Replica<S>, Error> {
     check(&options)?;
     let (sender, started) = oneshot::channel();
-    let run = move || run(options, state, sender);
+    let run = move || {
+        let mut runtime = runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().map_err(Error::Thread)?;
+        runtime.block_on(run(&options, state, sender))
+    };
     let thread = thread::Builder::new().name("node".to_owned()).spawn(run);
     let thread = thread.map_err(Error::Thread)?;
     match started.await {
-        Ok(started) => Ok(Replica {
-            handle: started.handle,
-            status: started.status,
-            addresses: started.addresses,
-            transport: started.transport,
-            thread: Some(thread),
-        }),
+        Ok(mut replica) => {
+            replica.thread = Some(thread);
+            Ok(replica)
+        }
         Err(_) => match on_thread("start", move || thread.join()).await? {
             Ok(Err(error)) => Err(error),
             Ok(Ok(())) | Err(_) => Err(Error::Panicked),
@@ -55,51 +48,37 @@ pub(super) async fn start<S: StateMachine>(
     }
 }
 
-/// Runs a node, on this thread, until it has ended with all that it had.
-fn run<S: StateMachine>(
-    options: Options,
+/// Runs a node until it has ended, with all that it had. The replica is given out when it has started; if nobody takes it, it is
+/// dropped, and ends.
+async fn run<S: StateMachine>(
+    options: &Options,
     state: S,
-    on_started: oneshot::Sender<Started<S>>,
+    on_started: oneshot::Sender<Replica<S>>,
 ) -> Result<(), Error> {
-    let mut runtime = runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().build().map_err(Error::Thread)?;
     let addresses = AddressBook::new(
         options.id,
         options.own_addresses(),
         options.given_addresses(),
     );
     let transport = TcpTransport::new(options.id, addresses.clone());
-    runtime.block_on(async {
-        let ended = run_with(&options, state, &transport, &addresses, on_started).await;
-        transport.end().await;
-        ended
-    })
-    // With the runtime goes what listens.
-}
-
-async fn run_with<S: StateMachine>(
-    options: &Options,
-    state: S,
-    transport: &TcpTransport,
-    addresses: &AddressBook,
-    on_started: oneshot::Sender<Started<S>>,
-) -> Result<(), Error> {
     let (handle, inbox) = Handle::channel();
-    let node = open(options, state, transport.connect(&handle))?;
-    let listener = bind(options, &node, addresses).await?;
+    let mut node = open(options, state, transport.connect(&handle))?;
+    let listener = bind(options, &node, &addresses).await?;
     let (sender, status) = watch::channel(node.status());
     let (listening, endpoint) = (transport.clone(), handle.clone());
-    tokio::spawn(async move { listening.listen(listener, endpoint).await });
-    let started = Started {
+    let listening = tokio::spawn(async move { listening.listen(listener, endpoint).await });
+    drop(on_started.send(Replica {
         handle,
         status,
-        addresses: addresses.clone(),
+        addresses,
         transport: transport.clone(),
-    };
-    if on_started.send(started).is_err() {
-        return Ok(()); // Nobody waits for it any more.
-    }
-    Ok(driver::run(node, inbox, |status| publish(&sender, status)).await?)
+        thread: None,
+    }));
+    let ended = driver::run(&mut node, inbox, |status| publish(&sender, status)).await;
+    // Before the directory is unlocked: who waits for that wants the port too.
+    transport.end().await;
+    let _ = listening.await; // If it panicked, that was said on standard error.
+    Ok(ended?)
 }
 
 /// What can be seen without opening anything.
@@ -124,7 +103,7 @@ fn is_somewhere(address: &str) -> bool {
     !is_anywhere && address.len() <= ADDRESS_BYTES_MAX
 }
 
-fn open<S: StateMachine>(
+pub(super) fn open<S: StateMachine>(
     options: &Options,
     state: S,
     network: TcpNetwork<Handle<S>>,

@@ -3,6 +3,9 @@
 use std::io::{self, Read};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -303,4 +306,59 @@ async fn a_node_of_another_cluster_with_the_same_name_is_not_added() {
 fn an_empty_command_is_the_mistake_of_who_proposes_it() {
     let (handle, _inbox) = Handle::<Counter>::channel();
     handle.propose(Bytes::new(), Box::new(|_| ()));
+}
+
+#[tokio::test]
+async fn however_much_clients_ask_of_a_node_its_connections_have_their_turn() {
+    const TURNS: u64 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path(), 1, &free_addresses(3));
+    let addresses = AddressBook::new(
+        NodeId(1),
+        options.own_addresses(),
+        options.given_addresses(),
+    );
+    let (handle, inbox) = Handle::channel();
+    let network = TcpTransport::new(NodeId(1), addresses).connect(&handle);
+    let mut node = starting::open(&options, Counter(0), network).unwrap();
+    for _ in 0..TURNS * 4096 {
+        handle.read(|_| ());
+    }
+    handle.stop();
+    let turns = Arc::new(AtomicU64::new(0));
+    let connection = turns.clone();
+    tokio::spawn(async move {
+        loop {
+            connection.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    driver::run(&mut node, inbox, |_| ()).await.unwrap();
+    let turns = turns.load(Ordering::Relaxed);
+    assert!(turns > TURNS / 2, "{turns} of {TURNS}");
+}
+
+#[tokio::test]
+async fn one_that_started_when_nobody_waited_for_it_any_more_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let peers = free_addresses(1);
+    let mut start = Box::pin(Replica::start(options(dir.path(), 1, &peers), Counter(0)));
+    let polled = std::future::poll_fn(|context| Poll::Ready(start.as_mut().poll(context))).await;
+    assert!(polled.is_pending(), "it takes a while");
+    let connect = || std::net::TcpStream::connect(&peers[0].1).is_ok();
+    wait_until("it listens", connect).await;
+    std::thread::sleep(Duration::from_millis(100)); // It is given out, and not taken.
+    drop(start);
+    let replicas = start_all(dir.path(), &peers).await;
+    assert_eq!(count(&replicas).await, 1);
+}
+
+#[tokio::test]
+async fn one_that_was_dropped_may_be_started_again_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let peers = free_addresses(1);
+    for expected in 1..=20 {
+        let replicas = start_all(dir.path(), &peers).await;
+        assert_eq!(count(&replicas).await, expected);
+    }
 }
