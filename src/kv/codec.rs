@@ -75,8 +75,8 @@ impl Request {
             Request::Batch(commands) | Request::Transaction { commands, .. } => commands,
         };
         // What most bytes are in, so that they are not copied while the buffer grows.
-        let room: usize = commands.iter().map(room).sum();
-        let mut buf = Vec::with_capacity(room + COMMAND_BYTES);
+        let bytes: usize = commands.iter().map(room).sum();
+        let mut buf = Vec::with_capacity(bytes + COMMAND_BYTES);
         buf.put_u8(VERSION);
         match self {
             Request::One(command) => put_command(&mut buf, command),
