@@ -27,7 +27,7 @@ impl Rocks {
         }
         let mut options = WriteOptions::default();
         options.set_sync(syncs);
-        Ok(self.0.write_opt(&batch, &options)?)
+        Ok(self.0.write_opt(batch, &options)?)
     }
 }
 
@@ -59,7 +59,7 @@ impl Log for Rocks {
     fn purge(&self, group: u64, last: u64) -> Result<()> {
         let mut batch = WriteBatch::default();
         batch.delete_range(key(group, 0), key(group, last + 1));
-        Ok(self.0.write(&batch)?)
+        Ok(self.0.write(batch)?)
     }
 
     fn close(self: Box<Self>) -> Result<()> {
