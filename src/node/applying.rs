@@ -5,6 +5,7 @@
 use std::io;
 
 use bytes::Bytes;
+use duramen_snapshot::SnapshotId;
 use duramen_wal::{Entry, Index, LogId};
 
 use super::applier::{Applier, Done, Effect, Kind, SnapshotFile, Work};
@@ -15,6 +16,8 @@ use crate::transport::Network;
 
 /// A state that is being read from a snapshot.
 pub(super) enum Restoring {
+    /// From the one that the node has started with.
+    Found(SnapshotId),
     /// From one that the leader had.
     Installed(Offer),
     /// From this node's own, which was damaged and is whole again. The name is for the core.
@@ -122,11 +125,22 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
     }
 
     /// The state is that of the snapshot, if nothing of it is lost.
-    fn restored(&mut self, lost: &Lost) -> Result<(), Error> {
-        if !lost.is_empty() {
-            return Err(self.broken("read a snapshot in", io::ErrorKind::InvalidData.into()));
-        }
+    fn restored(&mut self, lost: Lost) -> Result<(), Error> {
         match self.restoring.pop_front() {
+            // If it is not needed, a newer one was installed meanwhile, and comes next.
+            Some(Restoring::Found(_)) if lost.is_empty() => {
+                if self.raft.state_read() {
+                    self.applied = self.raft.base().index;
+                }
+            }
+            Some(Restoring::Found(id)) => {
+                if self.raft.state_lost() {
+                    self.begin_mending(id, lost, None);
+                }
+            }
+            Some(_) if !lost.is_empty() => {
+                return Err(self.broken("read a snapshot in", io::ErrorKind::InvalidData.into()));
+            }
             Some(Restoring::Installed(offer)) => {
                 self.applied = offer.last.index;
                 self.waiting.skipped(offer.last);
@@ -159,7 +173,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         match done.0 {
             Effect::Applied(index) => self.applied = index,
             Effect::Frozen(job) => self.jobs.push_back(job),
-            Effect::Restored(lost) => return self.restored(&lost?),
+            Effect::Restored(lost) => return self.restored(lost?),
             Effect::Ticked(command) => {
                 self.is_ticking = false;
                 if let Some(Ok(id)) = command.map(|command| self.propose(command)) {

@@ -43,7 +43,7 @@ use std::time::Duration;
 use duramen_wal::{Entry, Index, Term};
 
 use crate::canary::planted;
-use crate::raft::{self, Raft, Ready, WriteId};
+use crate::raft::{self, BaseState, Raft, Ready, WriteId};
 pub use crate::storage;
 
 #[cfg(feature = "sim")]
@@ -224,8 +224,9 @@ const INPUTS_PER_TURN_MAX: usize = 4096;
 const COMMAND_BYTES_PER_TURN_MAX: usize = 4 << 20;
 
 impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
-    /// A node with what its storage holds. `state` is the state machine at its beginning: it takes on the newest snapshot, and
-    /// the log will be applied to it again, as far as it turns out to be committed. Who belongs to the cluster is what the
+    /// A node with what its storage holds. `state` is the state machine at its beginning: it takes on the newest snapshot, which is the
+    /// first thing that there is for the [`Applier`] to do, and the log will be applied to it again, as far as it turns out to be
+    /// committed. Meanwhile the node takes part already, but does not campaign. Who belongs to the cluster is what the
     /// storage says, whatever is in `config`; but where the members of a cluster that begins are reached is taken from there.
     ///
     /// # Errors
@@ -234,7 +235,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         mut config: Config,
         options: Options,
         mut storage: Storage,
-        mut state: S,
+        state: S,
         network: N,
         clock: C,
     ) -> Result<Node<S, N, C>, Error> {
@@ -246,19 +247,16 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         config.membership = voters.clone();
         let bootstrap = || Bootstrap::new(id, storage.uuid(), voters);
         let bootstrap = storage.is_blank().then(bootstrap);
-        let (lost, manifest) = match restored.snapshot {
-            Some((id, name)) => {
-                let lost = SnapshotFile::of(&storage, id)?.read(&mut state)?;
-                (lost, Some(name.encode()))
-            }
-            None => (BTreeSet::new(), None),
+        let state_at_base = match restored.snapshot {
+            Some(_) => BaseState::Unread,
+            None if base.index > Index(0) => BaseState::Lost,
+            None => BaseState::Whole,
         };
-        let lacks_state = base.index > Index(0) && (manifest.is_none() || !lost.is_empty());
         let raft = raft::Restored {
             hard_state: restored.hard_state,
             base,
-            manifest: manifest.filter(|_| !lacks_state),
-            lacks_state,
+            manifest: restored.snapshot.as_ref().map(|(_, name)| name.encode()),
+            state: state_at_base,
             log: restored.log,
             bad: restored.bad,
         };
@@ -271,7 +269,7 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
             work: VecDeque::new(),
             unfinished: 0,
             handed_out: base.index,
-            applied: base.index,
+            applied: Index(0),
             restoring: VecDeque::new(),
             backlog: VecDeque::new(),
             is_ticking: false,
@@ -297,8 +295,9 @@ impl<S: StateMachine, N: Network, C: Clock> Node<S, N, C> {
         };
         node.standing = Standing::at_start(id, node.raft.membership());
         node.tell_network();
-        if let Some((id, _)) = restored.snapshot.filter(|_| lacks_state) {
-            node.begin_mending(id, lost, None);
+        if let Some((id, _)) = restored.snapshot {
+            let file = SnapshotFile::of(&node.storage, id)?;
+            node.restore(file, base.index, Restoring::Found(id));
         }
         node.begin_if_complete();
         Ok(node)

@@ -6,6 +6,7 @@ use duramen_wal::types::{HardState, LogId, NodeId, Term};
 
 use super::message::Message;
 use super::read::Reads;
+use super::repair::BaseState;
 use super::settle::Settling;
 use super::{Ignored, Leadership, Raft, Role};
 use crate::canary::planted;
@@ -47,11 +48,18 @@ impl Raft {
         self.become_follower(self.hard_state.term);
     }
 
+    /// Whether it would do harm to be elected, or to try.
+    pub(super) fn must_not_lead(&self) -> bool {
+        let is_unread = self.repair.state == BaseState::Unread; // Others may be able to serve already.
+        // A vote that does not become durable would only leave term after term behind.
+        self.is_stalled() || is_unread
+    }
+
     /// Starts an election: a new term, a vote for itself, and a request to everybody else. The requests leave when the
     /// vote is durable, and the vote counts only then.
     pub(super) fn campaign(&mut self, is_transfer: bool) {
-        if self.is_stalled() {
-            return; // Its vote would not become durable: it would only leave term after term behind.
+        if self.must_not_lead() {
+            return;
         }
         let Some(term) = self.hard_state.term.0.checked_add(1) else {
             return; // A hostile peer can bring us to the last term. There is no election after it.

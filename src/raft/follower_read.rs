@@ -77,7 +77,7 @@ impl Raft {
     pub(super) fn read_through_leader(&mut self, id: ReadId) -> Result<(), NotLeader> {
         self.refuse_reads_of_earlier_leader();
         // What this node has not got back yet, it cannot show, whatever the index.
-        if self.follower_reads.leader.is_none() || self.lacks_state() {
+        if self.follower_reads.leader.is_none() || !self.has_state() {
             return Err(self.not_leader());
         }
         if planted("follower_reads_its_own_commit") {

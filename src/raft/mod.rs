@@ -92,7 +92,7 @@ pub use message::{AppendOutcome, Ask, Envelope, Message, Round};
 pub use outline::{Follower, RoleName};
 pub use read::{ReadId, ReadReply};
 pub use refused::{NotLeader, Refused};
-pub use repair::{Answer, Answers, Badness, Question};
+pub use repair::{Answer, Answers, Badness, BaseState, Question};
 pub use snapshot::{Offer, OwnSnapshot, SnapshotFate};
 pub use start::{Config, Restored};
 pub use transfer::TransferRefused;
@@ -441,7 +441,7 @@ impl Raft {
 
     fn hand_out_committed(&mut self) -> Vec<Entry> {
         let up_to = self.commit.min(self.durability.last());
-        if self.handed_out >= up_to || self.repair.lacks_state {
+        if self.handed_out >= up_to || !self.has_state() {
             return Vec::new();
         }
         let all = self.log.range(self.handed_out.next(), up_to);

@@ -17,7 +17,7 @@ impl Raft {
         self.election_elapsed = self.election_elapsed.saturating_add(1); // A learner never campaigns.
         let is_due = self.election_elapsed >= self.election_timeout;
         if !is_due
-            || self.is_stalled()
+            || self.must_not_lead()
             || !self.memberships.may_campaign(self.config.id, self.commit)
         {
             return;

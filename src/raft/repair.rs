@@ -9,6 +9,9 @@
 //! happen to carry it too. A peer that has only a snapshot of it gives that. The same questions ask for a snapshot if the state
 //! itself is lost, since the node's newest snapshot cannot be read.
 //!
+//! To read a large state takes a while, in which the node may start already: it votes and replicates, and hands out nothing. It does not
+//! campaign, since a leader without its state can serve nobody while another one may have read its own.
+//!
 //! # Terms
 //!
 //! An id names one entry for ever, since a term has one leader and that leader never makes two entries for an index. So
@@ -53,6 +56,19 @@ impl fmt::Display for Badness {
             Badness::Suspect => "suspect",
         })
     }
+}
+
+/// What a node has of the state at the beginning of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BaseState {
+    /// All of it.
+    #[default]
+    Whole,
+    /// It is in a snapshot that is still being read: then [`Raft::state_read`] says so, or [`Raft::state_lost`].
+    Unread,
+    /// Nothing: the snapshot cannot be read. Nothing is handed out as committed before a peer's snapshot, which
+    /// [`Ready::offer`](super::Ready::offer) tells of, is installed, or the own one is [restored](Raft::state_restored).
+    Lost,
 }
 
 /// Asks for the content of entries.
@@ -111,8 +127,7 @@ pub(super) const IDS_MAX: usize = 64;
 /// What a node knows of its repair.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
-    /// The state at the base of the log is lost.
-    pub(super) lacks_state: bool,
+    pub(super) state: BaseState,
     /// Where the next question begins, so that entries that nobody has do not keep from asking for others.
     next: Index,
     /// Ticks since the last question.
@@ -125,9 +140,9 @@ pub(super) struct Repair {
 
 impl Repair {
     /// The first question is asked at the first tick.
-    pub(super) fn new(lacks_state: bool) -> Repair {
+    pub(super) fn new(state: BaseState) -> Repair {
         Repair {
-            lacks_state,
+            state,
             elapsed: u32::MAX,
             ..Repair::default()
         }
@@ -144,7 +159,33 @@ impl Raft {
 
     /// Whether the state at the beginning of the log is lost, and no snapshot has been found yet.
     pub fn lacks_state(&self) -> bool {
-        self.repair.lacks_state
+        self.repair.state == BaseState::Lost
+    }
+
+    /// Whether the state at the beginning of the log is there: neither lost nor still being read.
+    pub fn has_state(&self) -> bool {
+        self.repair.state == BaseState::Whole
+    }
+
+    /// The state with which the node started, and which was [being read](BaseState::Unread), has been. Says whether it is needed: not if
+    /// a newer snapshot was installed meanwhile.
+    pub fn state_read(&mut self) -> bool {
+        let is_needed = self.repair.state == BaseState::Unread;
+        if is_needed {
+            self.repair.state = BaseState::Whole;
+        }
+        is_needed
+    }
+
+    /// The state with which the node started, and which was [being read](BaseState::Unread), cannot be. Says whether it is needed: not if
+    /// a newer snapshot was installed meanwhile.
+    pub fn state_lost(&mut self) -> bool {
+        let is_needed = self.repair.state == BaseState::Unread;
+        if is_needed {
+            self.repair = Repair::new(BaseState::Lost);
+            self.snapshot = None;
+        }
+        is_needed
     }
 
     /// The state at the beginning of the log could be read after all, with the help of the peers. `manifest` is for whoever is
@@ -154,7 +195,7 @@ impl Raft {
     /// If it is not [lacking](Raft::lacks_state).
     pub fn state_restored(&mut self, manifest: Bytes) {
         assert!(self.lacks_state(), "the state is there");
-        self.repair.lacks_state = false;
+        self.repair.state = BaseState::Whole;
         let last = self.log.base();
         let membership = self.memberships.at(last.index).clone();
         self.snapshot = Some(OwnSnapshot {
@@ -208,7 +249,7 @@ impl Raft {
             ids = bad_from(Index(1));
         }
         self.repair.next = ids.last().map_or(Index(0), |id| id.index.next());
-        let needs_state = self.repair.lacks_state && self.repair.offer_wait == 0;
+        let needs_state = self.lacks_state() && self.repair.offer_wait == 0;
         let question = Question {
             ids,
             state: needs_state.then(|| self.log.base().index),
@@ -263,7 +304,7 @@ impl Raft {
 
     /// Whether a snapshot that stands for all up to `index` makes something good.
     pub(super) fn needs_snapshot(&self, index: Index) -> bool {
-        let has_state = self.repair.lacks_state && index >= self.log.base().index;
+        let has_state = self.lacks_state() && index >= self.log.base().index;
         has_state || self.log.first_bad().is_some_and(|bad| bad <= index)
     }
 

@@ -9,6 +9,7 @@ use duramen_wal::types::{Index, LogId, NodeId};
 
 use super::membership::{Membership, Memberships};
 use super::message::{AppendOutcome, Message, Round};
+use super::repair::BaseState;
 use super::{Ignored, Raft, Role};
 use crate::canary::planted;
 
@@ -167,7 +168,7 @@ impl Raft {
             }
             self.commit = self.commit.max(index);
             self.handed_out = index;
-            self.repair.lacks_state = false;
+            self.repair.state = BaseState::Whole;
             self.snapshot = Some(OwnSnapshot {
                 last: offer.last,
                 membership: offer.membership.clone(),

@@ -12,7 +12,7 @@ use super::ignored::IgnoredCounts;
 use super::log::Log;
 use super::membership::{Membership, Memberships};
 use super::message::Ask;
-use super::repair::{Badness, Repair};
+use super::repair::{Badness, BaseState, Repair};
 use super::snapshot::OwnSnapshot;
 use super::{Raft, Role};
 
@@ -84,9 +84,8 @@ pub struct Restored {
     pub base: LogId,
     /// What followers are offered with that snapshot. `None` if there is none, or it cannot be read.
     pub manifest: Option<Bytes>,
-    /// The snapshot cannot be read, so that there is nothing to apply the log to: nothing is handed out as committed before a
-    /// peer's snapshot, which [`Ready::offer`](super::Ready::offer) tells of, is installed.
-    pub lacks_state: bool,
+    /// Whether the state machine has what that snapshot stands for.
+    pub state: BaseState,
     /// The log after `base`. Of what is bad there is a placeholder, with its id.
     pub log: Vec<Entry>,
     /// Entries of the log whose payload is lost. None of them is a membership: of those the storage has a second copy.
@@ -119,15 +118,16 @@ impl Raft {
             hard_state,
             base,
             manifest,
-            lacks_state,
+            state,
             log,
             bad: bad_entries,
         } = restored;
-        let no_state = !lacks_state || base.index > Index(0) && manifest.is_none();
-        assert!(
-            no_state,
-            "a state that was read is not lost, nor is that before the first entry"
-        );
+        let can_be = match state {
+            BaseState::Whole => true,
+            BaseState::Unread => manifest.is_some(),
+            BaseState::Lost => base.index > Index(0) && manifest.is_none(),
+        };
+        assert!(can_be, "{state:?} at {base}, with {manifest:?}");
         let joins = base == LogId::default() && config.membership == Membership::default();
         assert!(
             joins || config.membership.can_be_decoded(),
@@ -167,7 +167,7 @@ impl Raft {
             memberships,
             snapshot,
             offer: None,
-            repair: Repair::new(lacks_state),
+            repair: Repair::new(state),
             commit: base.index,
             handed_out: base.index,
             role: Role::Follower,

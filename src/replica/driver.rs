@@ -166,6 +166,17 @@ pub(super) async fn run<S: StateMachine, N: Network>(
     let mut due = node.next_turn();
     let mut alarm = pin!(sleep(node.until_next_turn()));
     loop {
+        while let Some(work) = node.take_work() {
+            applying.put(work, node.is_applier_idle());
+        }
+        jobs.start(node, &sender);
+        if status != node.status() {
+            status = node.status();
+            on_status(status);
+        }
+        if !receiver.is_empty() {
+            yield_now().await; // However much clients ask, what other nodes say is read in between.
+        }
         if due != node.next_turn() {
             due = node.next_turn();
             alarm
@@ -183,17 +194,6 @@ pub(super) async fn run<S: StateMachine, N: Network>(
             () = alarm.as_mut() => {}
         }
         node.turn()?;
-        while let Some(work) = node.take_work() {
-            applying.put(work, node.is_applier_idle());
-        }
-        jobs.start(node, &sender);
-        if status != node.status() {
-            status = node.status();
-            on_status(status);
-        }
-        if !receiver.is_empty() {
-            yield_now().await; // However much clients ask, what other nodes say is read in between.
-        }
     }
 }
 

@@ -175,7 +175,7 @@ impl<S: StateMachine> Machine<S> {
         let storage = Storage::open(disk, dir, &identity, settings.storage.clone())?;
         let (outbox, clock) = (self.outbox.clone(), self.clock.clone());
         let node = Node::new(config, settings.node.clone(), storage, state, outbox, clock)?;
-        let is_bad = node.raft().lacks_state() || node.raft().bad_entries().next().is_some();
+        let is_bad = node.raft().bad_entries().next().is_some();
         self.process = Some(Process {
             last: node.raft().last(),
             totals: Totals {
@@ -319,7 +319,7 @@ impl<S: StateMachine> Machine<S> {
         if may_apply && rng.u32(..3) > 0 {
             process.node.work(); // Else later: what applies is not always as fast as the node.
         }
-        process.look_at_log();
+        process.look_at_node();
         while let Some(job) = process.node.take_job() {
             // Some tens of syncs' time: so the world goes on while a snapshot is written.
             process
@@ -334,8 +334,9 @@ impl<S: StateMachine> Machine<S> {
 }
 
 impl<S: StateMachine> Process<S> {
-    fn look_at_log(&mut self) {
+    fn look_at_node(&mut self) {
         let raft = self.node.raft();
+        self.totals.repairs |= u64::from(raft.lacks_state());
         if self.last.index > raft.base().index && !raft.holds(self.last) {
             self.totals.truncations += 1;
         }

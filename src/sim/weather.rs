@@ -432,7 +432,7 @@ fn is_sound(world: &World<Recorder>) -> bool {
         && membership.all().into_iter().all(|id| {
             world.node(id).is_some_and(|node| {
                 let raft = node.raft();
-                let is_whole = raft.bad_entries().next().is_none() && !raft.lacks_state();
+                let is_whole = raft.bad_entries().next().is_none() && raft.has_state();
                 is_whole
                     && node.trouble().is_none()
                     && raft.last() == last

@@ -389,6 +389,12 @@ impl<S: StateMachine> World<S> {
 
 /// Time.
 impl<S: StateMachine> World<S> {
+    /// Lets all nodes do at once what their state machines have to do: after a start, read their states.
+    pub fn work(&mut self) {
+        let nodes = self.machines.values_mut().filter_map(Machine::node_mut);
+        nodes.for_each(SimNode::work);
+    }
+
     /// Gives an input to a node. Says whether it was up.
     pub fn give(&mut self, id: NodeId, input: Input<S>) -> bool {
         if !self.is_up(id) {

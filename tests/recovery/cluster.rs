@@ -214,6 +214,7 @@ impl Base {
             given,
             base: self,
         };
+        trial.world.work(); // Whether a state can be read, a node knows when it has tried.
         let refused = trial.refused();
         trial.nodes_say_what_is(&struck);
         let mut outcome = Outcome {

@@ -112,7 +112,10 @@ impl Cluster {
             return;
         };
         match event {
-            Event::Tick(ticks) => (0..=ticks).for_each(|_| raft.tick()),
+            Event::Tick(ticks) => {
+                (0..=ticks).for_each(|_| raft.tick());
+                node.end_reading();
+            }
             Event::Complete(writes) => self.complete(id, writes.into()),
             Event::Crash(crash) => self.crash(id, crash),
             Event::Propose { count, bytes } => (0..=count).for_each(|n| {

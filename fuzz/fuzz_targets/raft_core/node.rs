@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use duramen::raft::{
-    Badness, Envelope, Membership, Offer, Raft, ReadId, Restored, Write, is_command, is_membership,
+    Badness, BaseState, Envelope, Membership, Offer, Raft, ReadId, Restored, Write, is_command, is_membership,
 };
 use duramen::wal::{Entry, HardState, Index, LogId};
 
@@ -40,6 +40,16 @@ pub(crate) struct DiskModel {
 }
 
 impl Node {
+    /// Whatever state the node started with has been read, or cannot be.
+    pub(crate) fn end_reading(&mut self) {
+        if let Some(raft) = &mut self.raft {
+            let _is_needed = match self.disk.lost_snapshot {
+                true => raft.state_lost(),
+                false => raft.state_read(),
+            };
+        }
+    }
+
     /// Whether there is space for a write.
     pub(crate) fn takes(&self, write: &Write) -> bool {
         match self.space {
@@ -168,12 +178,15 @@ impl DiskModel {
             self.compact(last); // The log may be as it was before the snapshot was installed.
             membership
         });
-        let is_readable = self.snapshot.is_some() && !self.lost_snapshot;
+        let state = match self.snapshot {
+            Some(_) => BaseState::Unread,
+            None => BaseState::Whole,
+        };
         let restored = Restored {
             hard_state: self.hard_state,
             base: self.base,
-            manifest: is_readable.then(Bytes::new),
-            lacks_state: self.lost_snapshot,
+            manifest: self.snapshot.is_some().then(Bytes::new),
+            state,
             log: self.log.clone(),
             bad: self.bad.clone(),
         };

@@ -85,6 +85,14 @@ const OWN_STATE: [u8; 8] = 0x1122_3344_5566_7788_u64.to_le_bytes();
 
 /// Node 1 in term 1, whose own snapshot is damaged.
 fn with_a_damaged_snapshot() -> Fixture {
+    let mut it = with_a_snapshot(false);
+    it.node.work(); // It is tried to read it.
+    assert!(it.node.raft().lacks_state());
+    it
+}
+
+/// Node 1 in term 1, which has not read its own snapshot yet.
+fn with_a_snapshot(is_whole: bool) -> Fixture {
     let disk = SimDisk::new();
     drop(Fixture::open(disk.clone(), |storage| {
         let voters = Membership::of_voters([1, 2, 3].map(NodeId));
@@ -112,7 +120,7 @@ fn with_a_damaged_snapshot() -> Fixture {
     }));
     disk.kill();
     let dir = Path::new("/node/snapshots");
-    for name in disk.list(dir).unwrap() {
+    for name in disk.list(dir).unwrap().into_iter().filter(|_| !is_whole) {
         let path = dir.join(name);
         let file = disk.open(&path).unwrap();
         let mut bytes = vec![0; file.len().unwrap() as usize];
@@ -121,9 +129,7 @@ fn with_a_damaged_snapshot() -> Fixture {
             disk.flip_bit(&path, at as u64, 3).unwrap();
         }
     }
-    let it = Fixture::open(disk, |_| ());
-    assert!(it.node.raft().lacks_state());
-    it
+    Fixture::open(disk, |_| ())
 }
 
 /// Node 2 offers a snapshot up to entry 9, and gives all of it. What is left to do is to make it durable.
@@ -190,6 +196,30 @@ fn a_state_that_is_mended_while_a_newer_one_is_read_is_not_needed_any_more() {
             "{mended_first}"
         );
         assert!(!it.node.raft().lacks_state());
+    }
+}
+
+/// To read a state takes long, and the leader has come further.
+#[test]
+fn a_newer_snapshot_may_be_installed_while_the_own_state_is_read() {
+    for is_whole in [true, false] {
+        let mut it = with_a_snapshot(is_whole);
+        let found = it.node.take_work().expect("there is a state to be read");
+        it.pass(10);
+        let job = fetch_all(&mut it);
+        give(&mut it, Input::Finished(job.run()));
+        let mut applier = it.node.take_applier();
+        let installed = it.node.take_work().expect("there is a newer one");
+        for work in [found, installed] {
+            let done = applier.run(work).expect("the node hears of it");
+            give(&mut it, Input::Done(done));
+        }
+        assert_eq!(
+            (applier.state().0, it.node.status().applied),
+            (9, Index(9)),
+            "{is_whole}"
+        );
+        assert!(it.node.raft().has_state() && it.node.take_work().is_none());
     }
 }
 

@@ -7,7 +7,8 @@ use super::repair::{append, carry_out, in_term, node, say};
 use super::{Cluster, as_in_the_paper, id, settle};
 use crate::raft::Badness::Damaged;
 use crate::raft::{
-    Ask, Envelope, Ignored, Message, NotLeader, Raft, ReadId, ReadReply, Refused, Restored, Round,
+    Ask, BaseState, Envelope, Ignored, Message, NotLeader, Raft, ReadId, ReadReply, Refused,
+    Restored, Round,
 };
 
 /// Three nodes, led by node 1, and the log that all of them hold.
@@ -368,7 +369,7 @@ fn a_node_without_a_leader_or_without_its_state_refuses_reads() {
     let lost = Restored {
         hard_state: in_term(3),
         base: id(2, 5),
-        lacks_state: true,
+        state: BaseState::Lost,
         ..Restored::default()
     };
     let mut raft = Raft::restart(as_in_the_paper(1, 3), lost);

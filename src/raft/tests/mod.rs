@@ -20,6 +20,7 @@ mod replication;
 mod settle;
 mod snapshot;
 mod stall;
+mod unread;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -21,8 +21,8 @@ use self::faults::Rot;
 use super::random_node::SimNode;
 use crate::raft::invariants::{self, History};
 use crate::raft::{
-    Answer, Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored, SnapshotFate,
-    is_command,
+    Answer, BaseState, Config, Envelope, Membership, Message, Raft, ReadId, Ready, Restored,
+    SnapshotFate, is_command,
 };
 
 #[test]
@@ -208,6 +208,7 @@ impl Sim {
         (config.append_bytes_max, config.window_entries) = (30, 6);
         (config.window_bytes, config.keep_bytes) = (70, 200);
         config.seed = self.rng.u64(..);
+        let is_slow = self.rng.bool();
         let node = self.node(id);
         let mut base = LogId::default();
         if let Some((last, membership)) = node.snapshot.clone() {
@@ -215,17 +216,34 @@ impl Sim {
             node.compact(last);
             (base, config.membership) = (last, membership);
         }
-        let is_readable = node.snapshot.is_some() && !node.lost_state;
+        let state = match (node.snapshot.is_some(), node.lost_state) {
+            (true, _) if is_slow => BaseState::Unread,
+            (_, true) => BaseState::Lost,
+            (_, false) => BaseState::Whole,
+        };
+        let may_be_read = node.snapshot.is_some() && state != BaseState::Lost;
         let restored = Restored {
             hard_state: node.hard_state,
             base,
-            manifest: is_readable.then(Bytes::new),
-            lacks_state: node.lost_state,
+            manifest: may_be_read.then(Bytes::new),
+            state,
             log: node.log.clone(),
             bad: node.bad.clone(),
         };
         node.raft = Some(Raft::restart(config, restored));
         (node.commit, node.applied) = (base.index, base.index);
+    }
+
+    /// The state that was being read, if one was, has been read; or it cannot be.
+    fn end_reading(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let (raft, is_lost) = (node.raft.as_mut().unwrap(), node.lost_state);
+        let may_lead = raft.has_state() || raft.lacks_state();
+        assert!(may_lead || !raft.is_leader(), "{id} leads too early");
+        let _is_needed = match is_lost {
+            true => raft.state_lost(),
+            false => raft.state_read(),
+        };
     }
 
     /// What is under way to the disk may have reached it, as far as chance wants it, and nobody has been told.
@@ -262,7 +280,8 @@ impl Sim {
             1 if self.drop > 0 => self.cut_or_heal(id),
             2 if self.changes => self.change_membership(id),
             3 if self.is_undisturbed => self.transfer(id),
-            4..=26 => self.node(id).raft.as_mut().unwrap().tick(),
+            4..=25 => self.node(id).raft.as_mut().unwrap().tick(),
+            26 => self.end_reading(id),
             27 if self.compacts => self.take_snapshot(id),
             28..=31 => self.propose(id),
             32..=35 => self.read(id),

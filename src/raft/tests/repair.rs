@@ -8,8 +8,9 @@ use duramen_wal::types::{Entry, HardState, Index, LogId, NodeId, Term};
 use super::{as_in_the_paper, entry, id};
 use crate::raft::Badness::{Damaged, Suspect};
 use crate::raft::{
-    Answer, Answers, AppendOutcome, Badness, Envelope, Ignored, Membership, Message, Offer,
-    OwnSnapshot, Question, Raft, ReadReply, Ready, Restored, Round, SnapshotFate, Write, WriteId,
+    Answer, Answers, AppendOutcome, Badness, BaseState, Envelope, Ignored, Membership, Message,
+    Offer, OwnSnapshot, Question, Raft, ReadReply, Ready, Restored, Round, SnapshotFate, Write,
+    WriteId,
 };
 
 /// Node 1 of three, in term 3, with five entries of terms 1 and 2, of which some are bad.
@@ -104,7 +105,7 @@ pub(super) fn answer(raft: &mut Raft, from: u64, term: u64, entries: Vec<Answer>
     say(raft, from, term, Message::Entries(answers)).unwrap();
 }
 
-fn matched(messages: &[Envelope]) -> Vec<u64> {
+pub(super) fn matched(messages: &[Envelope]) -> Vec<u64> {
     let matched = messages
         .iter()
         .filter_map(|envelope| match envelope.message {
@@ -146,7 +147,7 @@ fn ask(raft: &mut Raft, ids: Vec<LogId>) -> Answers {
     answers(&carry_out(raft).messages).remove(0)
 }
 
-fn snapshot(last: LogId) -> OwnSnapshot {
+pub(super) fn snapshot(last: LogId) -> OwnSnapshot {
     OwnSnapshot {
         last,
         membership: Membership::of_voters([1, 2, 3].map(NodeId)),
@@ -154,7 +155,7 @@ fn snapshot(last: LogId) -> OwnSnapshot {
     }
 }
 
-fn commands(entries: &[Entry]) -> Vec<&str> {
+pub(super) fn commands(entries: &[Entry]) -> Vec<&str> {
     let payloads = entries.iter().map(|entry| &entry.payload[..]);
     payloads
         .map(|payload| std::str::from_utf8(payload).unwrap())
@@ -517,7 +518,7 @@ fn a_node_without_its_state_asks_for_one_and_hands_out_nothing_before() {
     let lost = Restored {
         hard_state: in_term(3),
         base: id(2, 4),
-        lacks_state: true,
+        state: BaseState::Lost,
         log: vec![entry(2, 5, "e"), entry(2, 6, "f")],
         ..Restored::default()
     };

@@ -26,6 +26,9 @@ impl Sim {
         for _ in 0..MEND_TICKS {
             for id in self.ids() {
                 self.node(id).raft.as_mut().unwrap().tick();
+                if self.chance(10) {
+                    self.end_reading(id);
+                }
                 self.carry_out(id);
             }
             for envelope in std::mem::take(&mut self.network) {
