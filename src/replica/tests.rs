@@ -1,6 +1,6 @@
 //! Tests of replicas in this process, on real disks and sockets.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -345,9 +345,21 @@ async fn one_that_started_when_nobody_waited_for_it_any_more_ends() {
     let mut start = Box::pin(Replica::start(options(dir.path(), 1, &peers), Counter(0)));
     let polled = std::future::poll_fn(|context| Poll::Ready(start.as_mut().poll(context))).await;
     assert!(polled.is_pending(), "it takes a while");
-    let connect = || std::net::TcpStream::connect(&peers[0].1).is_ok();
-    wait_until("it listens", connect).await;
-    std::thread::sleep(Duration::from_millis(100)); // It is given out, and not taken.
+    // It answers, so it was given out, and was not taken.
+    wait_until("it closes a connection that sends garbage", || {
+        let Ok(mut connection) = std::net::TcpStream::connect(&peers[0].1) else {
+            return false;
+        };
+        let patience = Some(Duration::from_secs(5));
+        connection.set_read_timeout(patience).unwrap();
+        connection.write_all(&[0xff; 64]).unwrap();
+        let read = connection.read_to_end(&mut Vec::new());
+        read.map_or_else(
+            |error| error.kind() == io::ErrorKind::ConnectionReset,
+            |_| true,
+        )
+    })
+    .await;
     drop(start);
     let replicas = start_all(dir.path(), &peers).await;
     assert_eq!(count(&replicas).await, 1);

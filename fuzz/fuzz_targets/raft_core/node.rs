@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use duramen::raft::{
-    Badness, BaseState, Envelope, Membership, Offer, Raft, ReadId, Restored, Write, is_command, is_membership,
+    Badness, BaseState, Envelope, Membership, Offer, Raft, ReadId, Restored, Write, is_command,
+    is_membership,
 };
 use duramen::wal::{Entry, HardState, Index, LogId};
 
