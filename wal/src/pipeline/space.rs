@@ -27,6 +27,8 @@ pub(super) struct Space {
     states: u64,
     /// The next segments: they have their names, and no frames. More than one only after a crash.
     pub(super) prepared: VecDeque<Arc<Segment>>,
+    /// The writer goes on in the next segment, and has not said how full that is.
+    is_rotating: bool,
     /// A segment gets its name just now, or is made by whoever could not wait for the preparer.
     pub(super) is_promoting: bool,
     /// A file is being made in advance that will become a segment.
@@ -249,6 +251,7 @@ impl Pipeline {
     pub(super) fn next_segment(&self) -> Result<Arc<Segment>> {
         let mut shared = self.shared();
         let next = shared.space.prepared.pop_front();
+        shared.space.is_rotating = true;
         Ok(next.expect("space was reserved when the batch was submitted"))
     }
 }
@@ -277,6 +280,7 @@ impl Space {
             room: 0,
             states: 0,
             prepared: std::mem::take(&mut recovered.prepared),
+            is_rotating: false,
             is_promoting: false,
             preparing: None,
             log_id: recovered.control.control.log_id,
@@ -320,6 +324,7 @@ impl Space {
     pub(super) fn follow(&mut self, writer: &Writer) {
         self.segment_bytes = writer.segment.header.file_bytes;
         self.room = writer.room();
+        self.is_rotating = false;
         self.states = writer.states.space();
     }
 
@@ -335,6 +340,7 @@ impl Space {
         self.prepared.is_empty()
             && self.preparing.is_none()
             && !self.is_promoting
+            && !self.is_rotating
             && self.room < self.segment_bytes / 2
             && !self.gave_up
     }
