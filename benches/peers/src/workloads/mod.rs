@@ -1,5 +1,6 @@
 //! The workloads: what each engine is made to do, and what is measured of it.
 
+mod keeping;
 mod reading;
 mod writing;
 
@@ -9,8 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::engines::{Engine, Part, floor};
-use crate::log::{Result, Run};
+use crate::log::{Log, Result, Run};
 use crate::measure::Measured;
+use keeping::Keeping;
 
 /// What is done.
 #[derive(Clone, Copy)]
@@ -25,7 +27,9 @@ pub enum Work {
     Groups(u64),
     /// As much as is read later, in batches of 64 KiB, and one sync.
     Bulk,
-    /// As `Write`, for long, with what is old purged: so files are used again.
+    /// Other work, with what is old purged: so files are used again.
+    Keeping(&'static Work),
+    /// As much as is kept, some times over, with what is old purged.
     Recycle,
     /// Opens what `Bulk` has left.
     Open,
@@ -159,6 +163,24 @@ pub const WORKLOADS: &[Workload] = &[
         wanted: "the floor's",
     },
     rate(
+        "W2-steady",
+        "W2, with what is older than 128 MiB purged",
+        Work::Keeping(&write(64, 256)),
+        "",
+    ),
+    rate(
+        "W3-steady",
+        "W3, with what is older than 128 MiB purged",
+        Work::Keeping(&write(16, 4096)),
+        "",
+    ),
+    rate(
+        "W9-steady",
+        "W9, with what is older than 128 MiB purged",
+        Work::Keeping(&Work::Groups(1000)),
+        "",
+    ),
+    rate(
         "W9",
         "1 entry of 256 B for each of 1,000 groups in a batch",
         Work::Groups(1000),
@@ -201,21 +223,25 @@ pub fn run(work: Work, engine: &Engine, dir: &Path, scale: Scale) -> Result<Opti
     if let Work::Open = work {
         return reading::open(engine, dir).map(Some);
     }
-    let opened = (engine.open)(dir)?;
-    let log = &*opened;
-    let measured = match work {
+    let log = (engine.open)(dir)?;
+    let measured = write_or_read(work, &*log, dir, scale)?;
+    log.close()?;
+    Ok(measured)
+}
+
+fn write_or_read(work: Work, log: &dyn Log, dir: &Path, scale: Scale) -> Result<Option<Measured>> {
+    match work {
+        Work::Keeping(work) => write_or_read(*work, &Keeping::of(log), dir, scale),
         Work::Write { entries, bytes } => writing::write(log, dir, scale, entries, bytes).map(Some),
         Work::Threads(threads) => writing::on_threads(log, dir, scale, threads).map(Some),
         Work::Tickets(under_way) => writing::tickets(log, dir, scale, under_way),
         Work::Groups(groups) => writing::for_groups(log, dir, scale, groups).map(Some),
         Work::Bulk => writing::all(log, dir, scale).map(Some),
-        Work::Recycle => writing::recycle(log, dir, scale).map(Some),
+        Work::Recycle => writing::recycle(log, dir).map(Some),
         Work::Random => reading::random(log, dir, scale).map(Some),
         Work::Scan => reading::scan(log, dir, scale).map(Some),
         Work::Open => unreachable!("it was opened above"),
-    }?;
-    opened.close()?;
-    Ok(measured)
+    }
 }
 
 /// Payloads that do not compress, cut from one piece of memory.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::keeping::{KEPT_BYTES, Keeping};
 use super::{ENTRY_BYTES, Payloads, Scale};
 use crate::engines::floor;
 use crate::log::{Log, Result};
@@ -200,27 +201,24 @@ pub fn all(log: &dyn Log, dir: &Path, scale: Scale) -> Result<Measured> {
     })
 }
 
-/// Writes twice as much as is kept before it is measured, and then four times as much.
-pub fn recycle(log: &dyn Log, dir: &Path, scale: Scale) -> Result<Measured> {
-    const BATCH: u64 = 64;
+/// The bytes for the device: twice as much as is kept is written before it is measured, and then four times as much.
+pub fn recycle(log: &dyn Log, dir: &Path) -> Result<Measured> {
+    const BATCH: usize = 64;
+    let log = Keeping::of(log);
     let (mut payloads, mut next) = (Payloads::new(), 1);
-    let kept = scale.bulk_bytes / 8 / ENTRY_BYTES as u64;
-    let mut write = |entries: u64| -> Result<()> {
-        let batches = entries / BATCH;
-        for number in 1..=batches {
-            let run = payloads.run(1, next, BATCH as usize, ENTRY_BYTES);
+    let mut write = |bytes: u64| -> Result<u64> {
+        let first = next;
+        while (next - first) * (ENTRY_BYTES as u64) < bytes {
+            let run = payloads.run(1, next, BATCH, ENTRY_BYTES);
             next = run.last() + 1;
             log.append(&[run])?;
-            if number.is_multiple_of((batches / 16).max(1)) && next > kept + 1 {
-                log.purge(1, next - 1 - kept)?;
-            }
         }
-        Ok(())
+        Ok(next - first)
     };
-    write(2 * kept)?;
+    write(2 * KEPT_BYTES)?;
     let meter = Meter::start(dir)?;
-    write(4 * kept)?;
-    let mut measured = rate(meter, 4 * kept, ENTRY_BYTES)?;
+    let written = write(4 * KEPT_BYTES)?;
+    let mut measured = rate(meter, written, ENTRY_BYTES)?;
     measured.value = measured.device_bytes.unwrap_or(0.0);
     Ok(measured)
 }
