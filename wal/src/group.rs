@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::record::{How, Run};
 use crate::rows::Rows;
-use crate::table::Table;
+use crate::table::Part;
 use crate::types::{Context, GroupId, HardState, Index, LogId, Term};
 
 #[derive(Debug, Default)]
@@ -161,6 +161,11 @@ impl Group {
         })
     }
 
+    /// The number of the last entry, if it has one.
+    pub(crate) fn last_number(&self) -> Option<u64> {
+        self.extents.back()?.numbers().next_back().copied()
+    }
+
     /// The LogId of the last entry that is durable, as long as what follows is not.
     pub(crate) fn durable(&self, rows: &Rows) -> LogId {
         let first_pending = |extent: &Extent| {
@@ -276,19 +281,23 @@ impl Group {
         }
     }
 
-    /// A segment is sealed: `table`, which is its table, has the rows of this group.
-    pub(crate) fn seal(&mut self, id: GroupId, segment: u64, table: &Table, rows: &Rows) {
+    /// A segment is sealed: its table has the rows of this group.
+    pub(crate) fn seal(&mut self, segment: u64, part: Part<'_>, rows: &Rows) {
         let mut at = 0;
         while let Some(extent) = self.extents.get(at) {
+            at += 1;
+            let Place::Numbered(_) = extent.place else {
+                continue;
+            };
             let sealed = rows.part_in(extent, segment);
-            if !sealed.is_empty() && matches!(extent.place, Place::Numbered(_)) {
+            if !sealed.is_empty() {
                 self.split_at(sealed.end);
                 self.split_at(sealed.start);
                 at = self.position(sealed.start);
-                let bytes = table.payload_bytes(id, sealed);
+                let bytes = part.payload_bytes(sealed);
                 self.extents[at].place = Place::Table { segment, bytes };
+                at += 1;
             }
-            at += 1;
         }
     }
 

@@ -16,7 +16,7 @@ use crate::group::{Extent, Group, Place};
 use crate::record::{EntryMeta, How, Record, Records, Run};
 use crate::rows::{Rows, Source, Where};
 use crate::scan::BadEntry;
-use crate::table::Table;
+use crate::table::Part;
 use crate::types::{GroupId, HardState, Index, LogId};
 
 #[derive(Debug, Default)]
@@ -42,6 +42,14 @@ impl Groups {
 
     pub(crate) fn find(&self, group: GroupId) -> Option<&Group> {
         self.groups.get(&group)
+    }
+
+    /// Looks at groups that are used next. What is not in the processor's cache is fetched for many of them at a time then,
+    /// and not for one after the other.
+    pub(crate) fn touch(&self, groups: impl Iterator<Item = GroupId>) {
+        let found = groups.filter_map(|group| self.find(group));
+        let seen = found.map(|group| (group.purged.index, group.suspects, group.last_number()));
+        std::hint::black_box(seen.max());
     }
 
     /// Where an entry is that the group has.
@@ -201,9 +209,9 @@ impl Groups {
     }
 
     /// A segment is sealed: its table has the rows of this group.
-    pub(crate) fn seal(&mut self, id: GroupId, segment: u64, table: &Table) {
-        if let Some(group) = self.groups.get_mut(&id) {
-            group.seal(id, segment, table, &self.rows);
+    pub(crate) fn seal(&mut self, segment: u64, part: Part<'_>) {
+        if let Some(group) = self.groups.get_mut(&part.group()) {
+            group.seal(segment, part, &self.rows);
         }
     }
 }

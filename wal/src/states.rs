@@ -115,6 +115,12 @@ impl States {
         }
     }
 
+    /// Looks at the states that records change, which are taken in next: see [`Groups::touch`].
+    pub(crate) fn touch<'r>(&self, records: impl Iterator<Item = &'r Record>) {
+        let states = records.filter_map(|record| self.states.get(&record.group()?));
+        std::hint::black_box(states.map(|state| state.last.index).max());
+    }
+
     /// Takes in a record, as it is written.
     pub(crate) fn apply(&mut self, record: &Record) {
         let Some(id) = record.group() else {
@@ -133,10 +139,11 @@ impl States {
 
     /// The records of a segment's first frame, by group.
     pub(crate) fn records(&self) -> Records {
-        let mut states: Vec<_> = self.states.iter().collect();
-        states.sort_unstable_by_key(|(group, _)| **group);
+        let states = self.states.iter();
+        let mut states: Vec<_> = states.map(|(&group, state)| (group, state)).collect();
+        states.sort_unstable_by_key(|(group, _)| *group);
         let mut list = SmallVec::with_capacity(3 * states.len());
-        for (&group, state) in states {
+        for (group, state) in states {
             let State { purged, last, .. } = *state;
             list.push(Record::State {
                 group,

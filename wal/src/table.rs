@@ -127,9 +127,13 @@ impl Table {
 
     /// The same, or none if it is not there.
     fn rows(&self, group: GroupId, from: Index) -> &[Row] {
+        self.rows_in(&self.runs, group, from)
+    }
+
+    /// The same, of these of its runs.
+    fn rows_in(&self, runs: &[Placed], group: GroupId, from: Index) -> &[Row] {
         let is_before = |Placed { run, .. }: &Placed| (run.group, run.last()) < (group, from);
-        let at = self.runs.partition_point(is_before);
-        match self.runs.get(at) {
+        match runs.get(runs.partition_point(is_before)) {
             Some(placed) if placed.run.group == group && placed.run.first.index <= from => {
                 let skipped = (from.0 - placed.run.first.index.0) as usize;
                 &self.rows_of(placed)[skipped..]
@@ -142,18 +146,16 @@ impl Table {
         &self.rows[placed.rows_at..placed.rows_at + placed.run.count as usize]
     }
 
-    /// Bytes of payload of entries of one run.
-    pub(crate) fn payload_bytes(&self, group: GroupId, entries: Range<Index>) -> u64 {
-        let count = (entries.end.0 - entries.start.0) as usize;
-        let rows = self.rows(group, entries.start).iter().take(count);
-        rows.map(|row| u64::from(row.meta.payload_bytes)).sum()
+    /// What it has of each group, in ascending order.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let same = |one: &Placed, other: &Placed| one.run.group == other.run.group;
+        let runs = self.runs.chunk_by(same);
+        runs.map(|runs| Part { table: self, runs })
     }
 
     /// The groups of which it has entries, in ascending order.
     pub(crate) fn groups(&self) -> Vec<GroupId> {
-        let mut groups: Vec<GroupId> = self.runs.iter().map(|placed| placed.run.group).collect();
-        groups.dedup();
-        groups
+        self.parts().map(|part| part.group()).collect()
     }
 
     /// What it says without the rows.
@@ -168,6 +170,29 @@ impl Table {
             list: ranges.collect(),
             metas: SmallVec::new(),
         }
+    }
+}
+
+/// What a table has of one group.
+#[derive(Clone, Copy)]
+pub(crate) struct Part<'t> {
+    table: &'t Table,
+    /// At least one.
+    runs: &'t [Placed],
+}
+
+impl Part<'_> {
+    pub(crate) fn group(&self) -> GroupId {
+        self.runs[0].run.group
+    }
+
+    /// Bytes of payload of entries of one run.
+    pub(crate) fn payload_bytes(&self, entries: Range<Index>) -> u64 {
+        let count = (entries.end.0 - entries.start.0) as usize;
+        let (runs, group) = (self.runs, self.group());
+        let rows = self.table.rows_in(runs, group, entries.start);
+        let rows = rows.iter().take(count);
+        rows.map(|row| u64::from(row.meta.payload_bytes)).sum()
     }
 }
 

@@ -190,8 +190,9 @@ impl Writer {
         let mut offset = self.end + FRAME_HEADER_BYTES as u64;
         for batch in batches {
             record::encode(&mut self.records, &batch.records, &mut group);
-            let records = batch.records.list.iter();
-            records.for_each(|record| self.states.apply(record));
+            let records = &batch.records.list;
+            self.states.touch(records.iter());
+            records.iter().for_each(|record| self.states.apply(record));
             self.summary_bytes += batch.sizes.summary;
             let segment = self.segment.header.number;
             written.push(Written { segment, offset });

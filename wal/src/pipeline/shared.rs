@@ -85,6 +85,7 @@ impl Shared {
         let mut source = Source::Pending;
         let Records { mut list, metas } = batch.records;
         let mut undo = Undo::with_capacity(list.len());
+        self.groups.touch(list.iter().filter_map(Record::group));
         let mut rest = &metas[..];
         let mut jumps = Vec::new();
         for record in &mut list {

@@ -11,6 +11,7 @@ use crate::seal::Full;
 use crate::segment::Segment;
 use crate::spare::Spare;
 use crate::sync::MutexGuard;
+use crate::table::Part;
 
 /// So many groups at a time are told that a segment is sealed: readers and writers come in between.
 const SEAL_GROUPS: usize = 64;
@@ -102,9 +103,11 @@ impl Pipeline {
             return shared;
         }
         shared.tables.insert(number, table.clone());
-        for groups in table.groups().chunks(SEAL_GROUPS) {
-            for group in groups {
-                shared.groups.seal(*group, number, &table);
+        let parts: Vec<Part<'_>> = table.parts().collect();
+        for parts in parts.chunks(SEAL_GROUPS) {
+            shared.groups.touch(parts.iter().map(Part::group));
+            for part in parts {
+                shared.groups.seal(number, *part);
             }
             drop(shared);
             shared = self.shared();
