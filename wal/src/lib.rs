@@ -172,7 +172,8 @@ use sync::thread::{self, JoinHandle};
 #[non_exhaustive]
 pub struct Options {
     /// The size of a segment file, in bytes, rounded up to pages of 4096; its space is reserved when it is made. A segment
-    /// is larger if what it begins with, the state of every group, takes more. Default 64 MiB.
+    /// is larger if there are many groups, 2 KiB for each beyond the first 1,000: what it begins with, the state of every group,
+    /// is a small part of it then. Default 64 MiB.
     pub segment_bytes: u64,
     /// The largest batch that is taken, in bytes, ids and checksums included, and a user record twice. At most half of
     /// `segment_bytes`, and not below 16 KiB, or votes are refused. Default 32 MiB.
@@ -191,9 +192,9 @@ pub struct Options {
     /// The largest payload that is taken, in bytes. Its batch must be within `batch_bytes_max` too, where ids and checksums
     /// count. Default 32 MiB.
     pub entry_bytes_max: u64,
-    /// How many groups there may be. Each takes about 150 bytes at the beginning of each segment, three times; the write
-    /// that begins a segment writes two of them, which takes a tenth of a second for 100,000 groups. A log that has more
-    /// when it is opened keeps them. Default 262,144.
+    /// How many groups there may be. Each takes about 50 bytes, three times, in each segment; the write that begins a segment
+    /// writes two of them, which takes some 30 ms for 100,000 groups. A log that has more when it is opened keeps them.
+    /// Default 262,144.
     pub groups_max: usize,
     /// How much of what was written last is kept in memory for readers, in bytes of payload. Default 8 MiB.
     pub recent_bytes_max: u64,

@@ -161,7 +161,7 @@ impl Pipeline {
         copies_on_write: bool,
     ) -> Pipeline {
         options.recycle &= !copies_on_write;
-        let space = Space::of(&mut recovered);
+        let space = Space::of(&mut recovered, options.segment_bytes);
         let Recovered {
             writer, control, ..
         } = recovered;

@@ -218,7 +218,8 @@ impl Found {
             keep_place(disk, dir)?;
         }
         disk.sync_dir(dir).map_err(Error::io("sync", dir))?;
-        let file_bytes = segment_bytes(preferred_bytes, 0);
+        let states = States::of(&self.groups);
+        let file_bytes = segment_bytes(states.segment_bytes(preferred_bytes), 0);
         let spares = self.names.adopt_spares(disk, dir, file_bytes)?;
         if planted("open_needs_space") {
             Spare::create(disk, dir, next_number(&spares), file_bytes, None)?.remove(disk)?;
@@ -235,7 +236,7 @@ impl Found {
                 first: tail.first,
                 link: tail.link,
                 mark: tail.link.sequence - 1,
-                states: States::of(&self.groups),
+                states,
                 buffer: Vec::new(),
                 records: Vec::new(),
                 syncs: Vec::new(),

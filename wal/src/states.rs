@@ -35,6 +35,10 @@ pub(crate) const STATE_BYTES: u64 = 512;
 /// Its directories and the seal hold everything so often.
 pub(crate) const STATE_COPIES: u64 = 3;
 const SUSPECT_BYTES: u64 = 32;
+/// Where there are many groups a segment has so much for each of them: about a tenth of that is what it begins with, its copies
+/// reckoned in.
+const SEGMENT_BYTES_PER_GROUP: u64 = 2048;
+const MANY_GROUPS: u64 = 1000;
 
 impl State {
     fn extra_bytes(&self) -> u64 {
@@ -173,6 +177,12 @@ impl States {
         // The second directory stands at a distance from the first.
         let distance = crate::format::COPY_DISTANCE;
         distance + STATE_BYTES * (self.states.len() as u64 + 1) + STATE_COPIES * self.extra_bytes
+    }
+
+    /// The size that segments are to have, of which the log's user asks for so much.
+    pub(crate) fn segment_bytes(&self, asked_for: u64) -> u64 {
+        let many = (self.states.len() as u64).saturating_sub(MANY_GROUPS);
+        asked_for.max(SEGMENT_BYTES_PER_GROUP * many)
     }
 
     /// Whether `record`, of the first frame of a segment, says what is known already.

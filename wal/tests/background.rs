@@ -130,3 +130,28 @@ fn the_next_segment_is_ready_before_it_is_needed() {
     assert_eq!(segments(), [(1 << 16, 5), (1 << 16, 3)]);
     assert_eq!(names(), 4, "nothing else was made");
 }
+
+/// What a segment begins with, the state of all groups, is a small part of it.
+#[test]
+fn segments_grow_with_the_number_of_groups() {
+    let (groups, for_groups) = (2000, 2048 * 1000);
+    let disk = SimDisk::new();
+    let options = with_threads(1 << 17);
+    let wal = create(&disk, &options).unwrap();
+    for first in (1..=groups).step_by(100) {
+        let step = (first..first + 100).map(|group| append(group, 1, 1, 1, 10));
+        wal.write(batch(&step.collect())).unwrap();
+    }
+    let mut last = 1;
+    wait_until("a segment for many groups", || {
+        last += 1;
+        wal.write(batch(&vec![append(1, last, last, 1, 1000)]))
+            .unwrap();
+        wal.stats().spare_bytes >= for_groups
+    });
+    wal.close().unwrap();
+    let wal = open(&disk, &options).unwrap();
+    assert!(wal.stats().spare_bytes >= for_groups);
+    assert_eq!(wal.groups().len(), groups as usize);
+    assert_eq!(wal.last(GroupId(1)).index, Index(last));
+}

@@ -57,16 +57,16 @@ impl Round {
 
 impl Shared {
     /// What all files together may take: twice what is needed and three segments.
-    pub(super) fn bytes_allowed(&self, options: &Options) -> u64 {
+    pub(super) fn bytes_allowed(&self) -> u64 {
         let live = self.groups.rows.all_live();
         let needed = live.bytes.saturating_add(ENTRY_BYTES * live.entries);
         let twice = needed.saturating_mul(2);
-        twice.saturating_add(3 * options.segment_bytes)
+        twice.saturating_add(3 * self.space.preferred_bytes)
     }
 
     /// The oldest segment, if what is needed of it is to be moved: all files together take more than they may.
     pub(super) fn to_be_moved(&self, options: &Options) -> Option<&Arc<Segment>> {
-        if self.space.files_bytes() <= self.bytes_allowed(options) {
+        if self.space.files_bytes() <= self.bytes_allowed() {
             return None;
         }
         let (&number, oldest) = self.segments.first_key_value()?;

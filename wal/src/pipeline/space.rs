@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{NO_PANIC, Pipeline, Shared};
-use crate::Options;
 use crate::batch::{Batch, Sizes};
 use crate::canary::planted;
 use crate::error::{Error, Result};
@@ -25,6 +24,9 @@ pub(super) struct Space {
     room: u64,
     /// What the first frame of a segment takes.
     states: u64,
+    /// The size that the log's user asks for in segments, and the one that they are to have.
+    asked_for: u64,
+    pub(super) preferred_bytes: u64,
     /// The next segments: they have their names, and no frames. More than one only after a crash.
     pub(super) prepared: VecDeque<Arc<Segment>>,
     /// The writer goes on in the next segment, and has not said how full that is.
@@ -240,7 +242,7 @@ impl Pipeline {
 
     /// Keeps a file for a later segment, unless there are enough by now.
     pub(super) fn offer_spare(&self, shared: &mut Shared, spare: Spare) {
-        match shared.spares_wanted(&self.options, spare.file_bytes()) {
+        match shared.spares_wanted(spare.file_bytes()) {
             // If this fails, the next `open` does it.
             0 => drop(spare.remove(&*self.disk)),
             _ => shared.space.spares.push(spare),
@@ -259,9 +261,9 @@ impl Pipeline {
 impl Shared {
     /// How many more files of so many bytes are worth keeping. One always is; as segments often become free two at a time,
     /// another one if all files together stay within what they may take.
-    pub(super) fn spares_wanted(&self, options: &Options, file_bytes: u64) -> usize {
+    pub(super) fn spares_wanted(&self, file_bytes: u64) -> usize {
         let there = self.space.spares.len();
-        let (files_bytes, allowed) = (self.space.files_bytes(), self.bytes_allowed(options));
+        let (files_bytes, allowed) = (self.space.files_bytes(), self.bytes_allowed());
         (there..SPARES_MAX)
             .take_while(|&kept| {
                 let more = (kept + 1 - there) as u64 * file_bytes;
@@ -272,13 +274,15 @@ impl Shared {
 }
 
 impl Space {
-    pub(super) fn of(recovered: &mut Recovered) -> Space {
+    pub(super) fn of(recovered: &mut Recovered, asked_for: u64) -> Space {
         let segments = recovered.segments.values();
         let mut space = Space {
             taken: 0,
             segment_bytes: 0,
             room: 0,
             states: 0,
+            asked_for,
+            preferred_bytes: 0,
             prepared: std::mem::take(&mut recovered.prepared),
             is_rotating: false,
             is_promoting: false,
@@ -326,6 +330,7 @@ impl Space {
         self.room = writer.room();
         self.is_rotating = false;
         self.states = writer.states.space();
+        self.preferred_bytes = writer.states.segment_bytes(self.asked_for);
     }
 
     /// Whether frames of so many bytes have a place.
@@ -383,8 +388,8 @@ impl Space {
     }
 
     /// The size of a segment that is made in advance.
-    pub(super) fn wanted_bytes(&self, preferred_bytes: u64) -> u64 {
-        segment_bytes(preferred_bytes, self.states)
+    pub(super) fn wanted_bytes(&self) -> u64 {
+        segment_bytes(self.preferred_bytes, self.states)
     }
 
     /// A number that no spare had.

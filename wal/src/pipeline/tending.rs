@@ -122,9 +122,9 @@ impl Pipeline {
         mut shared: MutexGuard<'a, Shared>,
         dead: Vec<Arc<Segment>>,
     ) -> MutexGuard<'a, Shared> {
-        let file_bytes = shared.space.wanted_bytes(self.options.segment_bytes);
+        let file_bytes = shared.space.wanted_bytes();
         let wanted = match self.options.recycle {
-            true => shared.spares_wanted(&self.options, file_bytes),
+            true => shared.spares_wanted(file_bytes),
             false => 0,
         };
         let numbers = (0..wanted).map(|_| shared.space.next_spare_number());
@@ -188,7 +188,7 @@ impl Pipeline {
     /// Has the next segment ready before it is needed, written once, so that a rotation waits for nothing.
     fn prepare<'a>(&'a self, mut shared: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
         let number = shared.space.next_spare_number();
-        let file_bytes = shared.space.wanted_bytes(self.options.segment_bytes);
+        let file_bytes = shared.space.wanted_bytes();
         let spare = shared.space.spares.pop();
         shared.space.begin_preparing(file_bytes);
         drop(shared);
