@@ -53,8 +53,8 @@ pub trait Log: Send + Sync {
     /// Reads entries, and says how many bytes their payloads have.
     fn read(&self, group: u64, range: Range<u64>) -> Result<u64>;
 
-    /// Entries up to this one are needed no more.
-    fn purge(&self, group: u64, last: u64) -> Result<()>;
+    /// The entries of these groups are needed no more, each up to this one.
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()>;
 
     /// Closes it as a program does that ends well.
     fn close(self: Box<Self>) -> Result<()>;

@@ -93,9 +93,11 @@ impl Log for Duramen {
         Ok(entries.iter().map(|entry| entry.payload.len() as u64).sum())
     }
 
-    fn purge(&self, group: u64, last: u64) -> Result<()> {
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()> {
         let mut batch = Batch::new();
-        batch.purge(GroupId(group), id(last));
+        for &(group, last) in groups {
+            batch.purge(GroupId(group), id(last));
+        }
         drop(self.wal.submit(batch)?); // It goes with the next write.
         Ok(())
     }

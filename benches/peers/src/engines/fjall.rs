@@ -60,10 +60,11 @@ impl Log for Fjall {
         Ok(bytes)
     }
 
-    fn purge(&self, group: u64, last: u64) -> Result<()> {
-        let old = self.entries.range(key(group, 0)..=key(group, last));
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()> {
+        let old =
+            |&(group, last): &(u64, u64)| self.entries.range(key(group, 0)..=key(group, last));
         let mut batch = self.database.batch();
-        for entry in old {
+        for entry in groups.iter().flat_map(old) {
             batch.remove(&self.entries, entry.key()?);
         }
         Ok(batch.commit()?)

@@ -166,7 +166,7 @@ impl Log for Floor {
         Ok(buffer.len() as u64)
     }
 
-    fn purge(&self, _: u64, _: u64) -> Result<()> {
+    fn purge(&self, _: &[(u64, u64)]) -> Result<()> {
         Ok(())
     }
 

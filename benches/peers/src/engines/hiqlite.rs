@@ -107,7 +107,7 @@ impl Log for Hiqlite {
         Err("it is read through openraft only".into())
     }
 
-    fn purge(&self, _: u64, _: u64) -> Result<()> {
+    fn purge(&self, _: &[(u64, u64)]) -> Result<()> {
         Err("it is purged through openraft only".into())
     }
 

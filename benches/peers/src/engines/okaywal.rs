@@ -119,7 +119,7 @@ impl Log for Okay {
         Ok(bytes)
     }
 
-    fn purge(&self, _: u64, _: u64) -> Result<()> {
+    fn purge(&self, _: &[(u64, u64)]) -> Result<()> {
         Ok(self.log.checkpoint_active()?)
     }
 

@@ -82,8 +82,10 @@ impl Log for RaftEngine {
         Ok(entries.iter().map(|entry| entry.data.len() as u64).sum())
     }
 
-    fn purge(&self, group: u64, last: u64) -> Result<()> {
-        self.0.compact_to(group, last + 1);
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()> {
+        for &(group, last) in groups {
+            self.0.compact_to(group, last + 1);
+        }
         self.0.purge_expired_files()?;
         Ok(())
     }

@@ -145,8 +145,10 @@ impl Log for OneGroup {
         Ok(bytes)
     }
 
-    fn purge(&self, _: u64, last: u64) -> Result<()> {
-        self.inner.lock().expect("no panic").log.purge((1, last))?;
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()> {
+        for &(_, last) in groups {
+            self.inner.lock().expect("no panic").log.purge((1, last))?;
+        }
         Ok(())
     }
 

@@ -54,12 +54,14 @@ impl Log for Redb {
         Ok(bytes)
     }
 
-    fn purge(&self, group: u64, last: u64) -> Result<()> {
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()> {
         let mut transaction = self.0.begin_write()?;
         transaction.set_durability(Durability::None)?;
-        transaction
-            .open_table(ENTRIES)?
-            .retain_in((group, 0)..=(group, last), |_, _| false)?;
+        for &(group, last) in groups {
+            transaction
+                .open_table(ENTRIES)?
+                .retain_in((group, 0)..=(group, last), |_, _| false)?;
+        }
         Ok(transaction.commit()?)
     }
 

@@ -56,9 +56,11 @@ impl Log for Rocks {
         Ok(bytes)
     }
 
-    fn purge(&self, group: u64, last: u64) -> Result<()> {
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()> {
         let mut batch = WriteBatch::default();
-        batch.delete_range(key(group, 0), key(group, last + 1));
+        for &(group, last) in groups {
+            batch.delete_range(key(group, 0), key(group, last + 1));
+        }
         Ok(self.0.write(batch)?)
     }
 

@@ -44,9 +44,10 @@ impl Log for Sled {
         Ok(bytes)
     }
 
-    fn purge(&self, group: u64, last: u64) -> Result<()> {
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()> {
+        let old = |&(group, last): &(u64, u64)| self.0.range(key(group, 0)..=key(group, last));
         let mut batch = Batch::default();
-        for entry in self.0.range(key(group, 0)..=key(group, last)) {
+        for entry in groups.iter().flat_map(old) {
             batch.remove(entry?.0);
         }
         Ok(self.0.apply_batch(batch)?)

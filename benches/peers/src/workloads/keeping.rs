@@ -52,10 +52,7 @@ impl<'a> Keeping<'a> {
             return Ok(());
         }
         let oldest = written.pieces.pop_front().into_iter().flatten();
-        for (group, last) in oldest {
-            self.log.purge(group, last)?;
-        }
-        Ok(())
+        self.log.purge(&oldest.collect::<Vec<_>>())
     }
 }
 
@@ -74,12 +71,22 @@ impl Log for Keeping<'_> {
         self.log.sync()
     }
 
+    fn submit(&self, run: &Run) -> Result<bool> {
+        let can = self.log.submit(run)?;
+        self.wrote(std::slice::from_ref(run))?;
+        Ok(can)
+    }
+
+    fn wait_for_oldest(&self) -> Result<()> {
+        self.log.wait_for_oldest()
+    }
+
     fn read(&self, group: u64, range: Range<u64>) -> Result<u64> {
         self.log.read(group, range)
     }
 
-    fn purge(&self, group: u64, last: u64) -> Result<()> {
-        self.log.purge(group, last)
+    fn purge(&self, groups: &[(u64, u64)]) -> Result<()> {
+        self.log.purge(groups)
     }
 
     fn close(self: Box<Self>) -> Result<()> {

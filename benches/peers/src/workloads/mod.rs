@@ -175,9 +175,9 @@ pub const WORKLOADS: &[Workload] = &[
         "",
     ),
     rate(
-        "W9-steady",
-        "W9, with what is older than 128 MiB purged",
-        Work::Keeping(&Work::Groups(1000)),
+        "W4-256-steady",
+        "W4-256, with what is older than 128 MiB purged",
+        Work::Keeping(&Work::Tickets(256)),
         "",
     ),
     rate(
@@ -190,6 +190,12 @@ pub const WORKLOADS: &[Workload] = &[
         "W9-many",
         "1 entry of 256 B for each of 1,000 of 100,000 groups in a batch",
         Work::Groups(100_000),
+        "",
+    ),
+    rate(
+        "W9-steady",
+        "W9, with what is older than 128 MiB purged",
+        Work::Keeping(&Work::Groups(1000)),
         "",
     ),
 ];
