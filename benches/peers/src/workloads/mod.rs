@@ -226,6 +226,9 @@ pub fn prepare(engine: &Engine, dir: &Path, scale: Scale) -> Result<()> {
 
 /// Does the work, in a directory that is empty or was prepared. `None` if the engine cannot.
 pub fn run(work: Work, engine: &Engine, dir: &Path, scale: Scale) -> Result<Option<Measured>> {
+    if work.reads() {
+        reading::warm(dir)?;
+    }
     if let Work::Open = work {
         return reading::open(engine, dir).map(Some);
     }

@@ -1,5 +1,7 @@
 //! Workloads that read what another process has written.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::time::Instant;
 
@@ -7,6 +9,18 @@ use super::Scale;
 use crate::engines::{Engine, floor};
 use crate::log::{Log, Result};
 use crate::measure::{Measured, Meter};
+
+/// Reads all files once: what is measured is not the disk.
+pub fn warm(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => warm(&entry.path())?,
+            false => drop(io::copy(&mut File::open(entry.path())?, &mut io::empty())?),
+        }
+    }
+    Ok(())
+}
 
 pub fn open(engine: &Engine, dir: &Path) -> Result<Measured> {
     let meter = Meter::start(dir)?;
