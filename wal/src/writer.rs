@@ -191,7 +191,9 @@ impl Writer {
         for batch in batches {
             record::encode(&mut self.records, &batch.records, &mut group);
             let records = &batch.records.list;
-            self.states.touch(records.iter());
+            if records.len() > 1 {
+                self.states.touch(records.iter());
+            }
             records.iter().for_each(|record| self.states.apply(record));
             self.summary_bytes += batch.sizes.summary;
             let segment = self.segment.header.number;

@@ -85,7 +85,9 @@ impl Shared {
         let mut source = Source::Pending;
         let Records { mut list, metas } = batch.records;
         let mut undo = Undo::with_capacity(list.len());
-        self.groups.touch(list.iter().filter_map(Record::group));
+        if list.len() > 1 {
+            self.groups.touch(list.iter().filter_map(Record::group));
+        }
         let mut rest = &metas[..];
         let mut jumps = Vec::new();
         for record in &mut list {
